@@ -11,8 +11,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-cache := $(CURDIR)/.cache
-bin := $(CURDIR)/.venv/bin
+# The tools here, and those that they call themselves (ansible, ansible-playbook).
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The working tree, under the name that Ansible and the tests import it by.
 link := .cache/collections/ansible_collections/flatnet/overlay
 
@@ -28,9 +28,78 @@ venv: .venv/stamp $(link) ## What everything below needs: system packages, .venv
 	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11 or later found; name one with PYTHON=' >&2; exit 1; }
 	@echo 'Making .venv with $(PYTHON)'
 	$(PYTHON) -m venv .venv
-	$(bin)/pip install -qq --disable-pip-version-check -r tests/requirements.txt
+	.venv/bin/pip install -qq --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
 $(link):
 	mkdir -p $(@D)
 	ln -sfn ../../../.. $@
+
+# --- gates --------------------------------------------------------------------------------------------
+
+gates := ruff mypy yamllint ansible-lint docs changelog
+.PHONY: lint $(gates)
+lint: $(gates) ## ruff, mypy, yamllint, ansible-lint, antsibull-docs, antsibull-changelog
+
+$(gates): venv
+
+ruff:
+	ruff check
+	ruff format --check
+
+mypy:
+	mypy
+
+yamllint:
+	yamllint --strict .
+
+ansible-lint:
+	ansible-lint
+
+docs:
+	antsibull-docs lint-collection-docs --plugin-docs \
+		--validate-collection-refs dependent --disallow-unknown-collection-refs .
+
+changelog:
+	antsibull-changelog lint
+
+.PHONY: format
+format: venv ## Lay out the Python as the gate wants it
+	ruff check --fix
+	ruff format
+
+.PHONY: sanity
+sanity: venv ## ansible-test sanity on the built and installed collection
+	.ci/sanity $(ARGS)
+
+# --- tests --------------------------------------------------------------------------------------------
+
+.PHONY: unit integration
+unit: venv ## tests/unit
+	pytest tests/unit $(ARGS)
+
+integration: venv ## tests/integration: in the lab, on real etcd and netlink (root)
+	pytest tests/integration $(ARGS)
+
+.PHONY: test
+test: venv ## All gates and all tests
+	$(MAKE) --no-print-directory -j2 --output-sync=target lint sanity unit
+	$(MAKE) --no-print-directory integration
+
+.PHONY: matrix
+matrix: venv ## The tests with other versions of ansible-core, pyroute2, Python (ARGS='oldest newest')
+	.ci/matrix $(ARGS)
+
+# --- use ----------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|host-gw, KEEP=1) (root)
+	@BACKEND='$(BACKEND)' KEEP='$(KEEP)' python -m tests.lab.demo
+
+.PHONY: build
+build: venv ## The collection's artifact, in the current folder
+	ansible-galaxy collection build --force
+
+.PHONY: clean
+clean: ## Remove .venv, .cache and what was built
+	rm -rf .venv .cache .ansible flatnet-overlay-*.tar.gz
