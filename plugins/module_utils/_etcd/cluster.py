@@ -1,0 +1,223 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One call, to whichever member of the cluster answers it. Private to etcd.py.
+
+The rules are told there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Callable, TypeVar
+
+from .connection import Connection
+from .errors import (
+    EtcdBadAnswer,
+    EtcdError,
+    EtcdNoQuorum,
+    EtcdTimeout,
+    Failed,
+    Refusal,
+    exhausted,
+    parse_refusal,
+    refused,
+)
+from .options import Endpoint
+from .values import Status
+from .watch import Watch
+
+# How long a member that did not answer is given to say whether it has a leader.
+DIAGNOSIS = 1.0
+# Pause between two rounds while no member has a leader.
+ELECTION_PAUSE = 0.2
+
+T = TypeVar("T")
+
+
+class Cluster:
+    """The endpoints, with a connection each, and the token that is good for all of them."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        context: ssl.SSLContext | None,
+        user: str,
+        password: str,
+        timeout: float,
+    ) -> None:
+        self._connections = [Connection(each, context) for each in endpoints]
+        self._context = context
+        self._user = user
+        self._password = password
+        self._timeout = timeout
+        # None: not asked for yet. "": etcd has no authentication enabled.
+        self._token: str | None = None if user else ""
+        self._lock = threading.RLock()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(each.endpoint.url for each in self._connections)
+
+    def close(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+
+    def call(
+        self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T], write: bool
+    ) -> T:
+        request = json.dumps(body).encode("ascii")
+        answers: list[dict[str, Any]] = []
+
+        def ask(connection: Connection) -> T:
+            def once(token: str) -> Refusal | None:
+                answer = self._exchange(connection, path, request, token, write)
+                if isinstance(answer, Refusal):
+                    return answer
+                answers[:] = [answer]
+                return None
+
+            self._authorized(connection, once, write)
+            try:
+                return parse(answers[0])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise Failed(EtcdBadAnswer, "the answer is not etcd's", sent=True) from None
+
+        return self._anywhere(ask, write)
+
+    def watch(self, body: bytes) -> Watch:
+        def begin(connection: Connection) -> Watch:
+            own = Connection(connection.endpoint, self._context)
+            watch = Watch(own, self._user)
+            try:
+                self._authorized(
+                    connection, lambda token: watch.begin(body, token, self._timeout), write=False
+                )
+            except BaseException:
+                own.close()
+                raise
+            return watch
+
+        return self._anywhere(begin, write=False)
+
+    def status(self) -> Status:
+        return self._anywhere(lambda each: self._status(each, self._timeout), write=False)
+
+    def _anywhere(self, ask: Callable[[Connection], T], write: bool) -> T:
+        """The answer of the first endpoint that has one."""
+        with self._lock:
+            give_up = time.monotonic() + self._timeout
+            while True:
+                failures: list[tuple[str, Failed]] = []
+                for connection in list(self._connections):
+                    url = connection.endpoint.url
+                    try:
+                        answer = ask(connection)
+                    except Failed as failure:
+                        failures.append((url, self._diagnosed(connection, failure)))
+                        if write and failure.sent:
+                            raise exhausted(failures[-1:], maybe_applied=True) from None
+                        continue
+                    self._connections.remove(connection)
+                    self._connections.insert(0, connection)
+                    return answer
+                leaderless = any(
+                    failure.kind is EtcdNoQuorum and not failure.sent for _url, failure in failures
+                )
+                if not leaderless or time.monotonic() >= give_up:
+                    raise exhausted(failures) from None
+                time.sleep(ELECTION_PAUSE)
+
+    def _authorized(
+        self, connection: Connection, ask: Callable[[str], Refusal | None], write: bool
+    ) -> None:
+        """Ask with a token, once more with a new one if it is the token that is refused."""
+        url = connection.endpoint.url
+        refusal = ask(self._valid_token(connection))
+        if refusal is not None and refusal.about_token and self._user:
+            self._token = None
+            refusal = ask(self._valid_token(connection))
+        if refusal is not None:
+            raise refused(refusal, url, self._user, write) from None
+
+    def _valid_token(self, connection: Connection) -> str:
+        if self._token is None:
+            body = json.dumps({"name": self._user, "password": self._password}).encode("ascii")
+            try:
+                answer = self._exchange(connection, "/v3/auth/authenticate", body, "", False)
+            except Failed as failure:
+                # What the token is for was not sent.
+                raise Failed(failure.kind, failure.reason) from None
+            if not isinstance(answer, Refusal):
+                token = answer.get("token")
+                if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+                    raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+                self._token = token
+            elif answer.auth_disabled:
+                self._token = ""
+            else:
+                error = refused(answer, connection.endpoint.url, self._user, write=False)
+                if isinstance(error, Failed):
+                    error = Failed(error.kind, error.reason)
+                raise error
+        return self._token
+
+    def _exchange(
+        self, connection: Connection, path: str, body: bytes, token: str, write: bool
+    ) -> dict[str, Any] | Refusal:
+        """One question to one endpoint; a connection that went stale under a read is replaced."""
+        try:
+            status, data = connection.exchange(path, body, token, self._timeout)
+        except Failed as failure:
+            if write or not failure.stale:
+                raise
+            status, data = connection.exchange(path, body, token, self._timeout)
+        return _parse(status, data)
+
+    def _status(self, connection: Connection, timeout: float) -> Status:
+        answer = _parse(*connection.exchange("/v3/maintenance/status", b"{}", "", timeout))
+        if isinstance(answer, Refusal):
+            raise refused(answer, connection.endpoint.url, self._user, write=False)
+        try:
+            return Status.parse(connection.endpoint.url, answer)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+
+    def _diagnosed(self, connection: Connection, failure: Failed) -> Failed:
+        """Why a member did not answer in time: it answers this about itself without a leader."""
+        if failure.kind is not EtcdTimeout:
+            return failure
+        connection.close()
+        with contextlib.suppress(Failed, EtcdError):
+            if self._status(connection, min(DIAGNOSIS, self._timeout)).leader == 0:
+                return Failed(EtcdNoQuorum, "this member has no leader", failure.sent)
+        return failure
+
+
+def _parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
+    """etcd's answer; streams that have one answer wrap it in a result, or its error in an error."""
+    try:
+        answer = json.loads(data)
+        if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
+            answer = answer["result"]
+        elif isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+            return parse_refusal(answer["error"])
+        if status != 200:
+            return parse_refusal(answer)
+        if isinstance(answer, dict) and isinstance(answer.get("header"), dict):
+            return answer
+    except ValueError:
+        pass
+    # Something in between, such as a proxy, may have passed the request on before it failed.
+    hint = ""
+    if b"HTTP request to an HTTPS server" in data:
+        hint = ": it wants https://"
+    raise Failed(
+        EtcdBadAnswer, f"the answer (HTTP {status}) is not etcd's{hint}", sent=status >= 500
+    ) from None

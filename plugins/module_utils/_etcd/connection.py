@@ -1,0 +1,232 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One connection to one etcd member. Private to etcd.py.
+
+It knows how far a request got: whatever fails before the last byte was handed over cannot have had
+an effect, since etcd acts on a whole JSON object only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import time
+
+from .errors import EtcdBadAnswer, EtcdBadCertificate, EtcdTimeout, EtcdUnreachable, Failed
+from .http import Answer, BadHttp
+from .options import Endpoint
+
+RECEIVE = 262144
+# OpenSSL's numbers of why a certificate does not verify.
+_NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
+
+
+class Connection:
+    """Opened when first needed, kept open, opened again when the member closed it."""
+
+    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None) -> None:
+        self.endpoint = endpoint
+        self.sock: socket.socket | None = None
+        self._context = context
+        self._used = False
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+        self.sock = None
+        self._used = False
+
+    def exchange(self, path: str, body: bytes, token: str, timeout: float) -> tuple[int, bytes]:
+        """POST and read the whole answer, all of it within timeout seconds."""
+        deadline = time.monotonic() + timeout
+        self.send(path, body, token, deadline)
+        answer = Answer()
+        parts: list[bytes] = []
+        while not answer.complete:
+            parts.append(self.receive(answer, deadline))
+        if not answer.keep_alive:
+            self.close()
+        return answer.status, b"".join(parts)
+
+    def send(self, path: str, body: bytes, token: str, deadline: float) -> None:
+        """Hand over a whole request, or fail with sent=False."""
+        host = self.endpoint.host
+        host = f"[{host.partition('%')[0]}]" if ":" in host else host.encode("idna").decode()
+        head = [
+            f"POST {path} HTTP/1.1",
+            f"Host: {host}:{self.endpoint.port}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            # A member without leader says so at once, and ends its watches, instead of waiting.
+            "Grpc-Metadata-hasleader: true",
+        ]
+        if token:
+            head.append(f"Authorization: {token}")
+        request = "\r\n".join([*head, "", ""]).encode("ascii") + body
+
+        sock = self._idle_socket()
+        for fresh in (sock is None, True):
+            if sock is None:
+                sock = self._open(deadline)
+            try:
+                sock.settimeout(_remaining(deadline))
+                sock.sendall(request)
+                return
+            except OSError as error:
+                failure = self._failure(error, deadline, sent=False)
+                self.close()
+                sock = None
+                if fresh:
+                    raise failure from None
+
+    def receive(self, answer: Answer, deadline: float) -> bytes:
+        """The next piece of the answer's body, which may be empty."""
+        assert self.sock is not None
+        try:
+            self.sock.settimeout(_remaining(deadline))
+            data = self.sock.recv(RECEIVE)
+            if data:
+                return answer.feed(data)
+            if answer.end():
+                return b""
+            raise ConnectionError("closed the connection before its answer was complete")
+        except BadHttp as error:
+            self.close()
+            # etcd speaks HTTP, so nothing of etcd's has changed.
+            raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
+        except OSError as error:
+            failure = self._failure(error, deadline, sent=True)
+            failure.stale = self._used and not answer.status and failure.kind is EtcdUnreachable
+            self.close()
+            raise failure from None
+        finally:
+            if answer.complete:
+                self._used = True
+
+    def wait(self, answer: Answer, timeout: float | None) -> bytes | None:
+        """As receive, but waiting is normal: None if nothing came; without timeout for ever."""
+        assert self.sock is not None
+        try:
+            self.sock.settimeout(timeout)
+            data = self.sock.recv(RECEIVE)
+            body = answer.feed(data)
+        except (socket.timeout, BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except BadHttp as error:
+            raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
+        except OSError as error:
+            raise self._failure(error, time.monotonic(), sent=True) from None
+        if answer.complete or not data:
+            raise Failed(EtcdUnreachable, "the member ended the connection")
+        return body
+
+    def keep_alive(self) -> None:
+        """Have the kernel find out, within about half a minute, that the member's host is gone."""
+        assert self.sock is not None
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, number in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, option):
+                self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
+
+    def wake(self) -> None:
+        """End a wait that is under way in another thread."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                # The plain socket's: TLS would also forget its state, which the other thread uses.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def _idle_socket(self) -> socket.socket | None:
+        """The open socket. If it is readable between calls, it was closed by the member."""
+        if self.sock is not None:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            if poll.poll(0):
+                self.close()
+        return self.sock
+
+    def _open(self, deadline: float) -> socket.socket:
+        host, port = self.endpoint.host, self.endpoint.port
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise Failed(EtcdUnreachable, f"the name does not resolve ({why})") from None
+        failure = Failed(EtcdUnreachable, "the name has no address")
+        for index, (family, kind, protocol, _name, address) in enumerate(addresses):
+            # A name's addresses share what time is left.
+            patience = _remaining(deadline) / (len(addresses) - index)
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(patience)
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.endpoint.tls and self._context is not None:
+                    sock.settimeout(_remaining(deadline))
+                    sock = self._context.wrap_socket(sock, server_hostname=host.partition("%")[0])
+                self.sock = sock
+                self._used = False
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = self._failure(error, deadline, sent=False, opening=True)
+        raise failure
+
+    def _failure(
+        self, error: OSError, deadline: float, sent: bool, opening: bool = False
+    ) -> Failed:
+        """What an error of the socket means; also a TLS alert, which can come with any call."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Failed(EtcdBadCertificate, _why_not_verified(error, self.endpoint.host))
+        if isinstance(error, socket.timeout):
+            if opening:
+                return Failed(EtcdUnreachable, "the connection is not answered in time")
+            return Failed(EtcdTimeout, "no answer in time", sent)
+        if not sent and not opening and self.endpoint.tls:
+            error = self._alert_behind(error, deadline)
+        if isinstance(error, ssl.SSLError):
+            reason = error.reason or str(error)
+            if "ALERT" in reason:
+                # With TLS 1.3 the server judges the client's certificate after the handshake.
+                return Failed(
+                    EtcdBadCertificate,
+                    "the server does not accept this client's certificate, or wants one "
+                    f"(TLS {reason.lower().replace('_', ' ')}): give a cert_file and key_file "
+                    "signed by the CA that etcd trusts",
+                )
+            if reason == "WRONG_VERSION_NUMBER":
+                return Failed(EtcdBadCertificate, "no TLS is spoken there: is it http://?")
+            return Failed(EtcdUnreachable, f"TLS failed: {reason}", sent)
+        return Failed(EtcdUnreachable, (error.strerror or str(error)).lower(), sent)
+
+    def _alert_behind(self, error: OSError, deadline: float) -> OSError:
+        """A server that closed while we were still sending may have said why just before."""
+        try:
+            if self.sock is not None:
+                self.sock.settimeout(min(1.0, _remaining(deadline)))
+                self.sock.recv(1)
+        except ssl.SSLError as alert:
+            return alert
+        except OSError:
+            pass
+        return error
+
+
+def _remaining(deadline: float) -> float:
+    """Seconds left. Never 0, which would mean "do not wait" and be another error."""
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _why_not_verified(error: ssl.SSLCertVerificationError, host: str) -> str:
+    if error.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
+        return f"the server's certificate is not for {host}: use a name or address that is in it"
+    if error.verify_code == _EXPIRED:
+        return "the server's certificate has expired: renew it, or correct this host's clock"
+    if error.verify_code == _NOT_YET_VALID:
+        return "the server's certificate is not valid yet: compare the clocks"
+    return (
+        f"the server's certificate is not signed by a CA that is trusted here "
+        f"({error.verify_message}): give etcd's CA as ca_file"
+    )

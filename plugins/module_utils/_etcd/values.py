@@ -1,0 +1,243 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What etcd holds and what one asks of it, as values. Private to etcd.py, which exports them.
+
+The gateway speaks protobuf's JSON: 64-bit numbers are strings, bytes are base64, fields that are
+zero are left out. Keys are str, decoded as UTF-8 with surrogateescape, so that a key with any bytes
+is read, printed with repr() and sent back unharmed. Values are bytes: nobody promises text.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64, b2a_base64
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+_RESULTS = {"=": "EQUAL", "!=": "NOT_EQUAL", ">": "GREATER", "<": "LESS"}
+_FIELDS = {"CREATE": "create_revision", "MOD": "mod_revision", "VERSION": "version"}
+
+
+def encode(data: str | bytes) -> str:
+    """base64 of a key or value."""
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    return b2a_base64(raw, newline=False).decode("ascii")
+
+
+def decode_key(text: str) -> str:
+    return a2b_base64(text).decode("utf-8", "surrogateescape")
+
+
+def prefix_range(prefix: str) -> dict[str, str]:
+    """key and range_end that cover every key with this prefix; "" covers all keys."""
+    key = prefix.encode("utf-8", "surrogateescape")
+    head = key.rstrip(b"\xff")
+    # The end is the first key past the prefix; past the last prefix of all comes "\0", "no end".
+    end = head[:-1] + bytes([head[-1] + 1]) if head else b"\0"
+    return {"key": encode(key or b"\0"), "range_end": encode(end)}
+
+
+class KeyValue(NamedTuple):
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> KeyValue:
+        return cls(
+            decode_key(data["key"]),
+            a2b_base64(data.get("value", "")),
+            int(data.get("create_revision", 0)),
+            int(data.get("mod_revision", 0)),
+            int(data.get("version", 0)),
+            int(data.get("lease", 0)),
+        )
+
+
+@dataclass(frozen=True)
+class Range:
+    """Keys in order, as they were at one revision; count is of all that match."""
+
+    revision: int
+    kvs: tuple[KeyValue, ...]
+    count: int
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Range:
+        kvs = tuple([KeyValue.parse(each) for each in data.get("kvs", ())])
+        return cls(revision_of(data), kvs, int(data.get("count", 0)))
+
+
+class Lease(NamedTuple):
+    """An etcd lease: ttl is what is left of granted_ttl, in seconds; keys only where asked for."""
+
+    id: int
+    ttl: int
+    granted_ttl: int
+    keys: tuple[str, ...] = ()
+
+
+class Event(NamedTuple):
+    """kind is "put" or "delete"; a delete's kv has the key and mod_revision only."""
+
+    kind: str
+    kv: KeyValue
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Event:
+        kind = {"PUT": "put", "DELETE": "delete"}[data.get("type", "PUT")]
+        return cls(kind, KeyValue.parse(data["kv"]))
+
+
+class WatchResponse(NamedTuple):
+    """Everything up to revision has been seen: a later watch starts from revision + 1.
+
+    events are in etcd's order, and those of one revision, so of one transaction, come together.
+    Without events it is a progress notification.
+    """
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+class TxnResult(NamedTuple):
+    """responses has, in the order of the branch taken, a Range for each get and else a count of
+    keys (put: 1; delete: how many there were)."""
+
+    succeeded: bool
+    revision: int
+    responses: tuple[Range | int, ...]
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """The gets' answers alone."""
+        return tuple(each for each in self.responses if isinstance(each, Range))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> TxnResult:
+        responses: list[Range | int] = []
+        for response in data.get("responses", ()):
+            if "response_range" in response:
+                responses.append(Range.parse(response["response_range"]))
+            elif "response_delete_range" in response:
+                responses.append(int(response["response_delete_range"].get("deleted", 0)))
+            else:
+                responses.append(1)
+        return cls(data.get("succeeded", False), revision_of(data), tuple(responses))
+
+
+class Status(NamedTuple):
+    """How one member sees itself; leader is 0 where it has none."""
+
+    endpoint: str
+    version: str
+    member_id: int
+    leader: int
+    revision: int
+    db_size: int
+    errors: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, endpoint: str, data: dict[str, Any]) -> Status:
+        return cls(
+            endpoint,
+            str(data.get("version", "")),
+            int(data["header"].get("member_id", 0)),
+            int(data.get("leader", 0)),
+            revision_of(data),
+            int(data.get("dbSize", 0)),
+            tuple(str(each) for each in data.get("errors") or ()),
+        )
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A condition of a transaction; result is one of = != > <."""
+
+    key: str
+    target: str
+    operand: int | bytes
+    result: str = "="
+
+    @classmethod
+    def create_revision(cls, key: str, revision: int, result: str = "=") -> Compare:
+        """With revision 0: the key does not exist."""
+        return cls(key, "CREATE", revision, result)
+
+    @classmethod
+    def mod_revision(cls, key: str, revision: int, result: str = "=") -> Compare:
+        return cls(key, "MOD", revision, result)
+
+    @classmethod
+    def version(cls, key: str, version: int, result: str = "=") -> Compare:
+        return cls(key, "VERSION", version, result)
+
+    @classmethod
+    def value(cls, key: str, value: str | bytes, result: str = "=") -> Compare:
+        raw = value.encode() if isinstance(value, str) else value
+        return cls(key, "VALUE", raw, result)
+
+    def to_json(self) -> dict[str, Any]:
+        what: dict[str, Any] = {
+            "key": encode(self.key),
+            "target": self.target,
+            "result": _RESULTS[self.result],
+        }
+        if isinstance(self.operand, bytes):
+            what["value"] = encode(self.operand)
+        else:
+            what[_FIELDS[self.target]] = str(self.operand)
+        return what
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation of a transaction; kind is put, range or delete_range."""
+
+    kind: str
+    key: str
+    value: bytes = b""
+    lease: int = 0
+    prefix: bool = False
+
+    @classmethod
+    def put(cls, key: str, value: str | bytes, lease: int = 0) -> Op:
+        return cls("put", key, value.encode() if isinstance(value, str) else value, lease)
+
+    @classmethod
+    def get(cls, key: str) -> Op:
+        return cls("range", key)
+
+    @classmethod
+    def get_prefix(cls, prefix: str) -> Op:
+        """All keys at once, without paging: a transaction cannot page."""
+        return cls("range", prefix, prefix=True)
+
+    @classmethod
+    def delete(cls, key: str) -> Op:
+        return cls("delete_range", key)
+
+    @classmethod
+    def delete_prefix(cls, prefix: str) -> Op:
+        return cls("delete_range", prefix, prefix=True)
+
+    def body(self) -> dict[str, Any]:
+        """The request's own message."""
+        what: dict[str, Any] = prefix_range(self.key) if self.prefix else {"key": encode(self.key)}
+        if self.kind == "put":
+            what["value"] = encode(self.value)
+            if self.lease:
+                what["lease"] = str(self.lease)
+        return what
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a part of a transaction."""
+        return {f"request_{self.kind}": self.body()}
+
+
+def revision_of(answer: dict[str, Any]) -> int:
+    return int(answer["header"].get("revision", 0))

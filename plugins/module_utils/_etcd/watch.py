@@ -1,0 +1,215 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A watch: etcd's stream of changes. Private to etcd.py."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from .connection import Connection
+from .errors import (
+    EtcdBadAnswer,
+    EtcdCompacted,
+    EtcdError,
+    EtcdWatchClosed,
+    Failed,
+    Refusal,
+    exhausted,
+    parse_cancel_reason,
+    parse_refusal,
+    refused,
+)
+from .http import Answer
+from .values import Event, WatchResponse, revision_of
+
+# A response of more than this many bytes without a line end is not etcd's: it splits at 1.5 MiB.
+MAX_LINE = 64 << 20
+
+
+class Watch:
+    """Iterate over it, or read() with a timeout; poll fileno() and then read(0) until None.
+
+    It ends with an EtcdError: the connection broke, the member lost its leader, the revision is
+    compacted, etcd cancelled it. A new watch from the last response's revision + 1 misses nothing,
+    except after EtcdCompacted: then list again. close() may be called from any thread; an iteration
+    under way just ends, and read() raises EtcdWatchClosed.
+    """
+
+    def __init__(self, connection: Connection, user: str) -> None:
+        self.endpoint = connection.endpoint.url
+        # etcd's revision when the watch began.
+        self.revision = 0
+        self._connection = connection
+        self._user = user
+        self._answer = Answer()
+        self._line = bytearray()
+        self._fragments: list[Event] = []
+        self._ready: deque[WatchResponse] = deque()
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Watch at {self.endpoint}>"
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[WatchResponse]:
+        return self
+
+    def __next__(self) -> WatchResponse:
+        try:
+            response = self.read()
+        except EtcdWatchClosed:
+            raise StopIteration from None
+        assert response is not None
+        return response
+
+    def fileno(self) -> int:
+        sock = self._connection.sock
+        if sock is None:
+            raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
+        return sock.fileno()
+
+    def close(self) -> None:
+        self._closed = True
+        self._connection.wake()
+        with self._lock:
+            self._connection.close()
+
+    def read(self, timeout: float | None = None) -> WatchResponse | None:
+        """The next response; None if there is none within timeout seconds (0: do not wait)."""
+        with self._lock:
+            if self._ready:
+                return self._ready.popleft()
+            deadline = None if timeout is None else time.monotonic() + timeout
+            try:
+                while not self._ready:
+                    if self._closed or self._connection.sock is None:
+                        raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
+                    wait = None if deadline is None else max(deadline - time.monotonic(), 0)
+                    body = self._connection.wait(self._answer, wait)
+                    if body is None:
+                        return None
+                    for message in self._messages(body):
+                        self._take(message)
+            except Failed as failure:
+                self._connection.close()
+                if self._closed:
+                    raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.") from None
+                raise exhausted([(f"watch at {self.endpoint}", failure)]) from None
+            except EtcdError:
+                self._connection.close()
+                raise
+            return self._ready.popleft()
+
+    def begin(self, body: bytes, token: str, timeout: float) -> Refusal | None:
+        """Ask for the watch and wait until etcd confirms it, or says why not."""
+        deadline = time.monotonic() + timeout
+        self._connection.send("/v3/watch", body, token, deadline)
+        self._connection.keep_alive()
+        while True:
+            data = self._connection.receive(self._answer, deadline)
+            if self._answer.status and self._answer.status != 200:
+                return self._refusal(data, deadline)
+            messages = self._messages(data)
+            if messages:
+                break
+            if self._answer.complete:
+                raise Failed(EtcdBadAnswer, "the answer is not etcd's")
+        refusal = self._refused(messages[0])
+        if refusal is None:
+            self.revision = revision_of(messages[0]["result"])
+            for message in messages[1:]:
+                self._take(message)
+        return refusal
+
+    def _refusal(self, data: bytes, deadline: float) -> Refusal:
+        while not self._answer.complete:
+            data += self._connection.receive(self._answer, deadline)
+        try:
+            answer = json.loads(data)
+            if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+                answer = answer["error"]
+            return parse_refusal(answer)
+        except ValueError:
+            raise Failed(
+                EtcdBadAnswer, f"the answer is not etcd's (HTTP {self._answer.status})"
+            ) from None
+
+    def _messages(self, body: bytes) -> list[dict[str, Any]]:
+        """One JSON object a line; the last line may still be under way."""
+        *lines, rest = body.split(b"\n")
+        messages: list[dict[str, Any]] = []
+        for line in lines:
+            self._line += line
+            text = bytes(self._line).strip()
+            self._line.clear()
+            if text:
+                messages.append(self._object(text))
+        self._line += rest
+        if len(self._line) > MAX_LINE:
+            raise Failed(EtcdBadAnswer, "the answer is not etcd's: a line without end")
+        return messages
+
+    @staticmethod
+    def _object(text: bytes) -> dict[str, Any]:
+        try:
+            message = json.loads(text)
+            if isinstance(message, dict) and ("error" in message or "header" in message["result"]):
+                return message
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise Failed(EtcdBadAnswer, "the answer is not etcd's")
+
+    @staticmethod
+    def _refused(message: dict[str, Any]) -> Refusal | None:
+        """Why the stream ends with this message, if it does; compaction apart."""
+        if "error" in message:
+            try:
+                return parse_refusal(message["error"])
+            except ValueError:
+                raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+        result = message["result"]
+        if result.get("canceled") and not result.get("compact_revision"):
+            return parse_cancel_reason(str(result.get("cancel_reason") or "no reason given"))
+        return None
+
+    def _take(self, message: dict[str, Any]) -> None:
+        refusal = self._refused(message)
+        if refusal is not None:
+            raise refused(refusal, self.endpoint, self._user, write=False)
+        result = message["result"]
+        try:
+            if result.get("canceled"):
+                compacted = int(result["compact_revision"])
+                raise EtcdCompacted(
+                    f"etcd at {self.endpoint} no longer holds the revisions before {compacted} "
+                    "that the watch asked for: list again.",
+                    compacted,
+                )
+            self._fragments += [Event.parse(each) for each in result.get("events", ())]
+            if result.get("fragment"):
+                return
+            events = tuple(self._fragments)
+            self._fragments.clear()
+            # While it catches up, etcd's header is ahead of the events that it has sent.
+            revision = events[-1].kv.mod_revision if events else revision_of(result)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+        self._ready.append(WatchResponse(revision, events))

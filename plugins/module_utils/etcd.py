@@ -1,0 +1,275 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""etcd v3 over its JSON gateway, with the standard library alone.
+
+For modules and for a resident service: nothing of Ansible is imported. One client keeps one
+connection to each endpoint it used; any thread may use it, and calls wait for each other.
+
+- Order: a call goes to the endpoint that last worked, then to the others in the order given.
+- Time: `timeout` seconds for one attempt at one endpoint, from connecting to the answer's last
+  byte; so a call takes at most that times the endpoints, plus a second for each that is asked why
+  it did not answer. Resolving a name has its own time limits, the system's. A paged list is several
+  calls. While no member has a leader, which is normal for a second or two after one died, a call
+  goes round the endpoints for `timeout` seconds before it gives up.
+- Reads are repeated at the next endpoint whatever happened. A write is, only where it certainly was
+  not done; otherwise its error has maybe_applied set, and the caller must read before repeating.
+- Environment variables for HTTP proxies are ignored.
+- With client certificates: etcd's gateway does not pass their names on, so where etcd has
+  authentication enabled, user and password are needed as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Callable, TypeVar
+
+from ._etcd.cluster import Cluster
+from ._etcd.errors import (
+    EtcdAuthFailed,
+    EtcdBadAnswer,
+    EtcdBadCertificate,
+    EtcdCompacted,
+    EtcdError,
+    EtcdInvalidOption,
+    EtcdLeaseNotFound,
+    EtcdNoQuorum,
+    EtcdPermissionDenied,
+    EtcdRequestError,
+    EtcdTimeout,
+    EtcdUnreachable,
+    EtcdWatchClosed,
+)
+from ._etcd.options import check_timeout, check_user, parse_endpoints, tls_context
+from ._etcd.values import (
+    Compare,
+    Event,
+    KeyValue,
+    Lease,
+    Op,
+    Range,
+    Status,
+    TxnResult,
+    WatchResponse,
+    decode_key,
+    encode,
+    prefix_range,
+    revision_of,
+)
+from ._etcd.watch import Watch
+
+__all__ = [
+    "Compare",
+    "EtcdAuthFailed",
+    "EtcdBadAnswer",
+    "EtcdBadCertificate",
+    "EtcdClient",
+    "EtcdCompacted",
+    "EtcdError",
+    "EtcdInvalidOption",
+    "EtcdLeaseNotFound",
+    "EtcdNoQuorum",
+    "EtcdPermissionDenied",
+    "EtcdRequestError",
+    "EtcdTimeout",
+    "EtcdUnreachable",
+    "EtcdWatchClosed",
+    "Event",
+    "KeyValue",
+    "Lease",
+    "Op",
+    "Range",
+    "Status",
+    "TxnResult",
+    "Watch",
+    "WatchResponse",
+]
+
+# How often a paged list begins anew because its revision was compacted away meanwhile.
+RESTARTS = 3
+
+T = TypeVar("T")
+
+
+class EtcdClient:
+    """Give endpoints as URLs; files are PEM, and read once, now."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        parsed = parse_endpoints(endpoints)
+        seconds = check_timeout(timeout)
+        check_user(username, password)
+        context = tls_context(parsed, ca_file, cert_file, key_file)
+        self._cluster = Cluster(parsed, context, username or "", password or "", seconds)
+
+    def __repr__(self) -> str:
+        return f"EtcdClient({', '.join(self.endpoints)})"
+
+    def __enter__(self) -> EtcdClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """In the order in which they are tried now: the one that last worked is first."""
+        return self._cluster.urls
+
+    def close(self) -> None:
+        """Close the connections, not the watches. A later call opens them again."""
+        self._cluster.close()
+
+    # Keys
+
+    def get(self, key: str, *, revision: int | None = None, serializable: bool = False) -> Range:
+        """One key, now or at a revision. serializable: one member's view, which may be old, but
+        which it gives without quorum."""
+        body: dict[str, Any] = {"key": encode(key), "serializable": serializable}
+        if revision:
+            body["revision"] = str(revision)
+        return self._read("/v3/kv/range", body, Range.parse)
+
+    def range_prefix(
+        self,
+        prefix: str,
+        *,
+        page: int = 1000,
+        revision: int | None = None,
+        keys_only: bool = False,
+    ) -> Range:
+        """All keys with the prefix, in order, as they were at one revision (default: now)."""
+        for attempt in range(RESTARTS + 1):
+            try:
+                return self._range_pages(prefix, page, revision or 0, keys_only)
+            except EtcdCompacted:
+                if revision or attempt == RESTARTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _range_pages(self, prefix: str, page: int, revision: int, keys_only: bool) -> Range:
+        body: dict[str, Any] = prefix_range(prefix)
+        body.update(limit=str(page), keys_only=keys_only)
+        kvs: list[KeyValue] = []
+        count = 0
+        while True:
+            body["revision"] = str(revision)
+            part = self._read("/v3/kv/range", body, Range.parse)
+            kvs += part.kvs
+            # count is of what matches this request, so the first page's is the whole.
+            count = count or part.count
+            revision = revision or part.revision
+            if not part.kvs or len(kvs) >= count:
+                return Range(revision, tuple(kvs), count)
+            body["key"] = encode(kvs[-1].key + "\0")
+
+    def put(self, key: str, value: str | bytes, lease: int = 0) -> int:
+        """Returns the revision."""
+        return self._write("/v3/kv/put", Op.put(key, value, lease).body(), revision_of)
+
+    def delete(self, key: str) -> int:
+        """Returns how many keys there were: 0 or 1."""
+        return self._write("/v3/kv/deleterange", Op.delete(key).body(), _deleted)
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Returns how many keys there were."""
+        return self._write("/v3/kv/deleterange", Op.delete_prefix(prefix).body(), _deleted)
+
+    def txn(
+        self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TxnResult:
+        """If all compares hold, do success, else failure; either is done whole or not at all."""
+        body = {
+            "compare": [each.to_json() for each in compares],
+            "success": [each.to_json() for each in success],
+            "failure": [each.to_json() for each in failure],
+        }
+        # Not even a read if it writes in one branch only.
+        writes = any(each.kind != "range" for each in [*success, *failure])
+        return self._cluster.call("/v3/kv/txn", body, TxnResult.parse, write=writes)
+
+    # etcd leases. To repeat these is harmless: an unused lease expires by itself.
+
+    def lease_grant(self, ttl: int) -> Lease:
+        """etcd may give a longer time than asked for."""
+        return self._read("/v3/lease/grant", {"TTL": str(ttl)}, _lease)
+
+    def lease_keepalive(self, lease: int) -> int:
+        """Returns the seconds that it has again; EtcdLeaseNotFound if it is gone."""
+        return self._read("/v3/lease/keepalive", {"ID": str(lease)}, _alive(lease)).ttl
+
+    def lease_revoke(self, lease: int) -> bool:
+        """Its keys go with it. False if it was gone already."""
+        try:
+            return self._read("/v3/lease/revoke", {"ID": str(lease)}, lambda _answer: True)
+        except EtcdLeaseNotFound:
+            return False
+
+    def lease_time_to_live(self, lease: int, keys: bool = False) -> Lease:
+        """What it has left, and its keys if asked for; EtcdLeaseNotFound if it is gone."""
+        body = {"ID": str(lease), "keys": keys}
+        return self._read("/v3/lease/timetolive", body, _alive(lease))
+
+    # The rest
+
+    def watch(self, prefix: str, start_revision: int = 0, *, progress: bool = True) -> Watch:
+        """Changes of keys with the prefix from start_revision on (0: from now on).
+
+        Returns when etcd has confirmed it; it has a connection of its own. progress: now and then
+        a response without events, so that a quiet watch can go on from a recent revision.
+        """
+        create: dict[str, Any] = prefix_range(prefix)
+        create.update(start_revision=str(start_revision), progress_notify=progress, fragment=True)
+        body = json.dumps({"create_request": create}).encode("ascii")
+
+        return self._cluster.watch(body)
+
+    def status(self) -> Status:
+        """Of the first member that answers; this needs no quorum."""
+
+        return self._cluster.status()
+
+    def _read(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
+        return self._cluster.call(path, body, parse, write=False)
+
+    def _write(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
+        return self._cluster.call(path, body, parse, write=True)
+
+
+def _deleted(answer: dict[str, Any]) -> int:
+    return int(answer.get("deleted", 0))
+
+
+def _lease(answer: dict[str, Any]) -> Lease:
+    ttl = int(answer.get("TTL", 0))
+    granted = int(answer.get("grantedTTL", ttl))
+    keys = tuple(decode_key(each) for each in answer.get("keys", ()))
+    return Lease(int(answer["ID"]), ttl, granted, keys)
+
+
+def _alive(lease: int) -> Callable[[dict[str, Any]], Lease]:
+    """etcd tells of a lease that is gone with a time of 0 or -1, not with an error."""
+
+    def parse(answer: dict[str, Any]) -> Lease:
+        found = _lease(answer)
+        if found.ttl <= 0:
+            raise EtcdLeaseNotFound(f"The etcd lease {lease:x} is expired or revoked.")
+        return found
+
+    return parse
