@@ -83,7 +83,8 @@ integration: venv ## tests/integration: in the lab, on real etcd and netlink (ro
 
 .PHONY: test
 test: venv ## All gates and all tests
-	$(MAKE) --no-print-directory -j2 --output-sync=target lint sanity unit
+	@echo 'Gates and unit tests, two at a time; each shows its output when it is done'
+	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=target lint sanity unit
 	$(MAKE) --no-print-directory integration
 
 .PHONY: matrix
@@ -102,4 +103,4 @@ build: venv ## The collection's artifact, in the current folder
 
 .PHONY: clean
 clean: ## Remove .venv, .cache and what was built
-	rm -rf .venv .cache .ansible flatnet-overlay-*.tar.gz
+	rm -rf .venv .cache .ansible .hypothesis flatnet-overlay-*.tar.gz
