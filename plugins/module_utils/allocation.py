@@ -1,0 +1,135 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which subnet a host gets.
+
+Pure. Walking from the lowest free subnet makes every host of a fleet that starts at once want the
+same one. Here a host's identity decides where it starts and how far it steps, so that hosts spread
+over the pool, and a host that lost its lease comes back to the subnet it had if that is still free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from math import gcd
+from typing import Iterable, Optional
+
+from .errors import FlatnetError
+from .network import Network, Pool
+
+
+class SubnetExhausted(FlatnetError):
+    """Every subnet between SubnetMin and SubnetMax is taken."""
+
+
+class SubnetUnavailable(FlatnetError):
+    """The subnet that was asked for by name cannot be had."""
+
+
+def choose(
+    pool: Pool,
+    taken: Iterable[str],
+    identity: str,
+    prefer: Optional[str] = None,
+    avoid: Iterable[str] = (),
+) -> str:
+    """A free subnet of ``pool`` for the host ``identity``.
+
+    ``taken`` are the subnets of all leases, of any length and family, valid or not as long as they
+    are prefixes; ``avoid`` are prefixes that the host itself uses otherwise, such as its
+    underlay's. ``prefer`` is used when it is free. Raises SubnetExhausted with the numbers.
+    """
+    used, leases = set(), 0
+    for prefix in taken:
+        indexes = _indexes(pool, prefix)
+        leases += bool(indexes)
+        used.update(indexes)
+    own = set()
+    for prefix in avoid:
+        own.update(_indexes(pool, prefix))
+    if prefer and is_member(pool, prefer):
+        index = _indexes(pool, prefer)[0]
+        if index not in used and index not in own:
+            return prefer
+    size = pool.size
+    if len(used | own) >= size:
+        raise SubnetExhausted(
+            "no free /%d left in %s: SubnetMin %s to SubnetMax %s are %d subnets, "
+            "%d of them taken by %d leases%s; release leases of hosts that are gone, or widen "
+            "SubnetMin and SubnetMax"
+            % (
+                pool.subnet_len,
+                pool.network,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
+                size,
+                len(used),
+                leases,
+                " and %d by networks of this host" % len(own - used) if own - used else "",
+            )
+        )
+    # Double hashing: a step coprime to the size visits every subnet once, and two hosts that
+    # start at the same place part ways with the next step.
+    digest = hashlib.sha256(("%s %s" % (pool.network, identity)).encode()).digest()
+    index = int.from_bytes(digest[:8], "big") % size
+    step = int.from_bytes(digest[8:16], "big") % size or 1
+    while gcd(step, size) != 1:
+        step += 1
+    while index in used or index in own:
+        index = (index + step) % size
+    return str(_subnet(pool, index))
+
+
+def claim(pool: Pool, taken: Iterable[str], subnet: str) -> str:
+    """``subnet`` itself if it is one of the pool's and overlaps no lease; SubnetUnavailable."""
+    if not is_member(pool, subnet):
+        raise SubnetUnavailable(
+            "subnet %s is not a /%d between SubnetMin %s and SubnetMax %s of %s"
+            % (
+                subnet,
+                pool.subnet_len,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
+                pool.network,
+            )
+        )
+    wanted = ipaddress.ip_network(subnet)
+    for prefix in taken:
+        other = ipaddress.ip_network(prefix)
+        if other.version == wanted.version and other.overlaps(wanted):
+            raise SubnetUnavailable("subnet %s overlaps the lease of %s" % (subnet, prefix))
+    return subnet
+
+
+def is_member(pool: Pool, subnet: str) -> bool:
+    """Whether ``subnet`` is one that this pool could lease."""
+    try:
+        network = ipaddress.ip_network(subnet)
+    except ValueError:
+        return False
+    return (
+        network.version == pool.network.version
+        and network.prefixlen == pool.subnet_len
+        and pool.subnet_min.network_address
+        <= network.network_address
+        <= pool.subnet_max.network_address
+    )
+
+
+def _subnet(pool: Pool, index: int) -> Network:
+    step = 1 << (pool.network.max_prefixlen - pool.subnet_len)
+    first = int(pool.subnet_min.network_address)
+    return type(pool.network)((first + index * step, pool.subnet_len))
+
+
+def _indexes(pool: Pool, prefix: str) -> range:
+    """The places in the pool that ``prefix`` covers, at least in part."""
+    network = ipaddress.ip_network(prefix, strict=False)
+    if network.version != pool.network.version:
+        return range(0)
+    step = 1 << (pool.network.max_prefixlen - pool.subnet_len)
+    first = int(pool.subnet_min.network_address)
+    low = (int(network.network_address) - first) // step
+    high = (int(network.network_address) + network.num_addresses - 1 - first) // step
+    return range(max(low, 0), min(high, pool.size - 1) + 1)

@@ -1,0 +1,219 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Subnet keys, lease values and subnet.env, byte for byte as flannel writes them.
+
+Pure. Everything here reads what anybody may have written under ``<prefix>/subnets``
+(``pkg/subnet`` of flannel v0.20 and later) and validates it once. Past this border addresses are
+canonical strings (``10.5.94.0/24``, ``fd00:10:0:45::/64``, ``aa:bb:cc:dd:ee:ff``) and nobody
+checks them again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Dict, NamedTuple, Optional, Union
+
+from .errors import InvalidInput
+from .fields import dumps, fold, load_object, show
+from .network import NetworkConfig
+
+DEFAULT_PREFIX = "/coreos.com/network"
+
+
+class InvalidLease(InvalidInput):
+    """A subnet key or a lease value that no host may act upon."""
+
+
+class Lease(NamedTuple):
+    """One valid lease: who holds which subnet, and how it is reached.
+
+    ``backend_type`` is empty for udp and alloc. ``host_id`` and ``hostname`` are this
+    collection's own, empty on leases that a flanneld wrote. ``etcd_lease`` is the id of the etcd
+    lease the key hangs on, 0 for a permanent key. ``mod_revision`` is the key's, 0 if not stored.
+    """
+
+    subnet: str
+    public_ip: str
+    backend_type: str = ""
+    vni: Optional[int] = None
+    vtep_mac: Optional[str] = None
+    subnet6: Optional[str] = None
+    public_ip6: Optional[str] = None
+    vtep_mac6: Optional[str] = None
+    host_id: str = ""
+    hostname: str = ""
+    mod_revision: int = 0
+    etcd_lease: int = 0
+
+    @property
+    def key_name(self) -> str:
+        """The key's last part: ``10.5.94.0-24``, dual stack ``10.5.94.0-24&fd00:10:0:45::-64``."""
+        name = self.subnet.replace("/", "-")
+        return name + "&" + self.subnet6.replace("/", "-") if self.subnet6 else name
+
+    @property
+    def owner(self) -> str:
+        """How to name the holder to a person."""
+        return "%s (%s)" % (self.hostname, self.public_ip) if self.hostname else self.public_ip
+
+    def to_json(self) -> str:
+        """The lease's value, fields in flannel's order; ours last, where Go ignores them."""
+        out: Dict[str, Any] = {"PublicIP": self.public_ip, "PublicIPv6": self.public_ip6}
+        if self.backend_type:
+            out["BackendType"] = self.backend_type
+        if self.vtep_mac:
+            out["BackendData"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac}
+        if self.vtep_mac6:
+            out["BackendV6Data"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac6}
+        if self.host_id:
+            out["Flatnet"] = {"HostID": self.host_id, "Hostname": self.hostname}
+        return dumps(out)
+
+    def same_content(self, other: Lease) -> bool:
+        """Whether both are equal in everything that is written to etcd."""
+        return self[:10] == other[:10]
+
+
+_KEY = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})(?:&([0-9a-f:]{2,39})-([0-9]{1,3}))?")
+_LEASE_FIELDS = (
+    "PublicIP",
+    "PublicIPv6",
+    "BackendType",
+    "BackendData",
+    "BackendV6Data",
+    "Flatnet",
+)
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def parse_lease(
+    name: str, value: Union[str, bytes], mod_revision: int = 0, etcd_lease: int = 0
+) -> Lease:
+    """Parse what stands under ``<prefix>/subnets/<name>``.
+
+    Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
+    flannel's form, a value that is not flannel's JSON, VXLAN data without a usable MAC.
+    """
+    match = _KEY.fullmatch(name)
+    if not match:
+        raise InvalidLease("subnet key %s is not of the form 10.5.94.0-24" % show(name))
+    subnet = _subnet(match.group(1), match.group(2), 4)
+    subnet6 = _subnet(match.group(3), match.group(4), 6) if match.group(3) else None
+    where = "lease %s: " % name
+    fields = fold(load_object(value, InvalidLease, "lease %s" % name), _LEASE_FIELDS)
+    if "PublicIP" not in fields:
+        raise InvalidLease(where + "PublicIP is missing")
+    public_ip = parse_public_ip(where + "PublicIP", fields["PublicIP"], 4)
+    public_ip6 = fields.get("PublicIPv6")
+    if public_ip6 is not None:
+        public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
+    kind = fields.get("BackendType") or ""
+    if not isinstance(kind, str):
+        raise InvalidLease(where + "BackendType must be a string, not %s" % show(kind))
+    vni = mac = mac6 = None
+    if kind == "vxlan":
+        vni, mac = _vtep(where + "BackendData", fields.get("BackendData"))
+        if subnet6:
+            vni6, mac6 = _vtep(where + "BackendV6Data", fields.get("BackendV6Data"))
+            if vni6 != vni:
+                raise InvalidLease(where + "BackendV6Data.VNI differs from BackendData.VNI")
+    own = fields.get("Flatnet")
+    own = own if isinstance(own, dict) else {}
+    return Lease(
+        subnet=subnet,
+        public_ip=public_ip,
+        backend_type=kind,
+        vni=vni,
+        vtep_mac=mac,
+        subnet6=subnet6,
+        public_ip6=public_ip6,
+        vtep_mac6=mac6,
+        host_id=_text(own.get("HostID")),
+        hostname=_text(own.get("Hostname")),
+        mod_revision=mod_revision,
+        etcd_lease=etcd_lease,
+    )
+
+
+def subnet_of_key(name: str) -> Optional[str]:
+    """The IPv4 subnet that a key stands for, whatever its value; None if it is not a subnet's."""
+    match = _KEY.fullmatch(name)
+    try:
+        return _subnet(match.group(1), match.group(2), 4) if match else None
+    except InvalidLease:
+        return None
+
+
+def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
+    """An address that a peer can be reached at; raises InvalidLease otherwise."""
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        address = None
+    if address is None or address.version != version:
+        raise InvalidLease("%s %s is not an IPv%d address" % (where, show(text), version))
+    if (
+        address.is_loopback
+        or address.is_multicast
+        or address.is_unspecified
+        or (version == 4 and int(address) >= 0xF0000000)
+    ):
+        raise InvalidLease("%s %s cannot be the address of a host" % (where, address))
+    return str(address)
+
+
+def parse_mac(where: str, text: Any) -> str:
+    """A unicast, non-zero MAC in lower case with colons; raises InvalidLease otherwise."""
+    mac = text.lower().replace("-", ":") if isinstance(text, str) else ""
+    if not _MAC.fullmatch(mac):
+        raise InvalidLease("%s %s is not a MAC address" % (where, show(text)))
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise InvalidLease("%s %s is not a unicast MAC address" % (where, mac))
+    return mac
+
+
+def _vtep(where: str, data: Any) -> tuple[Optional[int], str]:
+    """VNI and MAC; old flannels wrote no VNI, which means the network's."""
+    if not isinstance(data, dict):
+        raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)
+    fields = fold(data, ("VNI", "VtepMAC"))
+    vni = fields.get("VNI")
+    if vni is not None and (type(vni) is not int or not 0 < vni < 1 << 24):
+        raise InvalidLease("%s.VNI %s is not a VNI" % (where, show(vni)))
+    return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
+
+
+def _subnet(address: str, length: str, version: int) -> str:
+    try:
+        network = ipaddress.ip_network("%s/%s" % (address, length))
+    except ValueError:
+        network = None
+    # The round trip refuses host bits, leading zeros and any second spelling of one subnet.
+    if network is None or network.version != version or str(network) != address + "/" + length:
+        raise InvalidLease("subnet key %s-%s is not a subnet" % (address, length))
+    if not network.prefixlen or network.is_loopback or network.is_multicast:
+        raise InvalidLease("subnet %s can never belong to a host" % network)
+    return str(network)
+
+
+def _text(value: Any) -> str:
+    return value[:253] if isinstance(value, str) else ""
+
+
+def gateway(subnet: str) -> str:
+    """The host's own address in its subnet with the subnet's length: ``10.5.94.1/24``."""
+    network = ipaddress.ip_network(subnet)
+    return "%s/%d" % (network.network_address + 1, network.prefixlen)
+
+
+def subnet_env(config: NetworkConfig, lease: Lease, mtu: int, ipmasq: bool) -> str:
+    """``/run/flannel/subnet.env`` as flannel's ``WriteSubnetFile`` writes it."""
+    lines = ["FLANNEL_NETWORK=%s" % config.network, "FLANNEL_SUBNET=%s" % gateway(lease.subnet)]
+    if config.ipv6 and lease.subnet6:
+        lines.append("FLANNEL_IPV6_NETWORK=%s" % config.ipv6.network)
+        lines.append("FLANNEL_IPV6_SUBNET=%s" % gateway(lease.subnet6))
+    lines.append("FLANNEL_MTU=%d" % mtu)
+    lines.append("FLANNEL_IPMASQ=%s" % ("true" if ipmasq else "false"))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,296 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lease registry: flannel's key space in etcd, read whole and written with care.
+
+Keys, below the prefix:
+
+``config``
+    The network's config.
+``subnets/<subnet>``
+    The leases. Nothing else is ever written below ``subnets``: flanneld peers act on every key.
+``flatnet/hosts/<host id>``, ``flatnet/addresses/<public ip>``
+    Guards, holding the name of the lease's key. They decide nothing and are never read to find a
+    lease. Every acquisition puts them in the transaction that puts its lease, on the condition that
+    they are as they were before the leases were listed. So of two acquisitions for one host, or
+    for two hosts with one address, made at the same time, the second fails, lists again, and then
+    sees the first one's lease. Without them each could take a different free subnet.
+
+One lease is written per transaction, since flanneld v0.20 reads only the first event of a watch
+response.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+from .assignment import Decision, Host, Wish, decide, held
+from .errors import FlatnetError
+from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op
+from .fields import show
+from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease, subnet_of_key
+from .network import InvalidConfig, NetworkConfig, parse_config
+
+# After a lost race: first wait, doubled up to the longest, each with full jitter; in seconds.
+_FIRST_WAIT, _LONGEST_WAIT = 0.02, 1.0
+_GIVE_UP = 60.0
+
+
+class NoNetwork(FlatnetError):
+    """There is no usable network config under the prefix."""
+
+
+class LeaseContended(FlatnetError):
+    """Other writers were faster for a whole minute."""
+
+
+class Garbage(NamedTuple):
+    """A key below ``subnets`` that is not a valid lease."""
+
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return "key %s is skipped: %s" % (show(self.key), self.reason)
+
+
+class Snapshot(NamedTuple):
+    """All leases at one revision. ``taken`` also has the subnets of keys with a garbage value."""
+
+    revision: int
+    leases: Tuple[Lease, ...]
+    taken: Tuple[str, ...]
+    garbage: Tuple[Garbage, ...]
+
+
+class Planned(NamedTuple):
+    """What earlier steps of a run in check mode would have written."""
+
+    config: Optional[NetworkConfig] = None
+    leases: Tuple[Lease, ...] = ()
+
+    def added_to(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot as it would be: a planned lease replaces its host's present one."""
+        if not self.leases:
+            return snapshot
+        keys = {lease.key_name for lease in self.leases}
+        hosts = {lease.host_id for lease in self.leases if lease.host_id}
+        kept = [
+            lease
+            for lease in snapshot.leases
+            if lease.key_name not in keys and lease.host_id not in hosts
+        ]
+        gone = {lease.subnet for lease in snapshot.leases} - {lease.subnet for lease in kept}
+        taken = [subnet for subnet in snapshot.taken if subnet not in gone]
+        return snapshot._replace(
+            leases=tuple(kept) + self.leases,
+            taken=tuple(taken) + tuple(lease.subnet for lease in self.leases),
+        )
+
+
+class Outcome(NamedTuple):
+    """What acquire did: the decision as carried out, the config it was based on, and how many
+    transactions it took."""
+
+    decision: Decision
+    config: NetworkConfig
+    changed: bool
+    transactions: int
+
+
+class Registry:
+    """Leases under one prefix of one etcd."""
+
+    def __init__(self, client: EtcdClient, prefix: str = DEFAULT_PREFIX) -> None:
+        if not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix:
+            raise InvalidConfig(
+                "etcd prefix %r must begin with a slash and not end with one, like %s"
+                % (prefix, DEFAULT_PREFIX)
+            )
+        self._client = client
+        self._config_key = prefix + "/config"
+        self._subnets = prefix + "/subnets/"
+        self._guards = prefix + "/flatnet/"
+        self.prefix = prefix
+
+    # --- read -----------------------------------------------------------------------------------
+
+    def config_entry(self) -> Optional[KeyValue]:
+        """The config's key as it is, unparsed; None if there is none."""
+        kvs = self._client.get(self._config_key).kvs
+        return kvs[0] if kvs else None
+
+    def config(self) -> NetworkConfig:
+        """The network's config; NoNetwork if missing or broken."""
+        return self._parse_config(self.config_entry())
+
+    def _parse_config(self, entry: Optional[KeyValue]) -> NetworkConfig:
+        if entry is None:
+            raise NoNetwork(
+                "etcd has no network config at %s; write one with flannel_network"
+                % self._config_key
+            )
+        try:
+            return parse_config(entry.value)
+        except InvalidConfig as error:
+            raise NoNetwork(
+                "the network config at %s is not usable: %s" % (self._config_key, error)
+            ) from None
+
+    def snapshot(self) -> Snapshot:
+        """Every lease, at one revision."""
+        found = self._client.range_prefix(self._subnets)
+        leases: List[Lease] = []
+        taken: List[str] = []
+        garbage: List[Garbage] = []
+        for entry in found.kvs:
+            name = entry.key[len(self._subnets) :]
+            try:
+                lease = parse_lease(name, entry.value, entry.mod_revision, entry.lease)
+            except InvalidLease as error:
+                garbage.append(Garbage(entry.key, str(error)))
+                subnet = subnet_of_key(name)
+                if subnet:
+                    taken.append(subnet)
+                continue
+            leases.append(lease)
+            taken.append(lease.subnet)
+        return Snapshot(found.revision, tuple(leases), tuple(taken), tuple(garbage))
+
+    # --- write ----------------------------------------------------------------------------------
+
+    def put_config(self, config: NetworkConfig, before: Optional[KeyValue]) -> bool:
+        """Write the config; False if it is no longer as ``before``."""
+        compare = Compare.mod_revision(self._config_key, before.mod_revision if before else 0)
+        return self._client.txn([compare], [Op.put(self._config_key, config.to_json())]).succeeded
+
+    def delete_config(self, before: KeyValue) -> bool:
+        """Remove the config; False if it is no longer as ``before``."""
+        compare = Compare.mod_revision(self._config_key, before.mod_revision)
+        return self._client.txn([compare], [Op.delete(self._config_key)]).succeeded
+
+    def preview(self, host: Host, wish: Wish, ttl: int, planned: Planned) -> Outcome:
+        """What acquire would do now, if ``planned`` had been written before; writes nothing."""
+        config = planned.config or self.config()
+        snapshot = planned.added_to(self.snapshot())
+        decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
+        changed = bool(decision.surplus) or not self._is_held(decision, ttl)
+        return Outcome(decision, config, changed, 0)
+
+    def acquire(self, host: Host, wish: Wish, ttl: int = 0) -> Outcome:
+        """Make ``host`` hold exactly one lease, whatever others do at the same time.
+
+        ``ttl`` in seconds hangs the key on an etcd lease, which this renews if it is there; 0
+        makes the key permanent. Raises what assignment.decide does, LeaseContended, or an
+        EtcdError.
+        """
+        transactions = 0
+        for _ in _tries("a lease for %s" % host):
+            guards, config = self._read(host)
+            snapshot = self.snapshot()
+            decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
+            written = decision.before
+            changed = bool(decision.surplus)
+            try:
+                if not self._is_held(decision, ttl):
+                    transactions += 1
+                    written = self._write(decision, guards, ttl)
+                    changed = True
+                elif ttl and written:
+                    self._client.lease_keepalive(written.etcd_lease)
+            except EtcdLeaseNotFound:
+                continue  # it ran out just now
+            except EtcdError as error:
+                if not error.maybe_applied:
+                    raise
+                continue  # the next listing tells
+            if written:
+                for lease in decision.surplus:
+                    self._remove(lease)
+                if decision.before and decision.moved:
+                    self._remove(decision.before)
+                return Outcome(decision._replace(after=written), config, changed, transactions)
+        raise AssertionError("unreachable")
+
+    def release(self, host: Host) -> Optional[Lease]:
+        """Remove the lease of ``host``; returns what it was, None if there was none."""
+        for _ in _tries("the lease of %s" % host):
+            lease = held(self.snapshot().leases, host)
+            if lease is None or self._remove(lease, host):
+                return lease
+        raise AssertionError("unreachable")
+
+    # --- transactions ---------------------------------------------------------------------------
+
+    def _guard_keys(self, host_id: str, public_ip: str) -> Tuple[str, str]:
+        return self._guards + "hosts/" + host_id, self._guards + "addresses/" + public_ip
+
+    def _read(self, host: Host) -> Tuple[List[Compare], NetworkConfig]:
+        """The config, and conditions that nobody acquires for this host from here on."""
+        keys = self._guard_keys(host.host_id, host.public_ip)
+        answer = self._client.txn([], [Op.get(self._config_key)] + [Op.get(key) for key in keys])
+        found = [each.kvs[0] if each.kvs else None for each in answer.ranges]
+        guards = [
+            Compare.mod_revision(key, entry.mod_revision if entry else 0)
+            for key, entry in zip(keys, found[1:])
+        ]
+        return guards, self._parse_config(found[0])
+
+    def _is_held(self, decision: Decision, ttl: int) -> bool:
+        """Whether the lease stands in etcd as decided, permanent or with this TTL."""
+        before = decision.before
+        if before is None or not before.same_content(decision.after):
+            return False
+        if not ttl or not before.etcd_lease:
+            return ttl == before.etcd_lease
+        try:
+            return self._client.lease_time_to_live(before.etcd_lease).granted_ttl == ttl
+        except EtcdLeaseNotFound:
+            return False
+
+    def _write(self, decision: Decision, guards: List[Compare], ttl: int) -> Optional[Lease]:
+        after, before = decision.after, decision.before
+        key = self._subnets + after.key_name
+        known = before.mod_revision if before and not decision.moved else 0
+        compares = guards + [Compare.mod_revision(key, known)]
+        etcd_lease = self._client.lease_grant(ttl).id if ttl else 0
+        operations = [Op.put(key, after.to_json(), etcd_lease)]
+        for guard in self._guard_keys(after.host_id, after.public_ip):
+            operations.append(Op.put(guard, after.key_name, etcd_lease))
+        answer = self._client.txn(compares, operations)
+        if not answer.succeeded:
+            if etcd_lease:
+                self._client.lease_revoke(etcd_lease)
+            return None
+        return after._replace(mod_revision=answer.revision, etcd_lease=etcd_lease)
+
+    def _remove(self, lease: Lease, host: Optional[Host] = None) -> bool:
+        """Remove a lease that is unchanged; with ``host``, its guards too."""
+        key = self._subnets + lease.key_name
+        operations = [Op.delete(key)]
+        if host:
+            for guard in self._guard_keys(host.host_id, lease.public_ip):
+                operations.append(Op.delete(guard))
+        done = self._client.txn(
+            [Compare.mod_revision(key, lease.mod_revision)], operations
+        ).succeeded
+        if done and lease.etcd_lease and lease.host_id:
+            # We granted it, for this key alone; a flanneld's own is left to run out.
+            self._client.lease_revoke(lease.etcd_lease)
+        return done
+
+
+def _tries(what: str) -> Iterator[None]:
+    """Rounds of a race, with a growing, jittered pause after each; LeaseContended at last."""
+    start, wait = time.monotonic(), _FIRST_WAIT
+    while True:
+        yield
+        if time.monotonic() - start > _GIVE_UP:
+            raise LeaseContended(
+                "%s: other writers changed it first, again and again for %d seconds; is another "
+                "controller running against the same hosts?" % (what, _GIVE_UP)
+            )
+        time.sleep(random.uniform(0, wait))
+        wait = min(wait * 2, _LONGEST_WAIT)

@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What changing a device takes: in place where the kernel can, made anew where it cannot.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, List, NamedTuple, Optional, Tuple
+
+from .entries import Address, Entry, Link
+from .errors import FlatnetError
+from .plan import Change, Changes, plan
+
+# What vxlan_changelink (drivers/net/vxlan) takes on a live device; it refuses the rest, or, for
+# the local address, accepts it without moving the socket. A bridge takes all of ours.
+LIVE = frozenset(["learning", "ageing", "ttl", "tos", "stp", "vlan_filtering"])
+_COMMON = ("mtu", "mac", "master", "up")
+
+
+class ForeignDevice(FlatnetError):
+    """A device of the wanted name is of another kind, so somebody else's."""
+
+
+class LinkPlan(NamedTuple):
+    """``recreated`` says why the device cannot change in place; empty if it can."""
+
+    changes: Changes
+    recreated: Tuple[str, ...] = ()
+
+
+def complete(desired: Link, observed: Optional[Link]) -> Link:
+    """``desired`` with what it leaves open filled in from what is there."""
+    if observed is None:
+        return desired
+    options = observed.option
+    options.update(desired.options)
+    return desired._replace(
+        options=tuple(sorted(options.items())),
+        **{
+            name: getattr(observed, name) if getattr(desired, name) is None else value
+            for name, value in ((name, getattr(desired, name)) for name in _COMMON)
+        },
+    )
+
+
+def plan_link(
+    desired: Link,
+    observed: Optional[Link],
+    addresses: Iterable[Address],
+    held: Iterable[Entry] = (),
+    exclusive: bool = False,
+) -> LinkPlan:
+    """The changes that make a device and its addresses as desired.
+
+    ``held`` is all that the observed device holds (addresses, neighbours, FDB, routes); a device
+    that has to be made anew gets all of it back. ``exclusive`` removes other addresses.
+    """
+    held = list(held)
+    have: List[Entry] = [entry for entry in held if isinstance(entry, Address)]
+    if observed and observed.kind != desired.kind:
+        raise ForeignDevice(
+            "device %s exists and is %s, not a %s: it is somebody else's; choose another name or "
+            "remove it yourself"
+            % (desired.name, "a " + observed.kind if observed.kind else "hardware", desired.kind)
+        )
+    target = complete(desired, observed)
+    wanted: List[Entry] = list(addresses)
+    if not exclusive:
+        wanted += [address for address in have if address not in wanted]
+    reasons = _reasons(target, observed) if observed else ()
+    if observed and reasons:
+        # The kernel would drop these with the device; written out, the inverse brings them back.
+        rest = [entry for entry in held if not isinstance(entry, Address)]
+        taken = plan((), have + rest)
+        given = plan(wanted + rest, ())
+        changes = taken + (Change(observed, None), Change(None, target)) + given
+        return LinkPlan(changes, reasons)
+    return LinkPlan(plan([target] + wanted, ([observed] if observed else []) + have))
+
+
+def remove_link(kind: str, observed: Optional[Link], held: Iterable[Entry]) -> Changes:
+    """The changes that take a device away with all it holds."""
+    if observed is None:
+        return ()
+    if observed.kind != kind:
+        raise ForeignDevice(
+            "device %s is %s, not a %s: not removed"
+            % (observed.name, "a " + observed.kind if observed.kind else "hardware", kind)
+        )
+    return plan((), [observed] + list(held))
+
+
+def _reasons(target: Link, observed: Link) -> Tuple[str, ...]:
+    have = observed.option
+    return tuple(
+        "%s %s cannot become %s on a live device" % (name, have.get(name), value)
+        for name, value in target.options
+        if name not in LIVE and have.get(name) != value
+    )

@@ -1,0 +1,240 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Addresses, neighbours, FDB entries and routes as rtnetlink messages, and back.
+
+Pure: entries in, bytes out, and the reverse. ``index`` maps device names to interface indexes,
+``names`` the other way round.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Callable, Dict, Mapping, Optional, Union
+
+from . import netlink
+from .entries import Address, Fdb, Neigh, Route
+from .netlink import APPEND, CREATE, EXCL, REPLACE, Message, attribute, attributes
+
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, proto, scope, type
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
+_U32 = struct.Struct("=I")
+_BE16 = struct.Struct("!H")
+
+_NUD_PERMANENT = 0x80
+_NTF_SELF = 0x02
+_NDA_DST, _NDA_LLADDR, _NDA_PORT, _NDA_VNI, _NDA_IFINDEX, _NDA_SRC_VNI = 1, 2, 6, 7, 8, 11
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
+_RTA_METRICS, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 8, 9, 15, 18
+_RTAX_MTU = 2
+_RTNH_F_ONLINK, _RTN_UNICAST, _RTM_F_CLONED = 4, 1, 0x200
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_NODAD = 0x02
+_IPV6_DEFAULT_METRIC = 1024
+
+Batchable = Union[Address, Neigh, Fdb, Route]
+
+
+def _pack(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def _unpack(data: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def encode(
+    before: Optional[Batchable], after: Optional[Batchable], index: Mapping[str, int]
+) -> Message:
+    """The request that takes an object from ``before`` to ``after``; KeyError names a device
+    that is not there."""
+    entry = before if after is None else after
+    return _ENCODERS[type(entry)](entry, before is None, after is None, index)
+
+
+def _encode_neigh(entry: Neigh, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+    body = _NDMSG.pack(_family(entry.address), index[entry.dev], _NUD_PERMANENT, 0, 0)
+    body += attribute(_NDA_DST, _pack(entry.address))
+    if remove:
+        return Message(netlink.RTM_DELNEIGH, 0, body)
+    body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
+    # Replace also where nothing of ours was: what the kernel learned by itself gives way.
+    return Message(netlink.RTM_NEWNEIGH, CREATE | REPLACE, body)
+
+
+def _encode_fdb(entry: Fdb, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+    body = _NDMSG.pack(socket.AF_BRIDGE, index[entry.dev], _NUD_PERMANENT, _NTF_SELF, 0)
+    body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
+    body += attribute(_NDA_DST, _pack(entry.dst))
+    if entry.port is not None:
+        body += attribute(_NDA_PORT, _BE16.pack(entry.port))
+    if entry.vni is not None:
+        body += attribute(_NDA_VNI, _U32.pack(entry.vni))
+    if entry.via is not None:
+        body += attribute(_NDA_IFINDEX, _U32.pack(index[entry.via]))
+    if entry.src_vni is not None:
+        body += attribute(_NDA_SRC_VNI, _U32.pack(entry.src_vni))
+    if remove:
+        return Message(netlink.RTM_DELNEIGH, 0, body)
+    # Only lists of destinations may be appended to; an append to a unicast MAC succeeds and
+    # changes nothing, a replace of a list is refused (vxlan_fdb_update in drivers/net/vxlan).
+    return Message(netlink.RTM_NEWNEIGH, CREATE | (APPEND if entry.many else REPLACE), body)
+
+
+def _encode_route(entry: Route, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+    prefix, _, length = entry.dst.partition("/")
+    if remove:
+        scope = _SCOPE_NOWHERE  # any
+    else:
+        scope = _SCOPE_UNIVERSE if entry.gateway or ":" in prefix else _SCOPE_LINK
+    body = _RTMSG.pack(
+        _family(prefix),
+        int(length),
+        0,
+        0,
+        entry.table if entry.table < 256 else 0,
+        entry.protocol,
+        scope,
+        _RTN_UNICAST,
+        _RTNH_F_ONLINK if entry.onlink else 0,
+    )
+    body += attribute(_RTA_TABLE, _U32.pack(entry.table))
+    body += attribute(_RTA_DST, _pack(prefix))
+    body += attribute(_RTA_OIF, _U32.pack(index[entry.dev]))
+    if entry.gateway:
+        if ":" in entry.gateway and ":" not in prefix:
+            family = struct.pack("=H", socket.AF_INET6)
+            body += attribute(_RTA_VIA, family + _pack(entry.gateway))
+        else:
+            body += attribute(_RTA_GATEWAY, _pack(entry.gateway))
+    if entry.metric:
+        body += attribute(_RTA_PRIORITY, _U32.pack(entry.metric))
+    if remove:
+        return Message(netlink.RTM_DELROUTE, 0, body)
+    if entry.src:
+        body += attribute(_RTA_PREFSRC, _pack(entry.src))
+    if entry.mtu:
+        body += attribute(_RTA_METRICS, attribute(_RTAX_MTU, _U32.pack(entry.mtu)))
+    # Exclusive where nothing was observed: a route that somebody else added meanwhile is theirs.
+    return Message(netlink.RTM_NEWROUTE, CREATE | (EXCL if add else REPLACE), body)
+
+
+def _encode_address(entry: Address, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+    address, _, length = entry.address.partition("/")
+    family = _family(address)
+    # No duplicate address detection: these addresses are ours by lease, and a tentative
+    # gateway would not answer for a second.
+    flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
+    body = _IFADDRMSG.pack(family, int(length), flags, 0, index[entry.dev])
+    packed = _pack(address)
+    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+    if remove:
+        return Message(netlink.RTM_DELADDR, 0, body)
+    return Message(netlink.RTM_NEWADDR, CREATE | REPLACE, body)
+
+
+_ENCODERS: Dict[type, Callable[..., Message]] = {
+    Neigh: _encode_neigh,
+    Fdb: _encode_fdb,
+    Route: _encode_route,
+    Address: _encode_address,
+}
+
+# --- dumps --------------------------------------------------------------------------------------
+
+
+def neigh_request(family: int, index: int) -> bytes:
+    return _NDMSG.pack(family, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, _U32.pack(index))
+
+
+def fdb_request(index: int) -> bytes:
+    return _NDMSG.pack(socket.AF_BRIDGE, index, 0, 0, 0)
+
+
+def route_request(family: int, table: int) -> bytes:
+    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
+
+
+def address_request(family: int) -> bytes:
+    return _IFADDRMSG.pack(family, 0, 0, 0, 0)
+
+
+def decode_neigh(body: bytes, dev: str, index: int) -> Optional[Neigh]:
+    """A permanent entry of the device; None for what the kernel learned or made by itself."""
+    _, ifindex, state, _, _ = _NDMSG.unpack_from(body)
+    if ifindex != index or not state & _NUD_PERMANENT:
+        return None
+    found = attributes(body, 12)
+    if _NDA_DST not in found or len(found.get(_NDA_LLADDR, b"")) != 6:
+        return None
+    return Neigh(dev, _unpack(found[_NDA_DST]), found[_NDA_LLADDR].hex(":"))
+
+
+def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> Optional[Fdb]:
+    """A permanent entry that the VXLAN device itself holds (a bridge's copies are not self)."""
+    _, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    if ifindex != index or not state & _NUD_PERMANENT or not flags & _NTF_SELF:
+        return None
+    found = attributes(body, 12)
+    if _NDA_DST not in found or _NDA_LLADDR not in found:
+        return None
+    port, vni = found.get(_NDA_PORT), found.get(_NDA_VNI)
+    via, src_vni = found.get(_NDA_IFINDEX), found.get(_NDA_SRC_VNI)
+    return Fdb(
+        dev,
+        found[_NDA_LLADDR].hex(":"),
+        _unpack(found[_NDA_DST]),
+        _BE16.unpack(port)[0] if port else None,
+        _U32.unpack(vni)[0] if vni else None,
+        names.get(_U32.unpack(via)[0]) if via else None,
+        _U32.unpack(src_vni)[0] if src_vni else None,
+    )
+
+
+def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Optional[Route]:
+    """A unicast route of ``table``. One with several next hops has ``dev`` "nexthops"."""
+    family, length, _, _, low, protocol, _, kind, flags = _RTMSG.unpack_from(body)
+    if kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
+        return None
+    found = attributes(body, 12)
+    number = _U32.unpack(found[_RTA_TABLE])[0] if _RTA_TABLE in found else low
+    if number != table:
+        return None
+    size = 4 if family == socket.AF_INET else 16
+    dst = _unpack(found.get(_RTA_DST, bytes(size)))
+    oif, gateway, via = found.get(_RTA_OIF), found.get(_RTA_GATEWAY), found.get(_RTA_VIA)
+    if via:
+        gateway = via[2:]
+    src, priority = found.get(_RTA_PREFSRC), found.get(_RTA_PRIORITY)
+    metric = _U32.unpack(priority)[0] if priority else 0
+    if family == socket.AF_INET6 and metric == _IPV6_DEFAULT_METRIC:
+        metric = 0
+    mtu = attributes(found[_RTA_METRICS], 0).get(_RTAX_MTU) if _RTA_METRICS in found else None
+    return Route(
+        "%s/%d" % (dst, length),
+        names.get(_U32.unpack(oif)[0], "?") if oif else "nexthops",
+        _unpack(gateway) if gateway else None,
+        bool(flags & _RTNH_F_ONLINK),
+        _U32.unpack(mtu)[0] if mtu else None,
+        _unpack(src) if src else None,
+        metric,
+        table,
+        protocol,
+    )
+
+
+def decode_address(body: bytes, names: Mapping[int, str]) -> Optional[Address]:
+    """An address of global scope; link-local and host addresses are the kernel's own affair."""
+    _, length, _, scope, index = _IFADDRMSG.unpack_from(body)
+    if scope >= _SCOPE_LINK or index not in names:
+        return None
+    found = attributes(body, 8)
+    packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+    return Address(names[index], "%s/%d" % (_unpack(packed), length)) if packed else None

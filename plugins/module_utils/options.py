@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks of single values that a user gave. Pure; each raises InvalidInput naming the option."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Optional, Union
+
+from .errors import InvalidInput
+from .fields import show
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def number(option: str, value: Optional[int], low: int, high: int) -> Optional[int]:
+    """A whole number from ``low`` to ``high``; None stays None."""
+    if value is not None and not low <= value <= high:
+        raise InvalidInput("%s: %d is not from %d to %d" % (option, value, low, high))
+    return value
+
+
+def device(option: str, value: str) -> str:
+    """A device name as the kernel takes it: 1 to 15 bytes, no slash, colon or white space."""
+    if (
+        not 0 < len(value.encode()) < 16
+        or value in (".", "..")
+        or re.search(r"[/:\s]", value)
+        or not value.isprintable()
+    ):
+        raise InvalidInput(
+            "%s: %s is not a device name (1 to 15 characters, no slash, colon or space)"
+            % (option, show(value))
+        )
+    return value
+
+
+def address(option: str, value: str, family: Optional[int] = None) -> str:
+    """An IP address without prefix length, in canonical form; ``family`` is 4, 6 or either."""
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError:
+        raise InvalidInput("%s: %s is not an IP address" % (option, show(value))) from None
+    if family and found.version != family:
+        raise InvalidInput("%s: %s is not an IPv%d address" % (option, found, family))
+    return str(found)
+
+
+def interface_address(option: str, value: str) -> str:
+    """An address with its prefix length, ``10.5.94.1/24``."""
+    try:
+        if "/" in value:
+            return str(ipaddress.ip_interface(value))
+    except ValueError:
+        pass
+    raise InvalidInput(
+        "%s: %s is not an address with its prefix length, like 10.5.94.1/24" % (option, show(value))
+    )
+
+
+def network(option: str, value: str) -> str:
+    """A prefix without host bits, ``10.5.94.0/24``."""
+    found: Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+    try:
+        found = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise InvalidInput(
+            "%s: %s is not a prefix, like 10.5.94.0/24" % (option, show(value))
+        ) from None
+    if "/" not in value or str(found.network_address) != str(
+        ipaddress.ip_address(value.partition("/")[0])
+    ):
+        raise InvalidInput(
+            "%s: %s is not a prefix; did you mean %s?" % (option, show(value), found)
+        )
+    return str(found)
+
+
+def mac(option: str, value: str, many: bool = False) -> str:
+    """A unicast MAC in lower case with colons; with ``many`` also multicast and zero ones."""
+    text = value.lower().replace("-", ":")
+    if not _MAC.fullmatch(text):
+        raise InvalidInput("%s: %s is not a MAC address" % (option, show(value)))
+    if not many and (int(text[:2], 16) & 1 or text == "00:00:00:00:00:00"):
+        raise InvalidInput("%s: %s is not a unicast MAC address" % (option, text))
+    return text

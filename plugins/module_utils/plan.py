@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: what has to change in a kernel, in which order, and how to take it back.
+
+Pure, and the only place that compares desired with observed. A change is an object before and the
+same object after; None stands for "not there". Everything else follows from that: the diff is the
+two columns, the inverse is the columns swapped and read backwards.
+
+    desired   {key: entry} ---+
+                              +--> changes --> --check prints them
+    observed  {key: entry} ---+           \\--> kernel.apply() does them, unwinds on failure
+
+Order, for a packet that is on its way while the kernel changes: what a route needs is there before
+the route is (device, address, neighbour, FDB, route), and a route is gone before what it needs is
+taken away.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Hashable, Iterable, List, NamedTuple, Optional, Tuple
+
+from .entries import Address, Entry, Fdb, Link, Neigh, Route
+
+_ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
+
+
+class Change(NamedTuple):
+    """One object of a kernel, before and after."""
+
+    before: Optional[Entry]
+    after: Optional[Entry]
+
+    @property
+    def kind(self) -> type[Entry]:
+        return type(self.before if self.after is None else self.after)  # type: ignore[return-value]
+
+    @property
+    def inverse(self) -> Change:
+        return Change(self.after, self.before)
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return "add %s" % (self.after,)
+        if self.after is None:
+            return "remove %s" % (self.before,)
+        return "change %s to %s" % self
+
+
+Changes = Tuple[Change, ...]
+
+
+def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
+    """The changes that make ``observed`` equal ``desired``.
+
+    ``observed`` holds only what may be changed or removed: whoever calls decides what is theirs.
+    """
+    want = _index(desired)
+    have = _index(observed)
+    put: List[Change] = []
+    drop: List[Change] = []
+    for key, entry in want.items():
+        before = have.get(key)
+        if before != entry:
+            put.append(Change(before, entry))
+    for key, entry in have.items():
+        if key not in want:
+            drop.append(Change(entry, None))
+    # Sorting is stable and by kind only: entries keep the order in which they were desired.
+    put.sort(key=lambda change: _ORDER[change.kind])
+    drop.sort(key=lambda change: -_ORDER[change.kind])
+    return tuple(put + drop)
+
+
+def inverse(changes: Iterable[Change]) -> Changes:
+    """The changes that undo ``changes``."""
+    return tuple(change.inverse for change in reversed(tuple(changes)))
+
+
+def diff(changes: Iterable[Change]) -> Dict[str, str]:
+    """Ansible's before and after, a line for every object that changes."""
+    changes = tuple(changes)
+    return {
+        side: "".join(
+            "%s\n" % (entry,)
+            for entry in (getattr(change, side) for change in changes)
+            if entry is not None
+        )
+        for side in ("before", "after")
+    }
+
+
+def _index(entries: Iterable[Entry]) -> Dict[Hashable, Entry]:
+    return {entry.key: entry for entry in entries}

@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The underlay: which interface and address a host meets its peers with, and who is on its link.
+
+Pure: works on what kernel.py observed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from .entries import PROTOCOL, Address, Route
+from .errors import FlatnetError
+
+
+class NoUnderlay(FlatnetError):
+    """No interface, or more than one, fits what was asked for."""
+
+
+class Underlay(NamedTuple):
+    """``address`` has its prefix length (``172.30.1.11/24``); ``mtu`` is in bytes; ``why`` says
+    for a person how the interface was found."""
+
+    interface: str
+    address: str
+    mtu: int
+    why: str
+
+    @property
+    def ip(self) -> str:
+        return self.address.partition("/")[0]
+
+
+class Interface(NamedTuple):
+    """A device by its name, index and MTU in bytes."""
+
+    name: str
+    index: int
+    mtu: int
+
+
+def choose(
+    interfaces: Mapping[str, Interface],
+    addresses: Sequence[Address],
+    routes: Sequence[Route],
+    interface: Optional[str] = None,
+    pattern: Optional[str] = None,
+    can_reach: Optional[str] = None,
+    ignore: Iterable[str] = (),
+) -> Underlay:
+    """The underlay's interface, by the first of these that is given: ``interface`` (a name, an
+    address of the interface, or a prefix that its address is in), ``pattern`` (a regular
+    expression that exactly one name matches whole), ``can_reach`` (an address: the interface that
+    routes to it). With none of them: the default route's, else the only one there is.
+
+    ``ignore`` are devices of our own. Raises NoUnderlay, listing the candidates.
+    """
+    skip = set(ignore) | {"lo"}
+    usable: Dict[str, List[str]] = {}
+    for address in addresses:
+        if address.dev not in skip and address.dev in interfaces and ":" not in address.address:
+            usable.setdefault(address.dev, []).append(address.address)
+
+    def found(names: Sequence[str], why: str, inside: Optional[str] = None) -> Underlay:
+        if len(names) != 1:
+            raise NoUnderlay(
+                "%s interface for the underlay: %s; this host has %s; "
+                "set interface, interface_regex or can_reach"
+                % (
+                    "no" if not names else "more than one",
+                    why if not names else "%s fits %s" % (why, ", ".join(names)),
+                    "; ".join("%s %s" % (name, " ".join(usable[name])) for name in sorted(usable))
+                    or "no interface with an IPv4 address",
+                )
+            )
+        own = [text for text in usable[names[0]] if inside is None or _inside(text, inside)]
+        return Underlay(names[0], own[0], interfaces[names[0]].mtu, why)
+
+    if interface and re.fullmatch(r"[0-9.]+(/[0-9]+)?", interface):
+        names = [n for n in usable if any(_inside(text, interface) for text in usable[n])]
+        return found(names, "address %s" % interface, interface)
+    if interface:
+        return found([n for n in usable if n == interface], "name %s" % interface)
+    if pattern:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise NoUnderlay(
+                "interface_regex %r is not a regular expression: %s" % (pattern, error)
+            ) from None
+        return found([n for n in usable if expression.fullmatch(n)], "pattern %s" % pattern)
+    foreign = [route for route in routes if route.dev not in skip]
+    if can_reach:
+        route = Reach(foreign).route(can_reach)
+        names = [route.dev] if route and route.dev in usable else []
+        return found(names, "route to %s" % can_reach)
+    defaults = sorted((r for r in foreign if r.dst == "0.0.0.0/0"), key=lambda r: r.metric)
+    if defaults and defaults[0].dev in usable:
+        return found([defaults[0].dev], "default route")
+    return found(list(usable), "only interface with an address")
+
+
+class Reach:
+    """Longest-prefix match over routes, in one dictionary look-up per prefix length."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        tables: Dict[int, Dict[int, Route]] = {}
+        for route in sorted(routes, key=lambda route: -route.metric):
+            prefix, _, text = route.dst.partition("/")
+            if ":" in prefix:
+                continue
+            length = int(text)
+            tables.setdefault(length, {})[_number(prefix) >> (32 - length)] = route
+        self._tables: Tuple[Tuple[int, Dict[int, Route]], ...] = tuple(
+            sorted(tables.items(), reverse=True)
+        )
+
+    def route(self, address: str) -> Optional[Route]:
+        """The route that a packet to this IPv4 address takes."""
+        number = _number(address)
+        for length, table in self._tables:
+            route = table.get(number >> (32 - length))
+            if route:
+                return route
+        return None
+
+    def on_link(self, address: str, interface: str) -> bool:
+        """Whether the address is reached through ``interface`` without a gateway."""
+        route = self.route(address)
+        return route is not None and route.dev == interface and route.gateway is None
+
+
+def foreign(routes: Iterable[Route]) -> List[Route]:
+    """The routes that are not ours: those that say how the underlay itself is reached."""
+    return [route for route in routes if route.protocol != PROTOCOL]
+
+
+def _number(address: str) -> int:
+    return int(ipaddress.IPv4Address(address))
+
+
+def _inside(address: str, prefix: str) -> bool:
+    try:
+        return ipaddress.ip_interface(address).ip in ipaddress.ip_network(prefix, strict=False)
+    except ValueError:
+        raise NoUnderlay("interface %r is not an address or a prefix" % prefix) from None
