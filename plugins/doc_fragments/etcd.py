@@ -52,8 +52,8 @@ options:
   etcd_timeout:
     description:
       - Seconds that one request to one endpoint may take.
-    type: int
-    default: 5
+    type: float
+    default: 5.0
 attributes:
   action_group:
     description: Is part of an action group, so that C(module_defaults) can set its shared options.
