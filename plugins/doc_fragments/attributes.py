@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a module of this collection can be relied on for, in the terms of Ansible's documentation."""
+"""What a module of this collection can be relied on for, in Ansible's own terms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ModuleDocFragment:
 options: {}
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return the changes that it would make, without making them.
+    description: Can run in C(check_mode) and return what it would change, without changing it.
     support: full
   diff_mode:
     description: Returns what it changed, or in check mode would change, when in diff mode.
@@ -28,7 +28,7 @@ attributes:
 options: {}
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return the changes that it would make, without making them.
+    description: Can run in C(check_mode) and return what it would change, without changing it.
     support: full
     details:
       - It changes nothing in any mode.
