@@ -31,17 +31,17 @@ options:
       - name: ansible_netns_name
   etc:
     description:
-      - Directory of the controller that is mounted over C(/etc).
-      - Without it, each entry of C(/etc/netns/<namespace>/) is mounted over its namesake in C(/etc),
-        which is what C(ip netns exec) does. Entries that have no namesake in C(/etc) are left out.
-    type: path
+      - Directory of the controller that is mounted over C(/etc), as an absolute path.
+      - Without it, C(/etc/netns/<namespace>/) is honoured as C(ip netns exec) does, that is each
+        entry of that directory is mounted over its namesake in the controller's C(/etc).
+    type: string
     vars:
       - name: ansible_netns_etc
   run:
     description:
-      - Directory of the controller that is mounted over C(/run).
+      - Directory of the controller that is mounted over C(/run), as an absolute path.
       - Without it, the host shares C(/run) with the controller.
-    type: path
+    type: string
     vars:
       - name: ansible_netns_run
   hostname:
@@ -52,11 +52,11 @@ options:
     vars:
       - name: ansible_netns_hostname
 requirements:
-  - C(nsenter), C(unshare) and C(mount) of util-linux on the controller.
+  - C(ip) of iproute2 on the controller.
+  - C(unshare) and C(mount) of util-linux on the controller.
 notes:
   - Entering a namespace needs root, so Ansible itself must be run as root. Tasks then run as root,
     too; C(become) works inside of the namespace, and goes to other users without a password.
-  - The controller is the target, so O(etc) and O(run) are absolute paths of the controller.
   - The fact C(ansible_service_mgr) tells what runs the controller, since processes are shared.
 extends_documentation_fragment:
   - connection_pipelining
@@ -88,9 +88,6 @@ from ansible.utils.display import Display
 from ansible_collections.flatnet.overlay.plugins.plugin_utils import netns
 
 display = Display()
-
-#: What the reading side exits with when the file to fetch does not exist.
-NO_SUCH_FILE = 66
 
 
 class Connection(ConnectionBase):
@@ -128,26 +125,25 @@ class Connection(ConnectionBase):
     def put_file(self, in_path: str, out_path: str) -> None:
         super().put_file(in_path, out_path)
         display.vvv(f"PUT {in_path} TO {out_path}", host=self.get_option("namespace"))
+        # A process inside writes the file, so that /etc and /run are the namespace's own.
+        argv = ["/bin/sh", "-c", 'cat >"$1"', "put", out_path]
         try:
-            source = open(to_bytes(in_path, errors="surrogate_or_strict"), "rb")
+            with open(to_bytes(in_path, errors="surrogate_or_strict"), "rb") as source:
+                self._transfer(argv, "put", out_path, source)
         except FileNotFoundError as exc:
             raise AnsibleFileNotFound(f"file or module does not exist: {in_path}") from exc
         except OSError as exc:
             raise AnsibleError(f"cannot read {in_path}: {exc.strerror}") from exc
-        with source:
-            # A process inside writes the file, so that /etc and /run are the namespace's own.
-            self._transfer(["/bin/sh", "-c", 'cat >"$1"', "put", out_path], "put", out_path, source)
 
     def fetch_file(self, in_path: str, out_path: str) -> None:
         super().fetch_file(in_path, out_path)
         display.vvv(f"FETCH {in_path} TO {out_path}", host=self.get_option("namespace"))
-        script = f'test -e "$1" || exit {NO_SUCH_FILE}; cat <"$1"'
+        argv = ["cat", "--", in_path]
         try:
-            sink = open(to_bytes(out_path, errors="surrogate_or_strict"), "wb")
+            with open(to_bytes(out_path, errors="surrogate_or_strict"), "wb") as sink:
+                self._transfer(argv, "fetch", in_path, out=sink)
         except OSError as exc:
             raise AnsibleError(f"cannot write {out_path}: {exc.strerror}") from exc
-        with sink:
-            self._transfer(["/bin/sh", "-c", script, "fetch", in_path], "fetch", in_path, out=sink)
 
     def _transfer(
         self,
@@ -162,10 +158,6 @@ class Connection(ConnectionBase):
         ) as process:
             stderr = process.communicate()[1]
         self._refuse_failed_entry(process.returncode, stderr)
-        if verb == "fetch" and process.returncode == NO_SUCH_FILE:
-            raise AnsibleFileNotFound(
-                f"file does not exist in network namespace {self.get_option('namespace')!r}: {path}"
-            )
         if process.returncode != 0:
             raise AnsibleError(
                 f"failed to {verb} {path} in network namespace {self.get_option('namespace')!r}: "
@@ -195,8 +187,8 @@ class Connection(ConnectionBase):
             )
         except FileNotFoundError as exc:
             raise AnsibleConnectionFailure(
-                "the connection 'flatnet.overlay.netns' needs nsenter, unshare and mount "
-                f"(package util-linux) on the controller: {exc}"
+                "the connection 'flatnet.overlay.netns' needs ip (package iproute2) on the "
+                f"controller: {exc}"
             ) from exc
 
     def _check(self) -> None:
@@ -210,9 +202,7 @@ class Connection(ConnectionBase):
     def _refuse_failed_entry(self, returncode: int, stderr: bytes) -> None:
         """A namespace that could not be entered is a lost host, not a task that failed."""
         text = to_native(stderr).strip()
-        failed_inside = returncode == netns.FAILED and netns.FAILED_MARK in text
-        failed_before = returncode == 1 and text.startswith(("nsenter: ", "unshare: "))
-        if failed_inside or failed_before:
+        if returncode == netns.FAILED and text.startswith(netns.ENTRY_ERRORS):
             raise AnsibleConnectionFailure(
                 f"cannot enter network namespace {self.get_option('namespace')!r}: "
                 f"{text.replace(netns.FAILED_MARK, '')}"

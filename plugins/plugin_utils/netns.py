@@ -5,22 +5,25 @@
 
 Shared by the connection plugin and by the lab of the tests, so it knows nothing of Ansible.
 
-Nothing outlives the command: every run unshares its own mount (and UTS) namespace, mounts what it
-was given and then becomes the command. That keeps hosts free of daemons and of state to clean up, at
-the price of a few milliseconds each time.
+Nothing outlives the command: every run gets a mount (and UTS) namespace of its own, mounts what it
+was given and then becomes the command. That keeps hosts free of daemons and of state to clean
+up, for the price of a few milliseconds.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import typing as t
 
 NETNS_DIR = "/run/netns"
-NETNS_ETC_DIR = "/etc/netns"
 
 #: What a set-up that failed inside exits with, and how its sentence on stderr starts.
 FAILED = 255
 FAILED_MARK = "flatnet.overlay.netns: "
+
+#: How the errors start that mean that the command was never run.
+ENTRY_ERRORS = (FAILED_MARK, "Cannot open network namespace", "mount of /sys", 'exec of "unshare"')
 
 _FAIL = 'fail() { echo "' + FAILED_MARK + '$*" >&2; exit ' + str(FAILED) + "; }"
 
@@ -52,6 +55,11 @@ def check(netns: str, etc: str | None = None, run: str | None = None) -> None:
             f"'ip netns delete {netns}' and make the namespace again"
         )
     for target, directory in (("/etc", etc), ("/run", run)):
+        if directory and not os.path.isabs(directory):
+            raise NamespaceError(
+                f"{directory!r}, to be mounted over {target} of network namespace {netns!r}, "
+                "is not an absolute path"
+            )
         if directory and not os.path.isdir(directory):
             raise NamespaceError(
                 f"the directory {directory} to be mounted over {target} "
@@ -67,57 +75,37 @@ def command(
     hostname: str | None = None,
 ) -> list[str]:
     """Return the command line that runs argv in the namespace."""
-    # The arguments travel as positional parameters; the script itself never contains any of them.
+    # ip(8) enters the namespace, gives the command a mount namespace of its own with the /sys of
+    # the network namespace, and mounts what /etc/netns/<name>/ holds.
+    line = [_tool("ip"), "netns", "exec", netns]
+    if hostname:
+        line += ["unshare", "--uts", "--"]
+    # The values travel as positional parameters; the script itself never contains any of them.
     script = [_FAIL]
     parameters: list[str] = []
-
-    def step(line: str, *values: str) -> None:
-        script.append(line)
-        parameters.extend(values)
-        script.append(f"shift {len(values)}")
-
-    # /sys shows the network devices of the namespace that mounted it.
-    script.append('mount -t sysfs sysfs /sys || fail "cannot mount /sys"')
-    for source, target in _binds(netns, etc, run):
-        step('mount --bind "$1" "$2" || fail "cannot mount $1 over $2"', source, target)
+    for source, target in _binds(etc, run):
+        script.append(f'mount --bind "$1" {target} || fail "cannot mount $1 over {target}"; shift')
+        parameters.append(source)
     if hostname:
-        step('echo "$1" >/proc/sys/kernel/hostname || fail "cannot set host name $1"', hostname)
+        script.append(
+            'echo "$1" >/proc/sys/kernel/hostname || fail "cannot set host name $1"; shift'
+        )
+        parameters.append(hostname)
     script.append('exec "$@"')
-
-    unshare = ["unshare", "--mount", "--propagation", "private"]
-    if hostname:
-        unshare.append("--uts")
-    return [
-        "nsenter",
-        f"--net={NETNS_DIR}/{netns}",
-        "--",
-        *unshare,
-        "--",
-        "/bin/sh",
-        "-c",
-        "\n".join(script),
-        "netns",
-        *parameters,
-        *argv,
-    ]
+    return [*line, "/bin/sh", "-c", "\n".join(script), "netns", *parameters, *argv]
 
 
-def _binds(netns: str, etc: str | None, run: str | None) -> list[tuple[str, str]]:
+def _binds(etc: str | None, run: str | None) -> list[tuple[str, str]]:
     """What is mounted over what, in the order that hides no source before it was used."""
-    binds = [(etc, "/etc")] if etc else _iproute2_binds(netns)
+    binds = []
+    if etc:
+        binds.append((etc, "/etc"))
     if run:
         under_etc = os.path.abspath(run).startswith("/etc/")
         binds.insert(0 if under_etc else len(binds), (run, "/run"))
     return binds
 
 
-def _iproute2_binds(netns: str) -> list[tuple[str, str]]:
-    """As 'ip netns exec' does: each entry of /etc/netns/<name> over its namesake in /etc."""
-    directory = os.path.join(NETNS_ETC_DIR, netns)
-    try:
-        names = sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    pairs = [(os.path.join(directory, name), os.path.join("/etc", name)) for name in names]
-    # Without a namesake there is nothing to mount over; 'ip netns exec' skips these, too.
-    return [pair for pair in pairs if os.path.exists(pair[1])]
+def _tool(name: str) -> str:
+    """A tool's path; the path of root is not always one that has the system's tools."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name

@@ -12,6 +12,8 @@ The same lab from a shell: ``python3 -m tests.lab --help``. Only the standard li
 util-linux, fping and etcd are needed, and root.
 """
 
+from __future__ import annotations
+
 from .etcd import Etcd
 from .host import Host, Node, Pod
 from .lab import Lab

@@ -44,7 +44,7 @@ def down(arguments: argparse.Namespace) -> None:
     print(f"lab {arguments.name}: gone")
 
 
-def show(arguments: argparse.Namespace) -> None:
+def show(_arguments: argparse.Namespace) -> None:
     for name in Lab.names():
         lab = Lab.load(name)
         print(f"{name}: {len(lab.hosts)} hosts, {lab.segments} segments, {len(lab.pods)} pods")
@@ -78,7 +78,7 @@ def inventory(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m tests.lab",
-        description="Fleets of network namespaces on this machine, each with its underlay and etcd.",
+        description="Fleets of network namespaces on this machine, each with an underlay and etcd.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

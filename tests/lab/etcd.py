@@ -77,16 +77,17 @@ class Etcd:
     ) -> None:
         """Wait until the members answer a linearised read."""
         deadline = time.monotonic() + timeout
+        question = ["endpoint", "health", "--dial-timeout=1s", "--command-timeout=1s"]
         for member in members or self.members:
             while True:
-                health = self._etcdctl(["endpoint", "health"], endpoints=[self.endpoint(member)])
-                if health.returncode == 0:
-                    break
                 process = (started or {}).get(member)
                 if process is not None and process.poll() is not None:
                     raise LabError(
                         f"etcd member {member} ended with {process.returncode}{self._tail(member)}"
                     )
+                health = self._etcdctl(question, endpoints=[self.endpoint(member)])
+                if health.returncode == 0:
+                    break
                 if time.monotonic() > deadline:
                     raise LabError(
                         f"etcd member {member} does not answer after {timeout:.0f} s: "

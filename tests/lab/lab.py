@@ -204,6 +204,7 @@ class Lab:
         self,
         variables: t.Mapping[str, t.Any] | None = None,
         python: str = "/usr/bin/python3",
+        path: Path | None = None,
     ) -> Path:
         """Write the lab's inventory, with more variables of the group if given; return its path."""
         text = inventory.inventory(
@@ -216,7 +217,7 @@ class Lab:
                 **(variables or {}),
             },
         )
-        path = self.directory / "inventory.yml"
+        path = path or self.directory / "inventory.yml"
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -246,10 +247,8 @@ class Lab:
         ]
         self._make_namespaces([*infrastructure, *(netns for netns, _segment, _address in nodes)])
         # The router is an ordinary namespace that forwards.
-        run(
-            ["ip", "netns", "exec", infrastructure[1], "sh", "-c"]
-            + ["echo 1 >/proc/sys/net/ipv4/ip_forward"]
-        )
+        forward = ["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]
+        run(["ip", "netns", "exec", f"{self.name}-router", *forward])
         underlay.build(self.name, self.segments, self.mtu, nodes)
         if self.etcd.members:
             self.etcd.directory.mkdir()

@@ -14,7 +14,7 @@ import typing as t
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-def _raise_exit(number: int, frame: types.FrameType | None) -> t.NoReturn:
+def _raise_exit(number: int, _frame: types.FrameType | None) -> t.NoReturn:
     raise SystemExit(128 + number)
 
 

@@ -38,8 +38,10 @@ def run(argv: t.Sequence[str], stdin: str | None = None) -> str:
 
 def ip_batch(lines: t.Iterable[str], netns: str | None = None) -> None:
     """Run many ip(8) commands in one process."""
+    text = "".join(f"{line}\n" for line in lines)
     where = ["-n", netns] if netns else []
-    run(["ip", *where, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+    if text:
+        run(["ip", *where, "-batch", "-"], stdin=text)
 
 
 def parallel(function: t.Callable[[T], R], items: t.Iterable[T]) -> list[R]:
