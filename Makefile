@@ -23,8 +23,12 @@ help: ## This list
 .PHONY: venv
 venv: .venv/stamp $(link) ## What everything below needs: system packages, .venv, the collection's link
 
-.venv/stamp: tests/requirements.txt .ci/packages
+.cache/packages: .ci/packages
 	.ci/packages
+	@mkdir -p $(@D)
+	@touch $@
+
+.venv/stamp: tests/requirements.txt .cache/packages
 	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11 or later found; name one with PYTHON=' >&2; exit 1; }
 	@echo 'Making .venv with $(PYTHON)'
 	$(PYTHON) -m venv .venv
