@@ -48,7 +48,7 @@ lint: $(gates) ## ruff, mypy, yamllint, ansible-lint, antsibull-docs, antsibull-
 $(gates): venv
 
 ruff:
-	ruff check
+	ruff check --output-format concise
 	ruff format --check
 
 mypy:
