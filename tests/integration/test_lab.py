@@ -311,7 +311,8 @@ def test_the_demo_inventory_is_the_one_of_its_lab(tmp_path: Path) -> None:
     lab = Lab("demo")
     static = yaml.safe_load((REPOSITORY / "inventories/demo/hosts.yml").read_text())
     shared = yaml.safe_load((REPOSITORY / "inventories/demo/group_vars/all.yml").read_text())
-    written = yaml.safe_load(lab.inventory(path=tmp_path / "inventory.yml").read_text())
+    path = lab.inventory(python="/usr/bin/python3", path=tmp_path / "inventory.yml")
+    written = yaml.safe_load(path.read_text())
     static["flatnet"]["vars"].update(
         {name: value for name, value in shared.items() if name in written["flatnet"]["vars"]}
     )

@@ -17,6 +17,8 @@ import pytest
 
 from tests.lab import Lab
 
+pytestmark = pytest.mark.matrix
+
 Adhoc = t.Callable[..., "subprocess.CompletedProcess[str]"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +36,10 @@ def adhoc(lab: Lab, ansible: t.Callable[..., subprocess.CompletedProcess[str]]) 
     ) -> subprocess.CompletedProcess[str]:
         given = ["-e", json.dumps(variables)]
         done = ansible(
-            "ansible", hosts, "-i", inventory, "-m", module, "-a", arguments, *given, *options
+            *("ansible", hosts, "-i", inventory, "-m", module, "-a", arguments),
+            *given,
+            *options,
+            ANSIBLE_CALLBACK_RESULT_FORMAT="json",
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from plugins.plugin_utils import netns as entry
 
+from .signals import unblock, undisturbed
 from .system import LabError, netns_pids
 from .underlay import etcd_address
 
@@ -32,6 +33,7 @@ class Etcd:
         self.member_arguments: list[str] = []
         self.ctl_arguments: list[str] = []
         self.scheme = "http"
+        self._started: list[subprocess.Popen[bytes]] = []
 
     @property
     def endpoints(self) -> list[str]:
@@ -57,7 +59,13 @@ class Etcd:
     def start(self, member: int | None = None, wait: bool = True) -> None:
         """Start one member, or all; with wait, return when they answer."""
         chosen = self._chosen(member)
-        started = {number: self._spawn(number) for number in chosen if not self.pids(number)}
+        started = {}
+        for number in chosen:
+            if not self.pids(number):
+                # A signal between the start and our knowing of it would leave etcd to itself.
+                with undisturbed():
+                    started[number] = self._spawn(number)
+                    self._started.append(started[number])
         if wait:
             self.wait(chosen, started)
 
@@ -68,6 +76,13 @@ class Etcd:
     def kill(self, member: int | None = None) -> None:
         """Take one member, or all, away without warning."""
         self._end(member, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Kill what this object started, also what has not reached its namespace yet."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        self._started = []
 
     def wait(
         self,
@@ -162,6 +177,7 @@ class Etcd:
                     env=_clean_environment(),
                     # A Ctrl-C at the terminal is for us, who then stop etcd.
                     start_new_session=True,
+                    preexec_fn=unblock,  # noqa: PLW1509 - no thread of ours runs meanwhile
                 )
             except FileNotFoundError as exc:
                 raise LabError(f"cannot start etcd: {exc}") from exc

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import types
@@ -85,9 +86,11 @@ class Lab:
         """Take down everything that belongs to the lab; also what is left of one that failed."""
         with undisturbed():
             namespaces = self._recorded_namespaces()
+            self.etcd.abandon()
             kill_netns_processes(namespaces)
             for point in mounts_below(self.directory):
-                run(["umount", point])
+                # Lazily, for whoever is looking around in there.
+                run(["umount", "--lazy", point])
             ip_batch(f"netns del {netns}" for netns in namespaces if netns_exists(netns))
             if self.directory.exists():
                 shutil.rmtree(self.directory)
@@ -203,10 +206,15 @@ class Lab:
     def inventory(
         self,
         variables: t.Mapping[str, t.Any] | None = None,
-        python: str = "/usr/bin/python3",
+        python: str | None = None,
         path: Path | None = None,
     ) -> Path:
-        """Write the lab's inventory, with more variables of the group if given; return its path."""
+        """Write the lab's inventory, with more variables of the group if given; return its path.
+
+        python is the hosts' interpreter; without it FLATNET_TARGET_PYTHON of the environment, which
+        tells the tests with which one to run (make matrix), or the distribution's.
+        """
+        python = python or os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
         text = inventory.inventory(
             self.name,
             self.hosts,

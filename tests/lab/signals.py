@@ -11,6 +11,7 @@ import threading
 import types
 import typing as t
 
+_HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,8 +38,13 @@ def unwinding() -> t.Iterator[None]:
 @contextlib.contextmanager
 def undisturbed() -> t.Iterator[None]:
     """Keep such signals for afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDING})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock() -> None:
+    """For a child that is started while we are undisturbed and lives on: it can be ended."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)

@@ -27,13 +27,22 @@ class LabError(Exception):
 
 def run(argv: t.Sequence[str], stdin: str | None = None) -> str:
     """Run a command of the machine and return what it prints."""
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        # A signal between the start and our knowing of it would leave the command to itself.
+        with undisturbed():
+            process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     except FileNotFoundError as exc:
         raise LabError(f"the lab needs {argv[0]!r}, which is not installed") from exc
-    if done.returncode != 0:
-        raise LabError(f"{' '.join(argv)} failed ({done.returncode}): {done.stderr.strip()}")
-    return done.stdout
+    with process:
+        try:
+            out, error = process.communicate(stdin or "")
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise LabError(f"{' '.join(argv)} failed ({process.returncode}): {error.strip()}")
+    return out
 
 
 def ip_batch(lines: t.Iterable[str], netns: str | None = None) -> None:
