@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Callable, TypeVar
 
 from ._etcd.cluster import Cluster
+from ._etcd.connection import Request
 from ._etcd.errors import (
     EtcdAuthFailed,
     EtcdBadAnswer,
@@ -202,7 +203,7 @@ class EtcdClient:
         }
         # Not even a read if it writes in one branch only.
         writes = any(each.kind != "range" for each in [*success, *failure])
-        return self._cluster.call("/v3/kv/txn", body, TxnResult.parse, write=writes)
+        return self._cluster.call(_request("/v3/kv/txn", body, writes), TxnResult.parse)
 
     # etcd leases. To repeat these is harmless: an unused lease expires by itself.
 
@@ -236,9 +237,7 @@ class EtcdClient:
         """
         create: dict[str, Any] = prefix_range(prefix)
         create.update(start_revision=str(start_revision), progress_notify=progress, fragment=True)
-        body = json.dumps({"create_request": create}).encode("ascii")
-
-        return self._cluster.watch(body)
+        return self._cluster.watch(_request("/v3/watch", {"create_request": create}))
 
     def status(self) -> Status:
         """Of the first member that answers; this needs no quorum."""
@@ -246,10 +245,15 @@ class EtcdClient:
         return self._cluster.status()
 
     def _read(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
-        return self._cluster.call(path, body, parse, write=False)
+        return self._cluster.call(_request(path, body), parse)
 
     def _write(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
-        return self._cluster.call(path, body, parse, write=True)
+        return self._cluster.call(_request(path, body, write=True), parse)
+
+
+def _request(path: str, body: dict[str, Any], write: bool = False) -> Request:
+    need_leader = not body.get("serializable")
+    return Request(path, json.dumps(body).encode("ascii"), write, need_leader)
 
 
 def _deleted(answer: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
-from .connection import Connection
+from .connection import Connection, Request
 from .errors import (
     EtcdBadAnswer,
     EtcdError,
@@ -69,42 +69,31 @@ class Cluster:
             for connection in self._connections:
                 connection.close()
 
-    def call(
-        self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T], write: bool
-    ) -> T:
-        request = json.dumps(body).encode("ascii")
-        answers: list[dict[str, Any]] = []
-
+    def call(self, request: Request, parse: Callable[[dict[str, Any]], T]) -> T:
         def ask(connection: Connection) -> T:
-            def once(token: str) -> Refusal | None:
-                answer = self._exchange(connection, path, request, token, write)
-                if isinstance(answer, Refusal):
-                    return answer
-                answers[:] = [answer]
-                return None
-
-            self._authorized(connection, once, write)
+            answer = self._authorized(
+                connection, request, lambda token: self._exchange(connection, request, token)
+            )
             try:
-                return parse(answers[0])
+                return parse(answer)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's", sent=True) from None
 
-        return self._anywhere(ask, write)
+        return self._anywhere(ask, request.write)
 
-    def watch(self, body: bytes) -> Watch:
-        def begin(connection: Connection) -> Watch:
+    def watch(self, request: Request) -> Watch:
+        def ask(connection: Connection) -> Watch:
             own = Connection(connection.endpoint, self._context)
             watch = Watch(own, self._user)
             try:
-                self._authorized(
-                    connection, lambda token: watch.begin(body, token, self._timeout), write=False
+                return self._authorized(
+                    connection, request, lambda token: watch.begin(request, token, self._timeout)
                 )
             except BaseException:
                 own.close()
                 raise
-            return watch
 
-        return self._anywhere(begin, write=False)
+        return self._anywhere(ask, write=False)
 
     def status(self) -> Status:
         return self._anywhere(lambda each: self._status(each, self._timeout), write=False)
@@ -135,22 +124,23 @@ class Cluster:
                 time.sleep(ELECTION_PAUSE)
 
     def _authorized(
-        self, connection: Connection, ask: Callable[[str], Refusal | None], write: bool
-    ) -> None:
+        self, connection: Connection, request: Request, ask: Callable[[str], T | Refusal]
+    ) -> T:
         """Ask with a token, once more with a new one if it is the token that is refused."""
-        url = connection.endpoint.url
-        refusal = ask(self._valid_token(connection))
-        if refusal is not None and refusal.about_token and self._user:
+        answer = ask(self._valid_token(connection))
+        if isinstance(answer, Refusal) and answer.about_token and self._user:
             self._token = None
-            refusal = ask(self._valid_token(connection))
-        if refusal is not None:
-            raise refused(refusal, url, self._user, write) from None
+            answer = ask(self._valid_token(connection))
+        if isinstance(answer, Refusal):
+            url = connection.endpoint.url
+            raise refused(answer, url, self._user, request.write) from None
+        return answer
 
     def _valid_token(self, connection: Connection) -> str:
         if self._token is None:
             body = json.dumps({"name": self._user, "password": self._password}).encode("ascii")
             try:
-                answer = self._exchange(connection, "/v3/auth/authenticate", body, "", False)
+                answer = self._exchange(connection, Request("/v3/auth/authenticate", body), "")
             except Failed as failure:
                 # What the token is for was not sent.
                 raise Failed(failure.kind, failure.reason) from None
@@ -169,19 +159,20 @@ class Cluster:
         return self._token
 
     def _exchange(
-        self, connection: Connection, path: str, body: bytes, token: str, write: bool
+        self, connection: Connection, request: Request, token: str
     ) -> dict[str, Any] | Refusal:
         """One question to one endpoint; a connection that went stale under a read is replaced."""
         try:
-            status, data = connection.exchange(path, body, token, self._timeout)
+            status, data = connection.exchange(request, token, self._timeout)
         except Failed as failure:
-            if write or not failure.stale:
+            if request.write or not failure.stale:
                 raise
-            status, data = connection.exchange(path, body, token, self._timeout)
+            status, data = connection.exchange(request, token, self._timeout)
         return _parse(status, data)
 
     def _status(self, connection: Connection, timeout: float) -> Status:
-        answer = _parse(*connection.exchange("/v3/maintenance/status", b"{}", "", timeout))
+        request = Request("/v3/maintenance/status", b"{}", need_leader=False)
+        answer = _parse(*connection.exchange(request, "", timeout))
         if isinstance(answer, Refusal):
             raise refused(answer, connection.endpoint.url, self._user, write=False)
         try:

@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import time
+from typing import NamedTuple
 
 from .errors import EtcdBadAnswer, EtcdBadCertificate, EtcdTimeout, EtcdUnreachable, Failed
 from .http import Answer, BadHttp
@@ -22,6 +23,15 @@ from .options import Endpoint
 RECEIVE = 262144
 # OpenSSL's numbers of why a certificate does not verify.
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
+
+
+class Request(NamedTuple):
+    """need_leader: a member without one says so at once, and ends its watches, without a wait."""
+
+    path: str
+    body: bytes
+    write: bool = False
+    need_leader: bool = True
 
 
 class Connection:
@@ -39,10 +49,10 @@ class Connection:
         self.sock = None
         self._used = False
 
-    def exchange(self, path: str, body: bytes, token: str, timeout: float) -> tuple[int, bytes]:
+    def exchange(self, request: Request, token: str, timeout: float) -> tuple[int, bytes]:
         """POST and read the whole answer, all of it within timeout seconds."""
         deadline = time.monotonic() + timeout
-        self.send(path, body, token, deadline)
+        self.send(request, token, deadline)
         answer = Answer()
         parts: list[bytes] = []
         while not answer.complete:
@@ -51,21 +61,21 @@ class Connection:
             self.close()
         return answer.status, b"".join(parts)
 
-    def send(self, path: str, body: bytes, token: str, deadline: float) -> None:
+    def send(self, request: Request, token: str, deadline: float) -> None:
         """Hand over a whole request, or fail with sent=False."""
         host = self.endpoint.host
         host = f"[{host.partition('%')[0]}]" if ":" in host else host.encode("idna").decode()
         head = [
-            f"POST {path} HTTP/1.1",
+            f"POST {request.path} HTTP/1.1",
             f"Host: {host}:{self.endpoint.port}",
             "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            # A member without leader says so at once, and ends its watches, instead of waiting.
-            "Grpc-Metadata-hasleader: true",
+            f"Content-Length: {len(request.body)}",
         ]
+        if request.need_leader:
+            head.append("Grpc-Metadata-hasleader: true")
         if token:
             head.append(f"Authorization: {token}")
-        request = "\r\n".join([*head, "", ""]).encode("ascii") + body
+        data = "\r\n".join([*head, "", ""]).encode("ascii") + request.body
 
         sock = self._idle_socket()
         for fresh in (sock is None, True):
@@ -73,7 +83,7 @@ class Connection:
                 sock = self._open(deadline)
             try:
                 sock.settimeout(_remaining(deadline))
-                sock.sendall(request)
+                sock.sendall(data)
                 return
             except OSError as error:
                 failure = self._failure(error, deadline, sent=False)
@@ -87,19 +97,20 @@ class Connection:
         assert self.sock is not None
         try:
             self.sock.settimeout(_remaining(deadline))
-            data = self.sock.recv(RECEIVE)
-            if data:
-                return answer.feed(data)
-            if answer.end():
-                return b""
-            raise ConnectionError("closed the connection before its answer was complete")
+            body = answer.feed(self.sock.recv(RECEIVE))
+            if answer.ended and not answer.complete:
+                raise ConnectionError("the connection was closed before an answer was complete")
+            return body
         except BadHttp as error:
             self.close()
             # etcd speaks HTTP, so nothing of etcd's has changed.
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
         except OSError as error:
             failure = self._failure(error, deadline, sent=True)
-            failure.stale = self._used and not answer.status and failure.kind is EtcdUnreachable
+            if not answer.status and failure.kind is EtcdUnreachable:
+                failure.stale = self._used
+                if not self._used and not self.endpoint.tls:
+                    failure.reason += " (does it want https://?)"
             self.close()
             raise failure from None
         finally:
@@ -107,21 +118,20 @@ class Connection:
                 self._used = True
 
     def wait(self, answer: Answer, timeout: float | None) -> bytes | None:
-        """As receive, but waiting is normal: None if nothing came; without timeout for ever."""
+        """As receive, but waiting is normal: None if nothing came; without timeout for ever.
+
+        b"" where the stream ended, or a part of the HTTP came that says nothing yet.
+        """
         assert self.sock is not None
         try:
             self.sock.settimeout(timeout)
-            data = self.sock.recv(RECEIVE)
-            body = answer.feed(data)
+            return answer.feed(self.sock.recv(RECEIVE))
         except (socket.timeout, BlockingIOError, ssl.SSLWantReadError):
             return None
         except BadHttp as error:
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
         except OSError as error:
             raise self._failure(error, time.monotonic(), sent=True) from None
-        if answer.complete or not data:
-            raise Failed(EtcdUnreachable, "the member ended the connection")
-        return body
 
     def keep_alive(self) -> None:
         """Have the kernel find out, within about half a minute, that the member's host is gone."""
@@ -196,9 +206,8 @@ class Connection:
                     f"(TLS {reason.lower().replace('_', ' ')}): give a cert_file and key_file "
                     "signed by the CA that etcd trusts",
                 )
-            if reason == "WRONG_VERSION_NUMBER":
-                return Failed(EtcdBadCertificate, "no TLS is spoken there: is it http://?")
-            return Failed(EtcdUnreachable, f"TLS failed: {reason}", sent)
+            hint = ": does it want http://?" if opening else ""
+            return Failed(EtcdUnreachable, f"TLS failed ({reason}){hint}", sent)
         return Failed(EtcdUnreachable, (error.strerror or str(error)).lower(), sent)
 
     def _alert_behind(self, error: OSError, deadline: float) -> OSError:

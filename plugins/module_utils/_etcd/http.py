@@ -20,12 +20,13 @@ class BadHttp(ValueError):
 class Answer:
     """Feed it what the socket gives; it gives back what of that is body.
 
-    status is 0 until the head is there; complete tells that the body ended as it should.
+    status is 0 until the head is there. ended: no more will come. complete: and it is whole.
     """
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.ended = False
         self.complete = False
         self._pending = bytearray()
         self._chunked = False
@@ -40,16 +41,17 @@ class Answer:
         return self.complete and not self._pending and self._left != -1 and not self._close
 
     def feed(self, data: bytes) -> bytes:
+        """No data means that the peer closed the connection."""
+        if not data:
+            self.ended = True
+            self.complete = self.complete or (self.status > 0 and self._left == -1)
+            return b""
         self._pending += data
         if not self.status and not self._take_head():
             return b""
-        return self._take_chunks() if self._chunked else self._take_plain()
-
-    def end(self) -> bool:
-        """The peer closed; True if the answer is whole."""
-        if self.status and self._left == -1:
-            self.complete = True
-        return self.complete
+        body = self._take_chunks() if self._chunked else self._take_plain()
+        self.ended = self.complete
+        return body
 
     def _take_head(self) -> bool:
         if not b"HTTP/1.".startswith(bytes(self._pending[:7])):

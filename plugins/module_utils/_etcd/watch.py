@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from .connection import Connection
+from .connection import Connection, Request
 from .errors import (
     EtcdBadAnswer,
     EtcdCompacted,
     EtcdError,
+    EtcdUnreachable,
     EtcdWatchClosed,
     Failed,
     Refusal,
@@ -108,6 +109,8 @@ class Watch:
                         return None
                     for message in self._messages(body):
                         self._take(message)
+                    if self._answer.ended and not self._ready:
+                        raise Failed(EtcdUnreachable, "the member ended the connection")
             except Failed as failure:
                 self._connection.close()
                 if self._closed:
@@ -118,10 +121,14 @@ class Watch:
                 raise
             return self._ready.popleft()
 
-    def begin(self, body: bytes, token: str, timeout: float) -> Refusal | None:
+    def begin(self, request: Request, token: str, timeout: float) -> Watch | Refusal:
         """Ask for the watch and wait until etcd confirms it, or says why not."""
         deadline = time.monotonic() + timeout
-        self._connection.send("/v3/watch", body, token, deadline)
+        # A refused watch leaves its stream open, so that the next try needs another.
+        self._connection.close()
+        self._answer = Answer()
+        self._line.clear()
+        self._connection.send(request, token, deadline)
         self._connection.keep_alive()
         while True:
             data = self._connection.receive(self._answer, deadline)
@@ -130,14 +137,15 @@ class Watch:
             messages = self._messages(data)
             if messages:
                 break
-            if self._answer.complete:
+            if self._answer.ended:
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's")
         refusal = self._refused(messages[0])
-        if refusal is None:
-            self.revision = revision_of(messages[0]["result"])
-            for message in messages[1:]:
-                self._take(message)
-        return refusal
+        if refusal is not None:
+            return refusal
+        self.revision = revision_of(messages[0]["result"])
+        for message in messages[1:]:
+            self._take(message)
+        return self
 
     def _refusal(self, data: bytes, deadline: float) -> Refusal:
         while not self._answer.complete:
@@ -153,8 +161,11 @@ class Watch:
             ) from None
 
     def _messages(self, body: bytes) -> list[dict[str, Any]]:
-        """One JSON object a line; the last line may still be under way."""
-        *lines, rest = body.split(b"\n")
+        """One JSON object a line; the last line may still be under way.
+
+        An error that ends the stream is the last line, and has no line end.
+        """
+        *lines, rest = (body + b"\n" if self._answer.complete else body).split(b"\n")
         messages: list[dict[str, Any]] = []
         for line in lines:
             self._line += line
