@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Iterable
 from math import gcd
-from typing import Iterable, Optional
 
 from .errors import FlatnetError
 from .network import Network, Pool
@@ -31,7 +31,7 @@ def choose(
     pool: Pool,
     taken: Iterable[str],
     identity: str,
-    prefer: Optional[str] = None,
+    prefer: str | None = None,
     avoid: Iterable[str] = (),
 ) -> str:
     """A free subnet of ``pool`` for the host ``identity``.
@@ -40,12 +40,13 @@ def choose(
     are prefixes; ``avoid`` are prefixes that the host itself uses otherwise, such as its
     underlay's. ``prefer`` is used when it is free. Raises SubnetExhausted with the numbers.
     """
-    used, leases = set(), 0
+    used: set[int] = set()
+    leases = 0
     for prefix in taken:
         indexes = _indexes(pool, prefix)
         leases += bool(indexes)
         used.update(indexes)
-    own = set()
+    own: set[int] = set()
     for prefix in avoid:
         own.update(_indexes(pool, prefix))
     if prefer and is_member(pool, prefer):
@@ -111,9 +112,9 @@ def is_member(pool: Pool, subnet: str) -> bool:
     return (
         network.version == pool.network.version
         and network.prefixlen == pool.subnet_len
-        and pool.subnet_min.network_address
-        <= network.network_address
-        <= pool.subnet_max.network_address
+        and int(pool.subnet_min.network_address)
+        <= int(network.network_address)
+        <= int(pool.subnet_max.network_address)
     )
 
 

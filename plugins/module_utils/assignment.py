@@ -9,7 +9,8 @@ what it was based on still holds.
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from . import allocation
 from .errors import FlatnetError
@@ -40,7 +41,7 @@ class Host(NamedTuple):
     host_id: str
     hostname: str
     public_ip: str
-    vtep_mac: Optional[str] = None
+    vtep_mac: str | None = None
 
     def __str__(self) -> str:
         return "%s (%s)" % (self.hostname, self.public_ip)
@@ -53,9 +54,9 @@ class Wish(NamedTuple):
     otherwise; ``takeover`` takes the lease from another host with our address or identity.
     """
 
-    subnet: Optional[str] = None
-    prefer: Optional[str] = None
-    avoid: Tuple[str, ...] = ()
+    subnet: str | None = None
+    prefer: str | None = None
+    avoid: tuple[str, ...] = ()
     takeover: bool = False
 
 
@@ -66,13 +67,18 @@ class Decision(NamedTuple):
     are further leases of this same host, to be removed.
     """
 
-    before: Optional[Lease]
+    before: Lease | None
     after: Lease
-    surplus: Tuple[Lease, ...] = ()
+    surplus: tuple[Lease, ...] = ()
 
     @property
     def moved(self) -> bool:
         return self.before is not None and self.before.key_name != self.after.key_name
+
+    @property
+    def obsolete(self) -> tuple[Lease, ...]:
+        """The leases to remove once ``after`` is written."""
+        return self.surplus + ((self.before,) if self.before and self.moved else ())
 
 
 def decide(
@@ -102,14 +108,26 @@ def decide(
     return Decision(own, _lease(config, subnet, host), surplus)
 
 
-def held(leases: Iterable[Lease], host: Host) -> Optional[Lease]:
-    """The lease that belongs to ``host``, if any."""
-    return _held(leases, host, takeover=True)[0]
+def held(leases: Iterable[Lease], host: Host) -> Lease | None:
+    """The lease that ``host`` uses now: its own, else one that a flanneld wrote for its address."""
+    found = [
+        lease
+        for lease in leases
+        if lease.host_id == host.host_id
+        or (not lease.host_id and lease.public_ip == host.public_ip)
+    ]
+    found.sort(key=lambda lease: _rank(lease, host))
+    return found[0] if found else None
+
+
+def _rank(lease: Lease, host: Host) -> tuple[bool, bool, str]:
+    """Ours before adoptable ones; then the current address, since peers use that right now."""
+    return lease.host_id != host.host_id, lease.public_ip != host.public_ip, lease.key_name
 
 
 def _held(
     leases: Iterable[Lease], host: Host, takeover: bool
-) -> Tuple[Optional[Lease], Tuple[Lease, ...]]:
+) -> tuple[Lease | None, tuple[Lease, ...]]:
     mine, adoptable = [], []
     for lease in leases:
         if lease.host_id == host.host_id:
@@ -137,17 +155,14 @@ def _held(
                     )
                 )
             adoptable.append(lease)
-    # The current address first: what peers use right now changes least.
-    mine.sort(key=lambda lease: (lease.public_ip != host.public_ip, lease.key_name))
-    adoptable.sort(key=lambda lease: lease.key_name)
-    candidates = mine or adoptable
-    if not candidates:
-        return None, ()
-    return candidates[0], tuple(lease for lease in mine if lease is not candidates[0])
+    mine.sort(key=lambda lease: _rank(lease, host))
+    adoptable.sort(key=lambda lease: _rank(lease, host))
+    own = (mine + adoptable)[:1]
+    return (own[0] if own else None), tuple(mine[1:])
 
 
 def _subnet(
-    config: NetworkConfig, own: Optional[Lease], others: Sequence[str], host: Host, wish: Wish
+    config: NetworkConfig, own: Lease | None, others: Sequence[str], host: Host, wish: Wish
 ) -> str:
     if wish.subnet:
         return allocation.claim(config.ipv4, others, wish.subnet)

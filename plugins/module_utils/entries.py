@@ -13,7 +13,8 @@ Addresses are canonical strings, as ``ipaddress`` prints them.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Hashable, NamedTuple, Optional, Tuple, Union
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Union
 
 # Our rtm_protocol: what makes a route ours. Not in the kernel's or iproute2's lists (those end at
 # 192 with gaps; static routes of administrators are 3 and 4, daemons use 8 to 18, 42, 99, 186-192).
@@ -43,18 +44,18 @@ class Link(NamedTuple):
 
     name: str
     kind: str
-    mtu: Optional[int] = None
-    mac: Optional[str] = None
-    master: Optional[str] = None
-    up: Optional[bool] = True
-    options: Tuple[Tuple[str, Any], ...] = ()
+    mtu: int | None = None
+    mac: str | None = None
+    master: str | None = None
+    up: bool | None = True
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def key(self) -> Hashable:
         return ("link", self.name)
 
     @property
-    def option(self) -> Dict[str, Any]:
+    def option(self) -> dict[str, Any]:
         return dict(self.options)
 
     def __str__(self) -> str:
@@ -111,10 +112,10 @@ class Fdb(NamedTuple):
     dev: str
     mac: str
     dst: str
-    port: Optional[int] = None
-    vni: Optional[int] = None
-    via: Optional[str] = None
-    src_vni: Optional[int] = None
+    port: int | None = None
+    vni: int | None = None
+    via: str | None = None
+    src_vni: int | None = None
 
     @property
     def many(self) -> bool:
@@ -141,10 +142,10 @@ class Route(NamedTuple):
 
     dst: str
     dev: str
-    gateway: Optional[str] = None
+    gateway: str | None = None
     onlink: bool = False
-    mtu: Optional[int] = None
-    src: Optional[str] = None
+    mtu: int | None = None
+    src: str | None = None
     metric: int = 0
     table: int = MAIN_TABLE
     protocol: int = PROTOCOL

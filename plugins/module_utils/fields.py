@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Iterable, Union
+from collections.abc import Iterable
+from typing import Any
 
 from .errors import InvalidInput
 
@@ -15,7 +16,7 @@ def dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def load_object(text: Union[str, bytes], error: type[InvalidInput], what: str) -> Dict[str, Any]:
+def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
@@ -25,7 +26,7 @@ def load_object(text: Union[str, bytes], error: type[InvalidInput], what: str) -
     return value
 
 
-def fold(raw: Dict[str, Any], names: Iterable[str]) -> Dict[str, Any]:
+def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Known fields under their usual names; like Go, an exact match wins over other cases."""
     out = {name: raw[name] for name in names if name in raw}
     if len(out) < len(raw):

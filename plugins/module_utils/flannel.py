@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Dict, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 from .errors import InvalidInput
 from .fields import dumps, fold, load_object, show
@@ -37,11 +37,11 @@ class Lease(NamedTuple):
     subnet: str
     public_ip: str
     backend_type: str = ""
-    vni: Optional[int] = None
-    vtep_mac: Optional[str] = None
-    subnet6: Optional[str] = None
-    public_ip6: Optional[str] = None
-    vtep_mac6: Optional[str] = None
+    vni: int | None = None
+    vtep_mac: str | None = None
+    subnet6: str | None = None
+    public_ip6: str | None = None
+    vtep_mac6: str | None = None
     host_id: str = ""
     hostname: str = ""
     mod_revision: int = 0
@@ -60,7 +60,7 @@ class Lease(NamedTuple):
 
     def to_json(self) -> str:
         """The lease's value, fields in flannel's order; ours last, where Go ignores them."""
-        out: Dict[str, Any] = {"PublicIP": self.public_ip, "PublicIPv6": self.public_ip6}
+        out: dict[str, Any] = {"PublicIP": self.public_ip, "PublicIPv6": self.public_ip6}
         if self.backend_type:
             out["BackendType"] = self.backend_type
         if self.vtep_mac:
@@ -88,9 +88,7 @@ _LEASE_FIELDS = (
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-def parse_lease(
-    name: str, value: Union[str, bytes], mod_revision: int = 0, etcd_lease: int = 0
-) -> Lease:
+def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease: int = 0) -> Lease:
     """Parse what stands under ``<prefix>/subnets/<name>``.
 
     Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
@@ -137,7 +135,7 @@ def parse_lease(
     )
 
 
-def subnet_of_key(name: str) -> Optional[str]:
+def subnet_of_key(name: str) -> str | None:
     """The IPv4 subnet that a key stands for, whatever its value; None if it is not a subnet's."""
     match = _KEY.fullmatch(name)
     try:
@@ -174,7 +172,7 @@ def parse_mac(where: str, text: Any) -> str:
     return mac
 
 
-def _vtep(where: str, data: Any) -> tuple[Optional[int], str]:
+def _vtep(where: str, data: Any) -> tuple[int | None, str]:
     """VNI and MAC; old flannels wrote no VNI, which means the network's."""
     if not isinstance(data, dict):
         raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)

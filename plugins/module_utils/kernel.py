@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import itertools
 import os
 import socket
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable
 
 from . import messages, netlink
 from .entries import MAIN_TABLE, ZERO_MAC, Address, Entry, Fdb, Link, Neigh, Route
@@ -62,7 +63,7 @@ _FLAGS = frozenset(
 class KernelError(FlatnetError):
     """The kernel refused changes; ``refused`` names each with its reason."""
 
-    def __init__(self, message: str, refused: Tuple[Tuple[Change, str], ...] = ()) -> None:
+    def __init__(self, message: str, refused: tuple[tuple[Change, str], ...] = ()) -> None:
         super().__init__(message)
         self.refused = refused
 
@@ -81,18 +82,19 @@ class Kernel:
     def __init__(self) -> None:
         self._netlink = Netlink()
         self._ipr: Any = None
+        self._refusals: tuple[type[Exception], ...] = (OSError,)
 
     def __enter__(self) -> Kernel:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *failure: object) -> None:
         self._netlink.close()
         if self._ipr is not None:
             self._ipr.close()
 
     # --- observe --------------------------------------------------------------------------------
 
-    def interfaces(self) -> Dict[str, Interface]:
+    def interfaces(self) -> dict[str, Interface]:
         """All devices by name."""
         found = {}
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -106,20 +108,20 @@ class Kernel:
                 found[name] = Interface(name, index, struct.unpack_from("i", answer, 16)[0])
         return found
 
-    def link(self, name: str) -> Optional[Link]:
+    def link(self, name: str) -> Link | None:
         """A device as it is; ``kind`` is empty for hardware. None if there is none."""
         index = _index().get(name)
         if index is None:
             return None
         try:
-            found = self._pyroute2().link("get", index=index)
-        except Exception as error:
-            if getattr(error, "code", None) == errno.ENODEV:
+            (found,) = self._iproute().link("get", index=index)
+        except self._refusals as error:
+            if _code(error) == errno.ENODEV:
                 return None
-            raise self._pyroute2_error("read device %s" % name, error) from None
-        return _decode_link(list(found)[0])
+            raise KernelError("cannot read device %s: %s" % (name, _reason(error))) from None
+        return _decode_link(found)
 
-    def addresses(self, dev: Optional[str] = None) -> List[Address]:
+    def addresses(self, dev: str | None = None) -> list[Address]:
         """Addresses of global and site scope, of one device or of all."""
         names = _names()
         found = []
@@ -131,7 +133,7 @@ class Kernel:
                     found.append(address)
         return found
 
-    def neighbours(self, dev: str) -> List[Neigh]:
+    def neighbours(self, dev: str) -> list[Neigh]:
         """Permanent neighbours of a device; empty if there is no such device."""
         index = _index().get(dev)
         if index is None:
@@ -145,7 +147,7 @@ class Kernel:
                     found.append(neigh)
         return found
 
-    def fdb(self, dev: str) -> List[Fdb]:
+    def fdb(self, dev: str) -> list[Fdb]:
         """Permanent FDB entries of a VXLAN device; empty if there is no such device.
 
         Without the default destination that the kernel keeps for the device's own ``group``.
@@ -167,7 +169,7 @@ class Kernel:
                 found = [e for e in found if e.mac != ZERO_MAC or e.dst != group]
         return found
 
-    def routes(self, table: int = MAIN_TABLE) -> List[Route]:
+    def routes(self, table: int = MAIN_TABLE) -> list[Route]:
         """Unicast routes of a table, everybody's, of both families."""
         names = _names()
         found = []
@@ -185,14 +187,14 @@ class Kernel:
                     found.append(route)
         return found
 
-    def held(self, dev: str) -> List[Entry]:
+    def held(self, dev: str) -> list[Entry]:
         """All that a device holds and would lose with it: addresses, neighbours, FDB, routes.
 
         Routes that the kernel makes by itself for an address are left out.
         """
         if dev not in _index():
             return []
-        found: List[Entry] = []
+        found: list[Entry] = []
         found += self.addresses(dev)
         found += self.neighbours(dev)
         found += self.fdb(dev)
@@ -206,11 +208,11 @@ class Kernel:
 
         Raises KernelError with every refused entry of the failing step.
         """
-        done: List[Change] = []
-        for _, step in itertools.groupby(changes, key=lambda change: change.kind):
+        done: list[Change] = []
+        for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
             batch = list(step)
             refused = self._step(batch)
-            failed = {place for place, _ in refused}
+            failed = {place for place, dummy in refused}
             done += [change for place, change in enumerate(batch) if place not in failed]
             if refused:
                 raise self._unwound(
@@ -236,15 +238,15 @@ class Kernel:
                 )
         return changes
 
-    def _unwound(self, refused: Tuple[Tuple[Change, str], ...], done: List[Change]) -> KernelError:
-        left: List[str] = []
-        for _, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
+    def _unwound(self, refused: tuple[tuple[Change, str], ...], done: list[Change]) -> KernelError:
+        left: list[str] = []
+        for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
             batch = list(step)
             left += ["%s: %s" % (batch[place], reason) for place, reason in self._step(batch)]
         words = "the kernel refused to %s: %s" % refused[0]
         if len(refused) > 1:
             words += "; and %d more" % (len(refused) - 1)
-        if any("EPERM" in reason for _, reason in refused):
+        if any("EPERM" in reason for dummy, reason in refused):
             words += "; changing the network needs root (CAP_NET_ADMIN)"
         if left:
             words += "; could not be taken back: " + "; ".join(left[:5])
@@ -252,7 +254,7 @@ class Kernel:
             words += "; the %d changes made before were taken back" % len(done)
         return KernelError(words, refused)
 
-    def _step(self, batch: List[Change]) -> List[Tuple[int, str]]:
+    def _step(self, batch: list[Change]) -> list[tuple[int, str]]:
         """Changes of one kind; the refused ones by their place."""
         if batch[0].kind is Link:
             for place, change in enumerate(batch):
@@ -263,9 +265,9 @@ class Kernel:
                     ]
             return []
         index = _index()
-        sent: List[int] = []
+        sent: list[int] = []
         requests = []
-        refused: List[Tuple[int, str]] = []
+        refused: list[tuple[int, str]] = []
         for place, (before, after) in enumerate(batch):
             try:
                 requests.append(messages.encode(before, after, index))  # type: ignore[arg-type]
@@ -281,52 +283,50 @@ class Kernel:
 
     # --- devices, over pyroute2 -----------------------------------------------------------------
 
-    def _pyroute2(self) -> Any:
+    def _iproute(self) -> Any:
         if self._ipr is None:
             try:
-                from pyroute2 import IPRoute
+                # Not at the top: importing it takes longer than all else a module does.
+                pyroute2 = importlib.import_module("pyroute2")
+                exceptions = importlib.import_module("pyroute2.netlink.exceptions")
             except ImportError as error:
                 raise MissingLibrary(
                     "pyroute2 0.7.2 or later is needed on the host and cannot be imported (%s); "
                     "install it with the distribution's python3-pyroute2, or for the interpreter "
                     "in use" % error
                 ) from None
-            self._ipr = IPRoute()
+            self._ipr = pyroute2.IPRoute()
+            self._refusals = (exceptions.NetlinkError, OSError)
         return self._ipr
 
-    def _change_link(self, before: Optional[Link], after: Optional[Link]) -> Optional[str]:
+    def _change_link(self, before: Link | None, after: Link | None) -> str | None:
         """None if done, else the reason; a device that could not be finished is not left."""
         made = False
         try:
             if after is None:
-                assert before is not None
-                index = _index().get(before.name)
+                index = _index().get(before.name) if before else None
                 if index is not None:
-                    self._pyroute2().link("del", index=index)
+                    self._iproute().link("del", index=index)
                 return None
             common = self._common(before, after)
             options = self._options(before, after)
             if before is None:
                 up = common.pop("state", None)
-                self._pyroute2().link(
-                    "add", ifname=after.name, kind=after.kind, **common, **options
-                )
+                self._iproute().link("add", ifname=after.name, kind=after.kind, **common, **options)
                 made = True
                 common = {"state": up} if up else {}
                 options = {}
             index = _index()[after.name]
             if options:
-                self._pyroute2().link("set", index=index, kind=after.kind, **options)
+                self._iproute().link("set", index=index, kind=after.kind, **options)
             # MTU and MAC first: some changes are refused or disturb traffic once a device is up.
             for name in ("mtu", "address", "master", "state"):
                 if name in common:
-                    self._pyroute2().link("set", index=index, **{name: common[name]})
-        except MissingLibrary:
-            raise
+                    self._iproute().link("set", index=index, **{name: common[name]})
         except KeyError as missing:
             reason = "device %s does not exist" % missing.args[0]
-        except Exception as error:
-            reason = str(self._pyroute2_error("", error))
+        except self._refusals as error:
+            reason = _reason(error)
         else:
             return None
         if made and after is not None:
@@ -334,8 +334,8 @@ class Kernel:
         return reason
 
     @staticmethod
-    def _common(before: Optional[Link], after: Link) -> Dict[str, Any]:
-        new: Dict[str, Any] = {}
+    def _common(before: Link | None, after: Link) -> dict[str, Any]:
+        new: dict[str, Any] = {}
         for name, key in (("mtu", "mtu"), ("mac", "address"), ("master", "master")):
             value = getattr(after, name)
             if value is not None and value != (getattr(before, name) if before else None):
@@ -352,42 +352,49 @@ class Kernel:
         return new
 
     @staticmethod
-    def _options(before: Optional[Link], after: Link) -> Dict[str, Any]:
+    def _options(before: Link | None, after: Link) -> dict[str, Any]:
         have = before.option if before else {}
-        out: Dict[str, Any] = {}
+        out: dict[str, Any] = {}
         for name, value in after.options:
             if value == have.get(name) or (value is None and name not in have):
                 continue
             key = _OPTIONS[after.kind][name]
             if name in ("local", "group") and value and ":" in value:
                 key += "6"
-            if name == "dev":
-                value = _index()[value] if value else 0
-            elif name == "gbp":
-                if not value:
-                    continue  # an attribute without a value: there or not
-            elif name in _FLAGS:
-                value = int(value)
-            if value is not None:
-                out[key] = value
+            encoded = _encode_option(name, value)
+            if encoded is not None:
+                out[key] = encoded
         return out
 
-    @staticmethod
-    def _pyroute2_error(what: str, error: Exception) -> KernelError:
-        code = getattr(error, "code", None)
-        if isinstance(code, int) and code > 0:
-            text = "" if str(error.args[-1]) == os.strerror(code) else str(error.args[-1])
-            reason = str(Refusal(code, text))
-        else:
-            reason = "%s: %s" % (type(error).__name__, error)
-        return KernelError("cannot %s: %s" % (what, reason) if what else reason)
+
+def _encode_option(name: str, value: Any) -> Any:
+    """A device option as pyroute2 takes it; None for an attribute to leave out."""
+    if name == "dev":
+        return _index()[value] if value else 0
+    if name == "gbp":
+        return value or None  # an attribute without a value: there or not
+    return int(value) if name in _FLAGS else value
 
 
-def _index() -> Dict[str, int]:
+def _code(error: Exception) -> int:
+    """The errno of a NetlinkError or an OSError, 0 if it has none."""
+    code = getattr(error, "code", None) or getattr(error, "errno", None)
+    return code if isinstance(code, int) else 0
+
+
+def _reason(error: Exception) -> str:
+    code = _code(error)
+    if not code:
+        return "%s: %s" % (type(error).__name__, error)
+    text = str(error.args[-1]) if error.args else ""
+    return str(Refusal(code, "" if text == os.strerror(code) else text))
+
+
+def _index() -> dict[str, int]:
     return {name: index for index, name in socket.if_nameindex()}
 
 
-def _names() -> Dict[int, str]:
+def _names() -> dict[int, str]:
     return dict(socket.if_nameindex())
 
 
@@ -396,7 +403,7 @@ def _decode_link(message: Any) -> Link:
     kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
     data = info.get_attr("IFLA_INFO_DATA") if info else None
     names = _names()
-    options: Dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, key in _OPTIONS.get(kind, {}).items():
         attribute = "IFLA_" + key.upper()
         value = data.get_attr(attribute) if data else None

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from .assignment import Decision, Host, Wish, decide, held
+from .assignment import Decision, Host, Wish, decide
 from .errors import FlatnetError
 from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op
 from .fields import show
@@ -60,16 +61,16 @@ class Snapshot(NamedTuple):
     """All leases at one revision. ``taken`` also has the subnets of keys with a garbage value."""
 
     revision: int
-    leases: Tuple[Lease, ...]
-    taken: Tuple[str, ...]
-    garbage: Tuple[Garbage, ...]
+    leases: tuple[Lease, ...]
+    taken: tuple[str, ...]
+    garbage: tuple[Garbage, ...]
 
 
 class Planned(NamedTuple):
     """What earlier steps of a run in check mode would have written."""
 
-    config: Optional[NetworkConfig] = None
-    leases: Tuple[Lease, ...] = ()
+    config: NetworkConfig | None = None
+    leases: tuple[Lease, ...] = ()
 
     def added_to(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot as it would be: a planned lease replaces its host's present one."""
@@ -117,7 +118,7 @@ class Registry:
 
     # --- read -----------------------------------------------------------------------------------
 
-    def config_entry(self) -> Optional[KeyValue]:
+    def config_entry(self) -> KeyValue | None:
         """The config's key as it is, unparsed; None if there is none."""
         kvs = self._client.get(self._config_key).kvs
         return kvs[0] if kvs else None
@@ -126,7 +127,7 @@ class Registry:
         """The network's config; NoNetwork if missing or broken."""
         return self._parse_config(self.config_entry())
 
-    def _parse_config(self, entry: Optional[KeyValue]) -> NetworkConfig:
+    def _parse_config(self, entry: KeyValue | None) -> NetworkConfig:
         if entry is None:
             raise NoNetwork(
                 "etcd has no network config at %s; write one with flannel_network"
@@ -142,9 +143,9 @@ class Registry:
     def snapshot(self) -> Snapshot:
         """Every lease, at one revision."""
         found = self._client.range_prefix(self._subnets)
-        leases: List[Lease] = []
-        taken: List[str] = []
-        garbage: List[Garbage] = []
+        leases: list[Lease] = []
+        taken: list[str] = []
+        garbage: list[Garbage] = []
         for entry in found.kvs:
             name = entry.key[len(self._subnets) :]
             try:
@@ -161,7 +162,7 @@ class Registry:
 
     # --- write ----------------------------------------------------------------------------------
 
-    def put_config(self, config: NetworkConfig, before: Optional[KeyValue]) -> bool:
+    def put_config(self, config: NetworkConfig, before: KeyValue | None) -> bool:
         """Write the config; False if it is no longer as ``before``."""
         compare = Compare.mod_revision(self._config_key, before.mod_revision if before else 0)
         return self._client.txn([compare], [Op.put(self._config_key, config.to_json())]).succeeded
@@ -186,48 +187,57 @@ class Registry:
         makes the key permanent. Raises what assignment.decide does, LeaseContended, or an
         EtcdError.
         """
-        transactions = 0
-        for _ in _tries("a lease for %s" % host):
+        transactions, changed = 0, False
+        before: Lease | None = None
+        for dummy in _tries("a lease for %s" % (host,)):
             guards, config = self._read(host)
             snapshot = self.snapshot()
             decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
-            written = decision.before
-            changed = bool(decision.surplus)
+            now = decision.before
             try:
                 if not self._is_held(decision, ttl):
                     transactions += 1
-                    written = self._write(decision, guards, ttl)
-                    changed = True
-                elif ttl and written:
-                    self._client.lease_keepalive(written.etcd_lease)
+                    now = self._write(decision, guards, ttl)
+                    if now is None:
+                        continue
+                    changed, before = True, decision.before
+                elif ttl and now:
+                    self._client.lease_keepalive(now.etcd_lease)
+                if all(self._remove(lease) for lease in decision.obsolete):
+                    assert now
+                    before = before if changed else now
+                    changed = changed or bool(decision.obsolete)
+                    done = Decision(before, now, decision.surplus)
+                    return Outcome(done, config, changed, transactions)
             except EtcdLeaseNotFound:
-                continue  # it ran out just now
+                pass  # it ran out just now
             except EtcdError as error:
                 if not error.maybe_applied:
                     raise
-                continue  # the next listing tells
-            if written:
-                for lease in decision.surplus:
-                    self._remove(lease)
-                if decision.before and decision.moved:
-                    self._remove(decision.before)
-                return Outcome(decision._replace(after=written), config, changed, transactions)
+                # The next listing tells.
         raise AssertionError("unreachable")
 
-    def release(self, host: Host) -> Optional[Lease]:
-        """Remove the lease of ``host``; returns what it was, None if there was none."""
-        for _ in _tries("the lease of %s" % host):
-            lease = held(self.snapshot().leases, host)
-            if lease is None or self._remove(lease, host):
-                return lease
+    def held_by(self, host_id: str) -> tuple[Lease, ...]:
+        """The leases that record this identity: one, or none."""
+        return tuple(each for each in self.snapshot().leases if each.host_id == host_id)
+
+    def release(self, host_id: str) -> tuple[Lease, ...]:
+        """Remove what ``held_by`` names, with its guards; returns what was removed.
+
+        A lease without identity is a flanneld's own affair and stays.
+        """
+        for dummy in _tries("the lease of host id %s" % host_id):
+            leases = self.held_by(host_id)
+            if all(self._remove(lease, guards=True) for lease in leases):
+                return leases
         raise AssertionError("unreachable")
 
     # --- transactions ---------------------------------------------------------------------------
 
-    def _guard_keys(self, host_id: str, public_ip: str) -> Tuple[str, str]:
+    def _guard_keys(self, host_id: str, public_ip: str) -> tuple[str, str]:
         return self._guards + "hosts/" + host_id, self._guards + "addresses/" + public_ip
 
-    def _read(self, host: Host) -> Tuple[List[Compare], NetworkConfig]:
+    def _read(self, host: Host) -> tuple[list[Compare], NetworkConfig]:
         """The config, and conditions that nobody acquires for this host from here on."""
         keys = self._guard_keys(host.host_id, host.public_ip)
         answer = self._client.txn([], [Op.get(self._config_key)] + [Op.get(key) for key in keys])
@@ -250,29 +260,47 @@ class Registry:
         except EtcdLeaseNotFound:
             return False
 
-    def _write(self, decision: Decision, guards: List[Compare], ttl: int) -> Optional[Lease]:
+    def _write(self, decision: Decision, guards: list[Compare], ttl: int) -> Lease | None:
         after, before = decision.after, decision.before
         key = self._subnets + after.key_name
         known = before.mod_revision if before and not decision.moved else 0
         compares = guards + [Compare.mod_revision(key, known)]
         etcd_lease = self._client.lease_grant(ttl).id if ttl else 0
         operations = [Op.put(key, after.to_json(), etcd_lease)]
-        for guard in self._guard_keys(after.host_id, after.public_ip):
-            operations.append(Op.put(guard, after.key_name, etcd_lease))
+        operations += [
+            Op.put(guard, after.key_name, etcd_lease)
+            for guard in self._guard_keys(after.host_id, after.public_ip)
+        ]
         answer = self._client.txn(compares, operations)
         if not answer.succeeded:
             if etcd_lease:
                 self._client.lease_revoke(etcd_lease)
             return None
+        if before and before.host_id == after.host_id and not decision.moved:
+            self._forget(before, after)
         return after._replace(mod_revision=answer.revision, etcd_lease=etcd_lease)
 
-    def _remove(self, lease: Lease, host: Optional[Host] = None) -> bool:
-        """Remove a lease that is unchanged; with ``host``, its guards too."""
+    def _forget(self, before: Lease, after: Lease) -> None:
+        """Clear away what an updated lease no longer needs."""
+        if before.public_ip != after.public_ip:
+            guard = self._guard_keys(before.host_id, before.public_ip)[1]
+            # Unless another host has taken the address up meanwhile.
+            self._client.txn([Compare.value(guard, before.key_name)], [Op.delete(guard)])
+        if before.etcd_lease:
+            self._client.lease_revoke(before.etcd_lease)
+
+    def _remove_all(self, leases: Iterable[Lease], guards: bool = False) -> bool:
+        """Remove leases, each in a transaction of its own; False if one was no longer the same."""
+        done = [self._remove(lease, guards) for lease in leases]
+        return False not in done
+
+    def _remove(self, lease: Lease, guards: bool = False) -> bool:
+        """Remove a lease if it is unchanged; on request its guards too."""
         key = self._subnets + lease.key_name
         operations = [Op.delete(key)]
-        if host:
-            for guard in self._guard_keys(host.host_id, lease.public_ip):
-                operations.append(Op.delete(guard))
+        if guards:
+            names = self._guard_keys(lease.host_id, lease.public_ip)
+            operations += [Op.delete(name) for name in names]
         done = self._client.txn(
             [Compare.mod_revision(key, lease.mod_revision)], operations
         ).succeeded

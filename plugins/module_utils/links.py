@@ -8,7 +8,8 @@ Pure.
 
 from __future__ import annotations
 
-from typing import Iterable, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from .entries import Address, Entry, Link
 from .errors import FlatnetError
@@ -28,10 +29,10 @@ class LinkPlan(NamedTuple):
     """``recreated`` says why the device cannot change in place; empty if it can."""
 
     changes: Changes
-    recreated: Tuple[str, ...] = ()
+    recreated: tuple[str, ...] = ()
 
 
-def complete(desired: Link, observed: Optional[Link]) -> Link:
+def complete(desired: Link, observed: Link | None) -> Link:
     """``desired`` with what it leaves open filled in from what is there."""
     if observed is None:
         return desired
@@ -48,7 +49,7 @@ def complete(desired: Link, observed: Optional[Link]) -> Link:
 
 def plan_link(
     desired: Link,
-    observed: Optional[Link],
+    observed: Link | None,
     addresses: Iterable[Address],
     held: Iterable[Entry] = (),
     exclusive: bool = False,
@@ -58,8 +59,10 @@ def plan_link(
     ``held`` is all that the observed device holds (addresses, neighbours, FDB, routes); a device
     that has to be made anew gets all of it back. ``exclusive`` removes other addresses.
     """
-    held = list(held)
-    have: List[Entry] = [entry for entry in held if isinstance(entry, Address)]
+    have: list[Entry] = []
+    rest: list[Entry] = []
+    for entry in held:
+        (have if isinstance(entry, Address) else rest).append(entry)
     if observed and observed.kind != desired.kind:
         raise ForeignDevice(
             "device %s exists and is %s, not a %s: it is somebody else's; choose another name or "
@@ -67,13 +70,12 @@ def plan_link(
             % (desired.name, "a " + observed.kind if observed.kind else "hardware", desired.kind)
         )
     target = complete(desired, observed)
-    wanted: List[Entry] = list(addresses)
+    wanted: list[Entry] = list(addresses)
     if not exclusive:
         wanted += [address for address in have if address not in wanted]
     reasons = _reasons(target, observed) if observed else ()
     if observed and reasons:
         # The kernel would drop these with the device; written out, the inverse brings them back.
-        rest = [entry for entry in held if not isinstance(entry, Address)]
         taken = plan((), have + rest)
         given = plan(wanted + rest, ())
         changes = taken + (Change(observed, None), Change(None, target)) + given
@@ -81,7 +83,7 @@ def plan_link(
     return LinkPlan(plan([target] + wanted, ([observed] if observed else []) + have))
 
 
-def remove_link(kind: str, observed: Optional[Link], held: Iterable[Entry]) -> Changes:
+def remove_link(kind: str, observed: Link | None, held: Iterable[Entry]) -> Changes:
     """The changes that take a device away with all it holds."""
     if observed is None:
         return ()
@@ -93,7 +95,7 @@ def remove_link(kind: str, observed: Optional[Link], held: Iterable[Entry]) -> C
     return plan((), [observed] + list(held))
 
 
-def _reasons(target: Link, observed: Link) -> Tuple[str, ...]:
+def _reasons(target: Link, observed: Link) -> tuple[str, ...]:
     have = observed.option
     return tuple(
         "%s %s cannot become %s on a live device" % (name, have.get(name), value)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Callable, Dict, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import Callable, Union
 
 from . import netlink
 from .entries import Address, Fdb, Neigh, Route
@@ -50,26 +51,36 @@ def _family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def encode(
-    before: Optional[Batchable], after: Optional[Batchable], index: Mapping[str, int]
-) -> Message:
+def encode(before: Batchable | None, after: Batchable | None, index: Mapping[str, int]) -> Message:
     """The request that takes an object from ``before`` to ``after``; KeyError names a device
     that is not there."""
     entry = before if after is None else after
-    return _ENCODERS[type(entry)](entry, before is None, after is None, index)
+    body = _ENCODERS[type(entry)](entry, index, after is None)
+    new, delete = _TYPES[type(entry)]
+    return Message(new, _flags(before, after), body) if after else Message(delete, 0, body)
 
 
-def _encode_neigh(entry: Neigh, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+def _flags(before: Batchable | None, after: Batchable) -> int:
+    if isinstance(after, Route) and before is None:
+        # A route that somebody else added since we looked is theirs.
+        return CREATE | EXCL
+    if isinstance(after, Fdb) and after.many:
+        # Only lists of destinations may be appended to; an append to a unicast MAC succeeds and
+        # changes nothing, a replace of a list is refused (vxlan_fdb_update in drivers/net/vxlan).
+        return CREATE | APPEND
+    # Also where nothing of ours was: what the kernel learned by itself gives way.
+    return CREATE | REPLACE
+
+
+def _encode_neigh(entry: Neigh, index: Mapping[str, int], remove: bool) -> bytes:
     body = _NDMSG.pack(_family(entry.address), index[entry.dev], _NUD_PERMANENT, 0, 0)
     body += attribute(_NDA_DST, _pack(entry.address))
-    if remove:
-        return Message(netlink.RTM_DELNEIGH, 0, body)
-    body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
-    # Replace also where nothing of ours was: what the kernel learned by itself gives way.
-    return Message(netlink.RTM_NEWNEIGH, CREATE | REPLACE, body)
+    if not remove:
+        body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
+    return body
 
 
-def _encode_fdb(entry: Fdb, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
+def _encode_fdb(entry: Fdb, index: Mapping[str, int], _remove: bool) -> bytes:
     body = _NDMSG.pack(socket.AF_BRIDGE, index[entry.dev], _NUD_PERMANENT, _NTF_SELF, 0)
     body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
     body += attribute(_NDA_DST, _pack(entry.dst))
@@ -81,15 +92,11 @@ def _encode_fdb(entry: Fdb, add: bool, remove: bool, index: Mapping[str, int]) -
         body += attribute(_NDA_IFINDEX, _U32.pack(index[entry.via]))
     if entry.src_vni is not None:
         body += attribute(_NDA_SRC_VNI, _U32.pack(entry.src_vni))
-    if remove:
-        return Message(netlink.RTM_DELNEIGH, 0, body)
-    # Only lists of destinations may be appended to; an append to a unicast MAC succeeds and
-    # changes nothing, a replace of a list is refused (vxlan_fdb_update in drivers/net/vxlan).
-    return Message(netlink.RTM_NEWNEIGH, CREATE | (APPEND if entry.many else REPLACE), body)
+    return body
 
 
-def _encode_route(entry: Route, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
-    prefix, _, length = entry.dst.partition("/")
+def _encode_route(entry: Route, index: Mapping[str, int], remove: bool) -> bytes:
+    prefix, length = entry.dst.split("/")
     if remove:
         scope = _SCOPE_NOWHERE  # any
     else:
@@ -117,34 +124,36 @@ def _encode_route(entry: Route, add: bool, remove: bool, index: Mapping[str, int
     if entry.metric:
         body += attribute(_RTA_PRIORITY, _U32.pack(entry.metric))
     if remove:
-        return Message(netlink.RTM_DELROUTE, 0, body)
+        return body
     if entry.src:
         body += attribute(_RTA_PREFSRC, _pack(entry.src))
     if entry.mtu:
         body += attribute(_RTA_METRICS, attribute(_RTAX_MTU, _U32.pack(entry.mtu)))
-    # Exclusive where nothing was observed: a route that somebody else added meanwhile is theirs.
-    return Message(netlink.RTM_NEWROUTE, CREATE | (EXCL if add else REPLACE), body)
+    return body
 
 
-def _encode_address(entry: Address, add: bool, remove: bool, index: Mapping[str, int]) -> Message:
-    address, _, length = entry.address.partition("/")
+def _encode_address(entry: Address, index: Mapping[str, int], _remove: bool) -> bytes:
+    address, length = entry.address.split("/")
     family = _family(address)
     # No duplicate address detection: these addresses are ours by lease, and a tentative
     # gateway would not answer for a second.
     flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
     body = _IFADDRMSG.pack(family, int(length), flags, 0, index[entry.dev])
     packed = _pack(address)
-    body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
-    if remove:
-        return Message(netlink.RTM_DELADDR, 0, body)
-    return Message(netlink.RTM_NEWADDR, CREATE | REPLACE, body)
+    return body + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
 
 
-_ENCODERS: Dict[type, Callable[..., Message]] = {
+_ENCODERS: dict[type, Callable[..., bytes]] = {
     Neigh: _encode_neigh,
     Fdb: _encode_fdb,
     Route: _encode_route,
     Address: _encode_address,
+}
+_TYPES = {
+    Neigh: (netlink.RTM_NEWNEIGH, netlink.RTM_DELNEIGH),
+    Fdb: (netlink.RTM_NEWNEIGH, netlink.RTM_DELNEIGH),
+    Route: (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE),
+    Address: (netlink.RTM_NEWADDR, netlink.RTM_DELADDR),
 }
 
 # --- dumps --------------------------------------------------------------------------------------
@@ -166,9 +175,9 @@ def address_request(family: int) -> bytes:
     return _IFADDRMSG.pack(family, 0, 0, 0, 0)
 
 
-def decode_neigh(body: bytes, dev: str, index: int) -> Optional[Neigh]:
+def decode_neigh(body: bytes, dev: str, index: int) -> Neigh | None:
     """A permanent entry of the device; None for what the kernel learned or made by itself."""
-    _, ifindex, state, _, _ = _NDMSG.unpack_from(body)
+    dummy, ifindex, state, dummy, dummy = _NDMSG.unpack_from(body)
     if ifindex != index or not state & _NUD_PERMANENT:
         return None
     found = attributes(body, 12)
@@ -177,9 +186,9 @@ def decode_neigh(body: bytes, dev: str, index: int) -> Optional[Neigh]:
     return Neigh(dev, _unpack(found[_NDA_DST]), found[_NDA_LLADDR].hex(":"))
 
 
-def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> Optional[Fdb]:
+def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> Fdb | None:
     """A permanent entry that the VXLAN device itself holds (a bridge's copies are not self)."""
-    _, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    dummy, ifindex, state, flags, dummy = _NDMSG.unpack_from(body)
     if ifindex != index or not state & _NUD_PERMANENT or not flags & _NTF_SELF:
         return None
     found = attributes(body, 12)
@@ -198,9 +207,9 @@ def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> O
     )
 
 
-def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Optional[Route]:
+def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Route | None:
     """A unicast route of ``table``. One with several next hops has ``dev`` "nexthops"."""
-    family, length, _, _, low, protocol, _, kind, flags = _RTMSG.unpack_from(body)
+    family, length, dummy, dummy, low, protocol, dummy, kind, flags = _RTMSG.unpack_from(body)
     if kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
         return None
     found = attributes(body, 12)
@@ -230,9 +239,9 @@ def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Optional[
     )
 
 
-def decode_address(body: bytes, names: Mapping[int, str]) -> Optional[Address]:
+def decode_address(body: bytes, names: Mapping[int, str]) -> Address | None:
     """An address of global scope; link-local and host addresses are the kernel's own affair."""
-    _, length, _, scope, index = _IFADDRMSG.unpack_from(body)
+    dummy, length, dummy, scope, index = _IFADDRMSG.unpack_from(body)
     if scope >= _SCOPE_LINK or index not in names:
         return None
     found = attributes(body, 8)

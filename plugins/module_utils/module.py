@@ -9,20 +9,39 @@ The only file of the core that imports Ansible.
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 
+from . import options, underlay
+from .assignment import Host
+from .entries import Address
 from .errors import FlatnetError, InvalidInput
 from .etcd import EtcdClient
-from .flannel import DEFAULT_PREFIX
+from .fields import dumps
+from .flannel import DEFAULT_PREFIX, Lease, parse_lease, parse_public_ip
 from .identity import host_id
 from .kernel import Kernel
-from .leases import Registry
+from .leases import Planned, Registry
+from .network import NetworkConfig, config_from_dict
 from .plan import Changes, diff
+from .underlay import Underlay
 
-ETCD_ARGUMENTS: Dict[str, Any] = {
+# Which host this is, and where it meets its peers; see observe().
+HOST_ARGUMENTS: dict[str, Any] = {
+    "interface": {"type": "str"},
+    "interface_regex": {"type": "str"},
+    "can_reach": {"type": "str"},
+    "public_ip": {"type": "str"},
+    "host_id": {"type": "str"},
+    "hostname": {"type": "str"},
+}
+HOST_EXCLUSIVE = [("interface", "interface_regex", "can_reach")]
+
+ETCD_ARGUMENTS: dict[str, Any] = {
     "etcd_endpoints": {
         "type": "list",
         "elements": "str",
@@ -43,7 +62,7 @@ _MACHINE_ID = "/etc/machine-id"
 
 
 def create(
-    arguments: Dict[str, Any], etcd: bool = False, state: bool = True, **more: Any
+    arguments: dict[str, Any], etcd: bool = False, state: bool = True, **more: Any
 ) -> AnsibleModule:
     """An AnsibleModule with the arguments all modules have in common."""
     spec = dict(arguments)
@@ -87,7 +106,7 @@ def converge(
     module.exit_json(changed=bool(changes), diff=diff(changes), **result)
 
 
-def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> List[str]:
+def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:
     """Warn of each problem, the first few by name; returns all as text."""
     texts = [str(problem) for problem in problems]
     for text in texts[:_WARNINGS]:
@@ -97,7 +116,7 @@ def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> List
     return texts
 
 
-def identify(given: Optional[str]) -> str:
+def identify(given: str | None) -> str:
     """The host id: as given, or made from the machine id."""
     if given:
         return given
@@ -110,6 +129,95 @@ def identify(given: Optional[str]) -> str:
         ) from None
 
 
-def hostname(given: Optional[str]) -> str:
-    """The host's name, for people: as given, or the kernel's."""
-    return given or platform.node()
+class Place(NamedTuple):
+    """This host in its underlay. ``addresses`` are those that are not the overlay's own."""
+
+    host: Host
+    underlay: Underlay
+    addresses: tuple[Address, ...]
+
+
+def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> Place:
+    """Find out who and where this host is, from HOST_ARGUMENTS and the kernel."""
+    option = module.params
+    for name in ("public_ip", "can_reach"):
+        if option[name]:
+            options.address(name, option[name], 4)
+    addresses = kernel.addresses()
+    # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.
+    pool = config.ipv4
+    own = {config.backend.device} | {
+        each.dev
+        for each in addresses
+        if underlay.between(each.address, pool.subnet_min, pool.subnet_max)
+    }
+    found = underlay.choose(
+        kernel.interfaces(),
+        addresses,
+        kernel.routes(),
+        interface=option["interface"],
+        pattern=option["interface_regex"],
+        can_reach=option["can_reach"],
+        ignore=[name for name in own if name],
+    )
+    if config.backend.mtu and config.backend.mtu > found.mtu:
+        raise InvalidInput(
+            "Backend.MTU %d of the network is more than the %d of %s, which packets leave by"
+            % (config.backend.mtu, found.mtu, found.interface)
+        )
+    host = Host(
+        host_id=identify(option["host_id"]),
+        hostname=option["hostname"] or platform.node(),
+        public_ip=parse_public_ip("public_ip", option["public_ip"] or found.ip),
+    )
+    others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
+    return Place(host, found, others)
+
+
+def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:
+    """A lease as modules return it; ``key`` and ``value`` are what etcd holds."""
+    return {
+        "subnet": lease.subnet,
+        "key": "%s/subnets/%s" % (prefix, lease.key_name),
+        "value": json.loads(lease.to_json()),
+        "public_ip": lease.public_ip,
+        "backend_type": lease.backend_type,
+        "vni": lease.vni,
+        "vtep_mac": lease.vtep_mac,
+        "host_id": lease.host_id,
+        "hostname": lease.hostname,
+        "permanent": not lease.etcd_lease,
+    }
+
+
+def parse_leases(option: str, given: Iterable[Any]) -> tuple[Lease, ...]:
+    """Leases in the form of lease_result, from the options of another module's run."""
+    found = []
+    for place, each in enumerate(given):
+        if not isinstance(each, dict) or "key" not in each or "value" not in each:
+            raise InvalidInput("%s[%d]: a lease needs key and value" % (option, place))
+        value = each["value"]
+        text = value if isinstance(value, str) else dumps(value)
+        found.append(parse_lease(str(each["key"]).rpartition("/")[2], text))
+    return tuple(found)
+
+
+def parse_planned(module: AnsibleModule) -> Planned:
+    """The option ``planned``, which counts in check mode only."""
+    given = module.params["planned"]
+    if not given or not module.check_mode:
+        return Planned()
+    config = given["config"]
+    return Planned(
+        config_from_dict(config) if config else None,
+        parse_leases("planned.leases", given["leases"] or ()),
+    )
+
+
+PLANNED_ARGUMENT: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "config": {"type": "dict"},
+        "leases": {"type": "list", "elements": "dict"},
+    },
+}

@@ -16,7 +16,8 @@ import errno
 import os
 import socket
 import struct
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from .errors import FlatnetError
 
@@ -94,22 +95,22 @@ class Netlink:
     def close(self) -> None:
         self._socket.close()
 
-    def batch(self, messages: Sequence[Message]) -> Dict[int, Refusal]:
+    def batch(self, messages: Sequence[Message]) -> dict[int, Refusal]:
         """Send all of ``messages`` in a few system calls; {place in the list: refusal}.
 
         The kernel works through a datagram message by message and goes on after an error; errors
         are always reported, success only when asked for. So only the last message of a datagram
         asks, and its answer says that all before it were worked through.
         """
-        refused: Dict[int, Refusal] = {}
+        refused: dict[int, Refusal] = {}
         for start in range(0, len(messages), _CHUNK):
             chunk = messages[start : start + _CHUNK]
             first = self._sequence + 1
             self._sequence += len(chunk)
-            parts: List[bytes] = []
+            parts: list[bytes] = []
             for sequence, (kind, flags, body) in enumerate(chunk, first):
-                flags |= _REQUEST | _ACK if sequence == self._sequence else _REQUEST
-                parts.append(_HEADER.pack(16 + len(body), kind, flags, sequence, 0))
+                more = _REQUEST | _ACK if sequence == self._sequence else _REQUEST
+                parts.append(_HEADER.pack(16 + len(body), kind, flags | more, sequence, 0))
                 parts.append(body)
             self._send(b"".join(parts))
             waiting = True
@@ -124,9 +125,9 @@ class Netlink:
                         waiting = False
         return refused
 
-    def dump(self, kind: int, body: bytes) -> List[bytes]:
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of all objects of a kind; retried while the kernel changes under the dump."""
-        for _ in range(_DUMP_TRIES):
+        for dummy in range(_DUMP_TRIES):
             bodies = self._dump_once(kind, body)
             if bodies is not None:
                 return bodies
@@ -135,11 +136,11 @@ class Netlink:
             "them all the time" % _DUMP_TRIES
         )
 
-    def _dump_once(self, kind: int, body: bytes) -> Optional[List[bytes]]:
+    def _dump_once(self, kind: int, body: bytes) -> list[bytes] | None:
         self._sequence += 1
         header = _HEADER.pack(16 + len(body), kind, _REQUEST | _DUMP, self._sequence, 0)
         self._send(header + body)
-        bodies: List[bytes] = []
+        bodies: list[bytes] = []
         interrupted = False
         while True:
             for kind, flags, sequence, content in self._receive():
@@ -161,7 +162,7 @@ class Netlink:
         except OSError as error:
             raise NetlinkError("cannot send to the kernel over netlink: %s" % error) from None
 
-    def _receive(self) -> Iterator[Tuple[int, int, int, bytes]]:
+    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         try:
             data = self._socket.recv(1 << 17)
         except OSError as error:
@@ -181,9 +182,9 @@ def attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(size + 4, kind) + value + b"\0" * (-size & 3)
 
 
-def attributes(data: bytes, offset: int) -> Dict[int, bytes]:
+def attributes(data: bytes, offset: int) -> dict[int, bytes]:
     """The attributes that follow ``offset``, by type."""
-    found: Dict[int, bytes] = {}
+    found: dict[int, bytes] = {}
     end = len(data)
     while offset + 4 <= end:
         size, kind = _ATTRIBUTE.unpack_from(data, offset)

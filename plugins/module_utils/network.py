@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Union
+from typing import Any, Union
 
 from .errors import InvalidInput
 from .fields import dumps, fold, load_object, show
@@ -41,14 +41,14 @@ class Backend:
 
     type: str = "vxlan"
     vni: int = 1
-    port: Optional[int] = None
-    mtu: Optional[int] = None
+    port: int | None = None
+    mtu: int | None = None
     gbp: bool = False
     learning: bool = False
     direct_routing: bool = False
 
     @property
-    def device(self) -> Optional[str]:
+    def device(self) -> str | None:
         """The device that carries the overlay on every host; None for routes only."""
         return {"vxlan": "flannel.%d" % self.vni, "udp": "flannel0"}.get(self.type)
 
@@ -56,8 +56,8 @@ class Backend:
         """MTU of pods and of the backend's device, bytes."""
         return (self.mtu or underlay_mtu) - ENCAPSULATION.get(self.type, 0)
 
-    def to_dict(self) -> Dict[str, Any]:
-        out: Dict[str, Any] = {"Type": self.type}
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"Type": self.type}
         if self.type == "vxlan":
             out["VNI"] = self.vni
         if self.port is not None:
@@ -93,9 +93,9 @@ class Pool:
         low, high = int(self.subnet_min.network_address), int(self.subnet_max.network_address)
         return (high - low) // step + 1
 
-    def to_dict(self, prefix: str) -> Dict[str, Any]:
+    def to_dict(self, prefix: str) -> dict[str, Any]:
         """The config's fields; what equals flannel's default is left out."""
-        out: Dict[str, Any] = {prefix + "Network": str(self.network)}
+        out: dict[str, Any] = {prefix + "Network": str(self.network)}
         default = _pool(prefix, self.network, self.subnet_len, None, None)
         out[prefix + "SubnetLen"] = self.subnet_len
         if self.subnet_min != default.subnet_min:
@@ -111,13 +111,13 @@ class NetworkConfig:
 
     ipv4: Pool
     backend: Backend
-    ipv6: Optional[Pool] = None
+    ipv6: Pool | None = None
 
     @property
     def network(self) -> str:
         return str(self.ipv4.network)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         out = self.ipv4.to_dict("")
         if self.ipv6:
             out["EnableIPv6"] = True
@@ -145,7 +145,7 @@ _CONFIG_FIELDS = (
 _BACKEND_FIELDS = ("Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting")
 
 
-def parse_config(text: Union[str, bytes]) -> NetworkConfig:
+def parse_config(text: str | bytes) -> NetworkConfig:
     """Parse ``<prefix>/config``; keys are matched case-insensitively as Go does.
 
     Raises InvalidConfig naming the field.
@@ -153,7 +153,7 @@ def parse_config(text: Union[str, bytes]) -> NetworkConfig:
     return config_from_dict(load_object(text, InvalidConfig, "the network config"))
 
 
-def config_from_dict(raw: Dict[str, Any]) -> NetworkConfig:
+def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
     """The same from a decoded object, for example a module's options."""
     fields = fold(raw, _CONFIG_FIELDS)
     ipv4_on = _boolean("EnableIPv4", fields.get("EnableIPv4"), True)
@@ -173,7 +173,7 @@ def config_from_dict(raw: Dict[str, Any]) -> NetworkConfig:
     )
 
 
-def _parse_backend(raw: Dict[str, Any]) -> Backend:
+def _parse_backend(raw: dict[str, Any]) -> Backend:
     fields = fold(raw, _BACKEND_FIELDS)
     # flannel's code, unlike its documentation, takes udp when no type is given.
     kind = fields.get("Type") or "udp"
@@ -196,7 +196,7 @@ def _parse_backend(raw: Dict[str, Any]) -> Backend:
     )
 
 
-def _parse_pool(fields: Dict[str, Any], prefix: str, version: int) -> Pool:
+def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
     name = prefix + "Network"
     text = fields.get(name)
     if not text:
@@ -215,7 +215,7 @@ def _parse_pool(fields: Dict[str, Any], prefix: str, version: int) -> Pool:
 
 
 def _pool(
-    prefix: str, network: Network, length: Optional[int], low: Optional[str], high: Optional[str]
+    prefix: str, network: Network, length: int | None, low: str | None, high: str | None
 ) -> Pool:
     bits = network.max_prefixlen
     widest, usual = (30, 24) if bits == 32 else (126, 64)
@@ -239,7 +239,7 @@ def _pool(
     subnet_max = _bound(
         prefix + "SubnetMax", high, network, length, first + network.num_addresses - step
     )
-    if subnet_min > subnet_max:
+    if int(subnet_min.network_address) > int(subnet_max.network_address):
         raise InvalidConfig(
             "%sSubnetMin %s is above %sSubnetMax %s: no subnet could ever be leased"
             % (prefix, subnet_min.network_address, prefix, subnet_max.network_address)
@@ -247,7 +247,7 @@ def _pool(
     return Pool(network, length, subnet_min, subnet_max)
 
 
-def _bound(name: str, text: Optional[str], network: Network, length: int, default: int) -> Network:
+def _bound(name: str, text: str | None, network: Network, length: int, default: int) -> Network:
     kind = type(network)
     if not text:
         return kind((default, length))
@@ -277,9 +277,7 @@ def _network(name: str, text: Any, version: int) -> Network:
     return network
 
 
-def _address(
-    name: str, text: Any, version: int
-) -> Union[ipaddress.IPv4Address, ipaddress.IPv6Address]:
+def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         address = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:

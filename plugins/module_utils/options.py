@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Optional, Union
 
 from .errors import InvalidInput
 from .fields import show
@@ -15,7 +14,7 @@ from .fields import show
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-def number(option: str, value: Optional[int], low: int, high: int) -> Optional[int]:
+def number(option: str, value: int | None, low: int, high: int) -> int | None:
     """A whole number from ``low`` to ``high``; None stays None."""
     if value is not None and not low <= value <= high:
         raise InvalidInput("%s: %d is not from %d to %d" % (option, value, low, high))
@@ -37,7 +36,7 @@ def device(option: str, value: str) -> str:
     return value
 
 
-def address(option: str, value: str, family: Optional[int] = None) -> str:
+def address(option: str, value: str, family: int | None = None) -> str:
     """An IP address without prefix length, in canonical form; ``family`` is 4, 6 or either."""
     try:
         found = ipaddress.ip_address(value)
@@ -62,7 +61,7 @@ def interface_address(option: str, value: str) -> str:
 
 def network(option: str, value: str) -> str:
     """A prefix without host bits, ``10.5.94.0/24``."""
-    found: Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+    found: ipaddress.IPv4Network | ipaddress.IPv6Network
     try:
         found = ipaddress.ip_network(value, strict=False)
     except ValueError:

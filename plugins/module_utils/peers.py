@@ -20,7 +20,9 @@ knows nothing of our subnets and would drop or, worse, misroute the packet.
 from __future__ import annotations
 
 import ipaddress
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from .entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
 from .errors import FlatnetError
@@ -62,8 +64,8 @@ class Skipped(NamedTuple):
 class Peers(NamedTuple):
     """The leases to reach, and those that must not be."""
 
-    usable: Tuple[Lease, ...]
-    skipped: Tuple[Skipped, ...]
+    usable: tuple[Lease, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def select(
@@ -93,8 +95,8 @@ def select(
         )
     first, last = _span(str(network))
     macs = {own.vtep_mac: own} if own.vtep_mac else {}
-    usable: List[Lease] = []
-    skipped: List[Skipped] = []
+    usable: list[Lease] = []
+    skipped: list[Skipped] = []
     wanted = _LEASE_TYPE.get(config.backend.type)
     for lease in leases:
         if lease.key_name == own.key_name:
@@ -103,8 +105,8 @@ def select(
         reason = None
         if low < first or high > last:
             reason = "it is outside the network %s" % network
-        elif first <= _span(lease.public_ip + "/32")[0] <= last:
-            reason = "its public IP %s is inside the overlay itself" % lease.public_ip
+        elif low <= _number(lease.public_ip) <= high:
+            reason = "its public IP %s is inside its own subnet" % lease.public_ip
         elif lease.public_ip in local:
             reason = "its public IP is one of this host's"
         elif wanted and lease.backend_type != wanted:
@@ -134,12 +136,13 @@ def select(
 
 def entries(
     config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
-) -> Tuple[Entry, ...]:
+) -> tuple[Entry, ...]:
     """What reaches ``peers``. Raises NotAdjacent naming every host-gw peer off the link."""
     backend = config.backend
+    device = backend.device
     reach = Reach(foreign(routes))
-    wanted: List[Entry] = []
-    off_link: List[str] = []
+    wanted: list[Entry] = []
+    off_link: list[str] = []
     for lease in peers:
         direct = backend.type == "host-gw" or (
             backend.direct_routing and reach.on_link(lease.public_ip, underlay.interface)
@@ -150,9 +153,7 @@ def entries(
             off_link.append("%s (%s)" % (lease.owner, how))
         elif direct:
             wanted.append(Route(lease.subnet, underlay.interface, lease.public_ip))
-        elif backend.type == "vxlan":
-            device = backend.device
-            assert device and lease.vtep_mac  # parse_lease and select saw to it
+        elif device and lease.vtep_mac:
             hop = lease.subnet.partition("/")[0]
             wanted.append(Neigh(device, hop, lease.vtep_mac))
             wanted.append(Fdb(device, lease.vtep_mac, lease.public_ip))
@@ -168,7 +169,7 @@ def entries(
 
 def changes(
     wanted: Iterable[Entry],
-    device: Optional[str],
+    device: str | None,
     held: Iterable[Entry],
     routes: Iterable[Route],
     allow_no_peers: bool = True,
@@ -182,8 +183,8 @@ def changes(
     """
     wanted = tuple(wanted)
     places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
-    observed: List[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
-    taken: List[str] = []
+    observed: list[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
+    taken: list[str] = []
     reached = 0
     for route in routes:
         if route.protocol == _KERNEL:
@@ -209,9 +210,12 @@ def changes(
     return plan(wanted, observed)
 
 
-def _span(prefix: str) -> Tuple[int, int]:
+def _span(prefix: str) -> tuple[int, int]:
     """First and last address of an IPv4 prefix, as numbers."""
-    address, _, length = prefix.partition("/")
-    a, b, c, d = address.split(".")
-    first = int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
+    address, length = prefix.split("/")
+    first = _number(address)
     return first, first + (1 << 32 - int(length)) - 1
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")

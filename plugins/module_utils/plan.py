@@ -18,7 +18,8 @@ taken away.
 
 from __future__ import annotations
 
-from typing import Dict, Hashable, Iterable, List, NamedTuple, Optional, Tuple
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
 
 from .entries import Address, Entry, Fdb, Link, Neigh, Route
 
@@ -28,8 +29,8 @@ _ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
 class Change(NamedTuple):
     """One object of a kernel, before and after."""
 
-    before: Optional[Entry]
-    after: Optional[Entry]
+    before: Entry | None
+    after: Entry | None
 
     @property
     def kind(self) -> type[Entry]:
@@ -47,7 +48,7 @@ class Change(NamedTuple):
         return "change %s to %s" % self
 
 
-Changes = Tuple[Change, ...]
+Changes = tuple[Change, ...]
 
 
 def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
@@ -57,8 +58,8 @@ def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
     """
     want = _index(desired)
     have = _index(observed)
-    put: List[Change] = []
-    drop: List[Change] = []
+    put: list[Change] = []
+    drop: list[Change] = []
     for key, entry in want.items():
         before = have.get(key)
         if before != entry:
@@ -77,7 +78,7 @@ def inverse(changes: Iterable[Change]) -> Changes:
     return tuple(change.inverse for change in reversed(tuple(changes)))
 
 
-def diff(changes: Iterable[Change]) -> Dict[str, str]:
+def diff(changes: Iterable[Change]) -> dict[str, str]:
     """Ansible's before and after, a line for every object that changes."""
     changes = tuple(changes)
     return {
@@ -90,5 +91,5 @@ def diff(changes: Iterable[Change]) -> Dict[str, str]:
     }
 
 
-def _index(entries: Iterable[Entry]) -> Dict[Hashable, Entry]:
+def _index(entries: Iterable[Entry]) -> dict[Hashable, Entry]:
     return {entry.key: entry for entry in entries}

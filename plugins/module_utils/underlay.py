@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from .entries import PROTOCOL, Address, Route
 from .errors import FlatnetError
+from .network import Network
 
 
 class NoUnderlay(FlatnetError):
     """No interface, or more than one, fits what was asked for."""
+
+
+class Interface(NamedTuple):
+    """A device by its name, index and MTU in bytes."""
+
+    name: str
+    number: int
+    mtu: int
 
 
 class Underlay(NamedTuple):
@@ -34,21 +44,13 @@ class Underlay(NamedTuple):
         return self.address.partition("/")[0]
 
 
-class Interface(NamedTuple):
-    """A device by its name, index and MTU in bytes."""
-
-    name: str
-    index: int
-    mtu: int
-
-
 def choose(
     interfaces: Mapping[str, Interface],
     addresses: Sequence[Address],
     routes: Sequence[Route],
-    interface: Optional[str] = None,
-    pattern: Optional[str] = None,
-    can_reach: Optional[str] = None,
+    interface: str | None = None,
+    pattern: str | None = None,
+    can_reach: str | None = None,
     ignore: Iterable[str] = (),
 ) -> Underlay:
     """The underlay's interface, by the first of these that is given: ``interface`` (a name, an
@@ -59,12 +61,14 @@ def choose(
     ``ignore`` are devices of our own. Raises NoUnderlay, listing the candidates.
     """
     skip = set(ignore) | {"lo"}
-    usable: Dict[str, List[str]] = {}
+    usable: dict[str, list[str]] = {}
     for address in addresses:
-        if address.dev not in skip and address.dev in interfaces and ":" not in address.address:
+        # One that is named outright is taken even if it looks like ours.
+        wanted = interface or address.dev not in skip
+        if wanted and address.dev in interfaces and ":" not in address.address:
             usable.setdefault(address.dev, []).append(address.address)
 
-    def found(names: Sequence[str], why: str, inside: Optional[str] = None) -> Underlay:
+    def found(names: Sequence[str], why: str, inside: str | None = None) -> Underlay:
         if len(names) != 1:
             raise NoUnderlay(
                 "%s interface for the underlay: %s; this host has %s; "
@@ -107,18 +111,18 @@ class Reach:
     """Longest-prefix match over routes, in one dictionary look-up per prefix length."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        tables: Dict[int, Dict[int, Route]] = {}
+        tables: dict[int, dict[int, Route]] = {}
         for route in sorted(routes, key=lambda route: -route.metric):
-            prefix, _, text = route.dst.partition("/")
+            prefix, text = route.dst.split("/")
             if ":" in prefix:
                 continue
             length = int(text)
             tables.setdefault(length, {})[_number(prefix) >> (32 - length)] = route
-        self._tables: Tuple[Tuple[int, Dict[int, Route]], ...] = tuple(
+        self._tables: tuple[tuple[int, dict[int, Route]], ...] = tuple(
             sorted(tables.items(), reverse=True)
         )
 
-    def route(self, address: str) -> Optional[Route]:
+    def route(self, address: str) -> Route | None:
         """The route that a packet to this IPv4 address takes."""
         number = _number(address)
         for length, table in self._tables:
@@ -133,9 +137,17 @@ class Reach:
         return route is not None and route.dev == interface and route.gateway is None
 
 
-def foreign(routes: Iterable[Route]) -> List[Route]:
+def foreign(routes: Iterable[Route]) -> list[Route]:
     """The routes that are not ours: those that say how the underlay itself is reached."""
     return [route for route in routes if route.protocol != PROTOCOL]
+
+
+def between(address: str, first: Network, last: Network) -> bool:
+    """Whether an interface's address lies in one of the subnets from ``first`` to ``last``."""
+    found = ipaddress.ip_interface(address).ip
+    return (
+        found.version == first.version and first.network_address <= found <= last.broadcast_address  # type: ignore[operator]
+    )
 
 
 def _number(address: str) -> int:

@@ -1,0 +1,307 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Writes the network's config to etcd."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flannel_network
+version_added: 0.1.0
+short_description: The overlay network's config in etcd
+description:
+  - Makes C(<etcd_prefix>/config) hold the network's config, in the form that C(flanneld) reads.
+  - Run it once for the fleet, on any host that reaches etcd.
+  - A config that means the same is left as it is, however it is spelled.
+  - Refuses a change after which leases that exist would be outside the network.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+  - flatnet.overlay.etcd
+options:
+  network:
+    description:
+      - The IPv4 network that every host gets its subnet from, such as V(10.5.0.0/16).
+      - Host bits are masked.
+      - Required with O(state=present).
+    type: str
+  subnet_len:
+    description:
+      - Prefix length of a host's subnet, at most 30 and at least that of O(network) plus 2.
+      - By default 24, or that of O(network) plus 2 where that is smaller than a /22.
+    type: int
+  subnet_min:
+    description:
+      - First address of the first subnet that may be leased; by default the second subnet.
+    type: str
+  subnet_max:
+    description:
+      - First address of the last subnet that may be leased; by default the last subnet.
+    type: str
+  enable_ipv6:
+    description:
+      - Whether hosts get an IPv6 subnet too.
+      - This version of the collection writes such a config, and refuses to lease subnets under it.
+    type: bool
+    default: false
+  ipv6_network:
+    description:
+      - The IPv6 network, required with O(enable_ipv6=true).
+    type: str
+  ipv6_subnet_len:
+    description:
+      - Prefix length of a host's IPv6 subnet, at most 126; by default 64, or that of
+        O(ipv6_network) plus 2 where that is smaller than a /62.
+    type: int
+  ipv6_subnet_min:
+    description:
+      - First address of the first IPv6 subnet that may be leased.
+    type: str
+  ipv6_subnet_max:
+    description:
+      - First address of the last IPv6 subnet that may be leased.
+    type: str
+  backend:
+    description:
+      - How packets travel between hosts.
+    type: dict
+    default: {}
+    suboptions:
+      type:
+        description:
+          - V(vxlan) encapsulates in UDP in the kernel, and works wherever IP does.
+          - V(host-gw) sets plain routes, and needs all hosts on one link.
+          - V(udp) carries packets through a relay process.
+          - V(alloc) only leases subnets.
+        type: str
+        choices: [vxlan, host-gw, udp, alloc]
+        default: vxlan
+      vni:
+        description: VXLAN network identifier, 1 to 16777215; flannel's default is 1.
+        type: int
+      port:
+        description: UDP port, by default 8472 for V(vxlan) and 8285 for V(udp).
+        type: int
+      mtu:
+        description:
+          - MTU of the underlay in bytes, from which the overlay's is computed.
+          - By default that of each host's underlay interface.
+        type: int
+      gbp:
+        description: Whether VXLAN packets carry the group based policy extension.
+        type: bool
+      learning:
+        description: Whether the VXLAN device also learns where MAC addresses are.
+        type: bool
+      direct_routing:
+        description: Whether hosts that share a link reach each other by plain routes instead.
+        type: bool
+  force:
+    description:
+      - Carry out a change, or a removal, that leaves leases outside the network.
+    type: bool
+    default: false
+  state:
+    description:
+      - V(present) writes the config; V(absent) removes it, which is refused while there are leases.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: flatnet.overlay.flannel_subnet
+  - name: Flannel's configuration
+    description: What each field means to flanneld.
+    link: https://github.com/flannel-io/flannel/blob/master/Documentation/configuration.md
+"""
+
+EXAMPLES = r"""
+- name: A network for up to 255 hosts, carried over VXLAN
+  flatnet.overlay.flannel_network:
+    etcd_endpoints: [http://192.0.2.2:2379]
+    network: 10.5.0.0/16
+    backend:
+      type: vxlan
+  run_once: true
+
+- name: Plain routes, and the lowest subnets kept free for other uses
+  flatnet.overlay.flannel_network:
+    network: 10.5.0.0/16
+    subnet_len: 26
+    subnet_min: 10.5.16.0
+    backend:
+      type: host-gw
+  run_once: true
+"""
+
+RETURN = r"""
+config:
+  description: The config with flannel's field names; empty with O(state=absent).
+  type: dict
+  returned: success
+  sample:
+    Network: 10.5.0.0/16
+    SubnetLen: 24
+    Backend: {Type: vxlan, VNI: 1, Port: 8472}
+"""
+
+import ipaddress
+import json
+
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    registry,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+    InvalidConfig,
+    config_from_dict,
+    parse_config,
+)
+
+# Options and flannel's fields.
+FIELDS = {
+    "network": "Network",
+    "subnet_len": "SubnetLen",
+    "subnet_min": "SubnetMin",
+    "subnet_max": "SubnetMax",
+    "enable_ipv6": "EnableIPv6",
+    "ipv6_network": "IPv6Network",
+    "ipv6_subnet_len": "IPv6SubnetLen",
+    "ipv6_subnet_min": "IPv6SubnetMin",
+    "ipv6_subnet_max": "IPv6SubnetMax",
+}
+BACKEND_FIELDS = {
+    "type": "Type",
+    "vni": "VNI",
+    "port": "Port",
+    "mtu": "MTU",
+    "gbp": "GBP",
+    "learning": "Learning",
+    "direct_routing": "DirectRouting",
+}
+ONLY = {
+    "vni": ("vxlan",),
+    "gbp": ("vxlan",),
+    "learning": ("vxlan",),
+    "direct_routing": ("vxlan",),
+    "port": ("vxlan", "udp"),
+    "mtu": ("vxlan", "udp"),
+}
+TRIES = 5
+
+
+def arguments():
+    spec = {name: {"type": "str"} for name in FIELDS}
+    spec.update({name: {"type": "int"} for name in ("subnet_len", "ipv6_subnet_len")})
+    spec["enable_ipv6"] = {"type": "bool", "default": False}
+    spec["force"] = {"type": "bool", "default": False}
+    backend = {name: {"type": "bool"} for name in ("gbp", "learning", "direct_routing")}
+    backend.update({name: {"type": "int"} for name in ("vni", "port", "mtu")})
+    backend["type"] = {
+        "type": "str",
+        "choices": ["vxlan", "host-gw", "udp", "alloc"],
+        "default": "vxlan",
+    }
+    spec["backend"] = {"type": "dict", "default": {}, "apply_defaults": True, "options": backend}
+    return spec
+
+
+def wanted(option):
+    """The config that the options describe; errors name the option."""
+    backend = option["backend"]
+    for name, types in ONLY.items():
+        if backend[name] is not None and backend["type"] not in types:
+            raise InvalidInput("backend.%s: the %s backend has none" % (name, backend["type"]))
+    for name in FIELDS:
+        if name.startswith("ipv6_") and option[name] is not None and not option["enable_ipv6"]:
+            raise InvalidInput("%s: needs enable_ipv6: true" % name)
+    fields = {FIELDS[name]: option[name] for name in FIELDS}
+    fields["Backend"] = {BACKEND_FIELDS[name]: value for name, value in backend.items()}
+    try:
+        return config_from_dict(fields)
+    except InvalidConfig as error:
+        text = str(error)
+        named = [("backend." + name, "Backend." + field) for name, field in BACKEND_FIELDS.items()]
+        for name, field in [*FIELDS.items(), *named][::-1]:
+            if text.startswith(field + " "):
+                raise InvalidInput("%s: %s" % (name, text)) from None
+        raise
+
+
+def check_leases(snapshot, config, force):
+    """Refuse to leave leases behind outside the network."""
+    if force:
+        return
+    if config is None:
+        stranded = snapshot.leases
+        what = "the config cannot be removed"
+    else:
+        pool = config.ipv4.network
+        stranded = [
+            lease
+            for lease in snapshot.leases
+            if not ipaddress.IPv4Network(lease.subnet).subnet_of(pool)
+        ]
+        what = "network: %s would leave leases outside" % pool
+    if stranded:
+        names = ", ".join("%s of %s" % (lease.subnet, lease.owner) for lease in stranded[:5])
+        raise InvalidInput(
+            "%s: there are %d, %s%s; release them first, or set force"
+            % (what, len(stranded), names, ", ..." if len(stranded) > 5 else "")
+        )
+
+
+def show(config):
+    return json.dumps(config.to_dict(), indent=2) + "\n" if config else ""
+
+
+def converge(module, store, config):
+    """One attempt; returns the result, or None if another writer was faster."""
+    entry = store.config_entry()
+    current, before = None, ""
+    if entry:
+        try:
+            current = parse_config(entry.value)
+            before = show(current)
+        except InvalidConfig as error:
+            module.warn("the config in etcd is not usable and is replaced: %s" % error)
+            before = entry.value.decode("utf-8", "replace") + "\n"
+    result = {
+        "changed": entry is not None if config is None else current != config,
+        "config": config.to_dict() if config else {},
+        "diff": {"before": before, "after": show(config)},
+    }
+    if not result["changed"]:
+        return result
+    snapshot = store.snapshot()
+    check_leases(snapshot, config, module.params["force"])
+    if config and current and current.backend.type != config.backend.type and snapshot.leases:
+        module.warn(
+            "the backend changes from %s to %s under %d leases: hosts do not reach each other "
+            "until each of them was provisioned again"
+            % (current.backend.type, config.backend.type, len(snapshot.leases))
+        )
+    if module.check_mode:
+        return result
+    done = store.put_config(config, entry) if config else store.delete_config(entry)
+    return result if done else None
+
+
+def main():
+    module = create(arguments(), etcd=True, required_if=[("state", "present", ["network"])])
+    with reporting(module):
+        config = wanted(module.params) if module.params["state"] == "present" else None
+        with registry(module) as store:
+            for _ in range(TRIES):
+                result = converge(module, store, config)
+                if result:
+                    module.exit_json(**result)
+        module.fail_json(msg="another writer changes %s/config all the time" % store.prefix)
+
+
+if __name__ == "__main__":
+    main()

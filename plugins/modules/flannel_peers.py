@@ -1,0 +1,253 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes this host reach every other lease."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flannel_peers
+version_added: 0.1.0
+short_description: This host reaches every other lease
+description:
+  - Makes this host's kernel hold exactly what it takes to reach all other hosts of the network, in
+    one batch, from the leases at one etcd revision.
+  - With the V(vxlan) backend a peer is a neighbour and a forwarding (FDB) entry of the VXLAN
+    device, and a route through it; with V(host-gw), and with direct routing for peers on the same
+    link, it is a route alone.
+  - What is stale is removed. Ours are routes of protocol 110 in the main table, and whatever the
+    overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
+    place is an error, unless it says the same and is then adopted.
+  - Leases that no host should act upon are skipped with a warning, such as one outside the network,
+    one that overlaps a network this host is connected to, or one that is not valid JSON.
+  - Changes nothing if etcd cannot be read, or does not name this host's own lease.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+  - flatnet.overlay.etcd
+  - flatnet.overlay.host
+options:
+  allow_no_peers:
+    description:
+      - Remove the last peers too. Without it, a network that has no other lease is taken for
+        missing information while this host still reaches peers, and nothing is removed.
+    type: bool
+    default: false
+  snapshot:
+    description:
+      - The config and the leases, for a host that cannot reach etcd, instead of reading them there.
+        What M(flatnet.overlay.flannel_subnet_info) returned elsewhere.
+    type: dict
+    suboptions:
+      config:
+        description: The network's config.
+        type: dict
+        required: true
+      leases:
+        description: All leases.
+        type: list
+        elements: dict
+        required: true
+      revision:
+        description: etcd's revision at which they were read.
+        type: int
+        default: 0
+  planned:
+    description:
+      - What earlier tasks of the same run would have written. Looked at in check mode only, where
+        it is not in etcd.
+    type: dict
+    suboptions:
+      config:
+        description: The RV(flatnet.overlay.flannel_network#module:config).
+        type: dict
+      leases:
+        description: Leases, each as RV(flatnet.overlay.flannel_subnet#module:lease).
+        type: list
+        elements: dict
+  state:
+    description:
+      - V(absent) removes all peers from this host's kernel. The devices stay.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: flatnet.overlay.flannel_subnet
+  - module: flatnet.overlay.vxlan_vtep
+"""
+
+EXAMPLES = r"""
+- name: Reach every other host of the network
+  flatnet.overlay.flannel_peers:
+    etcd_endpoints: [http://192.0.2.2:2379]
+
+- name: Read the leases once for hosts that cannot reach etcd
+  flatnet.overlay.flannel_subnet_info:
+    etcd_endpoints: [http://192.0.2.2:2379]
+  delegate_to: localhost
+  run_once: true
+  register: network
+
+- name: Reach every other host with these leases
+  flatnet.overlay.flannel_peers:
+    snapshot:
+      config: "{{ network.config }}"
+      leases: "{{ network.leases }}"
+      revision: "{{ network.revision }}"
+
+- name: Reach nobody any more
+  flatnet.overlay.flannel_peers:
+    state: absent
+"""
+
+RETURN = r"""
+peers:
+  description: How many peers this host reaches.
+  type: int
+  returned: success
+skipped:
+  description: Leases and keys that are not used, with the reason.
+  type: list
+  elements: str
+  returned: success
+revision:
+  description: etcd's revision at which the leases were read.
+  type: int
+  returned: success
+device:
+  description: The overlay's device; null for V(host-gw).
+  type: str
+  returned: success
+"""
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import peers
+from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
+from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
+from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Snapshot
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    HOST_ARGUMENTS,
+    HOST_EXCLUSIVE,
+    PLANNED_ARGUMENT,
+    converge,
+    create,
+    observe,
+    parse_leases,
+    parse_planned,
+    registry,
+    reporting,
+    warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import config_from_dict
+
+ARGUMENTS = {
+    "allow_no_peers": {"type": "bool", "default": False},
+    "snapshot": {
+        "type": "dict",
+        "options": {
+            "config": {"type": "dict", "required": True},
+            "leases": {"type": "list", "elements": "dict", "required": True},
+            "revision": {"type": "int", "default": 0},
+        },
+    },
+    "planned": PLANNED_ARGUMENT,
+    **HOST_ARGUMENTS,
+}
+
+
+class NoLease(FlatnetError):
+    """This host's own lease is not among those that etcd names."""
+
+
+def read(module):
+    """The config and the leases, from wherever they are to be had."""
+    planned = parse_planned(module)
+    given = module.params["snapshot"]
+    if given:
+        config = config_from_dict(given["config"])
+        leases = parse_leases("snapshot.leases", given["leases"])
+        found = Snapshot(given["revision"], leases, (), ())
+    else:
+        with registry(module) as store:
+            config = planned.config or store.config()
+            found = store.snapshot()
+    return config, planned.added_to(found)
+
+
+def own_lease(snapshot, host):
+    lease = held(snapshot.leases, host)
+    if lease is None:
+        raise NoLease(
+            "etcd names no lease of this host, %s, among the %d there are: nothing was changed; "
+            "lease a subnet with flannel_subnet first" % (host, len(snapshot.leases))
+        )
+    return lease
+
+
+def reach(module, kernel, config, snapshot):
+    """Converge on all usable leases; exits."""
+    backend = config.backend
+    place = observe(module, kernel, config)
+    own = own_lease(snapshot, place.host)
+    chosen = peers.select(config, snapshot.leases, own, place.addresses)
+    if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
+        raise KernelError(
+            "device %s does not exist; make it with vxlan_vtep first" % backend.device
+        )
+
+    def compute():
+        routes = kernel.routes()
+        wanted = peers.entries(config, chosen.usable, place.underlay, routes)
+        allowed = module.params["allow_no_peers"]
+        return peers.changes(wanted, backend.device, held_by(kernel, backend), routes, allowed)
+
+    converge(
+        module,
+        kernel,
+        compute,
+        peers=len(chosen.usable),
+        skipped=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are skipped"),
+        revision=snapshot.revision,
+        device=backend.device,
+    )
+
+
+def held_by(kernel, backend):
+    """Neighbours and FDB entries of the overlay's device."""
+    if not backend.device:
+        return []
+    return kernel.neighbours(backend.device) + kernel.fdb(backend.device)
+
+
+def leave(module, kernel, config, snapshot):
+    """Remove all peers; exits."""
+    backend = config.backend
+
+    def compute():
+        return peers.changes((), backend.device, held_by(kernel, backend), kernel.routes())
+
+    converge(
+        module,
+        kernel,
+        compute,
+        peers=0,
+        skipped=[],
+        revision=snapshot.revision,
+        device=backend.device,
+    )
+
+
+def main():
+    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    with reporting(module):
+        config, snapshot = read(module)
+        with Kernel() as kernel:
+            act = reach if module.params["state"] == "present" else leave
+            act(module, kernel, config, snapshot)
+
+
+if __name__ == "__main__":
+    main()

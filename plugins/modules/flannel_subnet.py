@@ -1,0 +1,303 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Leases this host's subnet."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flannel_subnet
+version_added: 0.1.0
+short_description: This host's lease of a subnet
+description:
+  - Makes this host hold exactly one valid lease under C(<etcd_prefix>/subnets), as C(flanneld)
+    would write it, with the machine's identity added in a field that flannel ignores.
+  - A host keeps its subnet when its public IP changes, and tends to get the same one again when its
+    lease was lost. Any number of hosts may run this at the same time.
+  - A lease that a C(flanneld) wrote for this host's public IP is adopted with its subnet.
+  - Leases are permanent unless O(ttl) is given.
+  - The lease of the V(vxlan) backend names the MAC address of the VTEP, which
+    M(flatnet.overlay.vxlan_vtep) gives to the device by the same rule.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+  - flatnet.overlay.etcd
+  - flatnet.overlay.host
+options:
+  subnet:
+    description:
+      - Lease this subnet and no other, moving to it if need be.
+    type: str
+  subnet_file:
+    description:
+      - File with C(FLANNEL_SUBNET), as flannel and this collection write it. A host without a lease
+        gets that subnet again if it is free.
+    type: path
+    default: /run/flannel/subnet.env
+  vtep_mac:
+    description:
+      - MAC address of the host's VTEP.
+      - By default one made from O(host_id) and the network's VNI, the same after every reboot.
+    type: str
+  ttl:
+    description:
+      - Hang the lease on an etcd lease of so many seconds, which every run of this module renews.
+      - V(0) makes it permanent.
+    type: int
+    default: 0
+  takeover:
+    description:
+      - Take over the lease of another machine that recorded this host's public IP or host id.
+    type: bool
+    default: false
+  ipmasq:
+    description:
+      - What RV(subnet_env) says in C(FLANNEL_IPMASQ), that is, whether somebody else than the
+        container runtime masquerades what leaves the overlay.
+    type: bool
+    default: false
+  planned:
+    description:
+      - What earlier tasks of the same run would have written. Looked at in check mode only, where
+        it is not in etcd.
+    type: dict
+    suboptions:
+      config:
+        description: The RV(flatnet.overlay.flannel_network#module:config).
+        type: dict
+      leases:
+        description: Leases of other hosts, each as RV(lease).
+        type: list
+        elements: dict
+  state:
+    description:
+      - V(absent) releases the lease that records this host's identity. A lease written by a
+        C(flanneld) stays.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: flatnet.overlay.flannel_network
+  - module: flatnet.overlay.flannel_peers
+"""
+
+EXAMPLES = r"""
+- name: Lease a subnet for this host
+  flatnet.overlay.flannel_subnet:
+    etcd_endpoints: [http://192.0.2.2:2379]
+  register: subnet
+
+- name: The container bridge, with the subnet's gateway address
+  flatnet.overlay.bridge:
+    name: cni0
+    addresses: ["{{ subnet.gateway }}"]
+    mtu: "{{ subnet.mtu }}"
+
+- name: Meet peers through the second network card, and insist on a subnet
+  flatnet.overlay.flannel_subnet:
+    interface: eth1
+    subnet: 10.5.94.0/24
+
+- name: Give the subnet back
+  flatnet.overlay.flannel_subnet:
+    state: absent
+"""
+
+RETURN = r"""
+lease:
+  description: This host's lease; with O(state=absent) the one released, empty if there was none.
+  type: dict
+  returned: success
+  contains:
+    subnet: {description: The prefix., type: str, sample: 10.5.94.0/24}
+    key: {description: The etcd key., type: str, sample: /coreos.com/network/subnets/10.5.94.0-24}
+    value: {description: The etcd value., type: dict}
+    public_ip: {description: Where peers reach this host., type: str, sample: 192.0.2.11}
+    backend_type: {description: 'V(vxlan), V(host-gw), or empty.', type: str}
+    vni: {description: The VXLAN network identifier., type: int}
+    vtep_mac: {description: 'MAC address of the VTEP, with V(vxlan).', type: str}
+    host_id: {description: The machine's identity., type: str}
+    hostname: {description: The machine's name., type: str}
+    permanent: {description: Whether it has no TTL., type: bool}
+config:
+  description: The network's config with flannel's field names.
+  type: dict
+  returned: O(state=present)
+backend:
+  description: The network's backend with its defaults filled in.
+  type: dict
+  returned: O(state=present)
+  contains:
+    type: {description: 'V(vxlan), V(host-gw), V(udp) or V(alloc).', type: str}
+    device: {description: 'The device that carries the overlay, if any.', type: str}
+    vni: {description: The VXLAN network identifier., type: int}
+    port: {description: 'The UDP port, if any.', type: int}
+    gbp: {description: Group based policy extension., type: bool}
+    learning: {description: Whether the device learns., type: bool}
+    direct_routing: {description: Plain routes on one link., type: bool}
+underlay:
+  description: The interface and address that this host meets its peers with.
+  type: dict
+  returned: O(state=present)
+  sample: {interface: eth0, address: 192.0.2.11/24, ip: 192.0.2.11, mtu: 1500, why: default route}
+gateway:
+  description: The host's own address in its subnet, for the container bridge.
+  type: str
+  returned: O(state=present)
+  sample: 10.5.94.1/24
+vtep_address:
+  description: The address of the backend's device.
+  type: str
+  returned: O(state=present)
+  sample: 10.5.94.0/32
+mtu:
+  description: MTU of the overlay in bytes.
+  type: int
+  returned: O(state=present)
+  sample: 1450
+subnet_env:
+  description: The content of C(subnet.env), exactly as flannel writes it.
+  type: str
+  returned: O(state=present)
+transactions:
+  description: How many etcd transactions it took to write the lease; more than 1 after a lost race.
+  type: int
+  returned: O(state=present)
+"""
+
+import ipaddress
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import options
+from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import Wish
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
+from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    HOST_ARGUMENTS,
+    HOST_EXCLUSIVE,
+    PLANNED_ARGUMENT,
+    create,
+    identify,
+    lease_result,
+    observe,
+    parse_planned,
+    registry,
+    reporting,
+)
+
+ARGUMENTS = {
+    "subnet": {"type": "str"},
+    "subnet_file": {"type": "path", "default": "/run/flannel/subnet.env"},
+    "vtep_mac": {"type": "str"},
+    "ttl": {"type": "int", "default": 0},
+    "takeover": {"type": "bool", "default": False},
+    "ipmasq": {"type": "bool", "default": False},
+    "planned": PLANNED_ARGUMENT,
+    **HOST_ARGUMENTS,
+}
+# etcd's own bounds: shorter times it rounds up by itself, longer ones it refuses.
+TTL_MIN, TTL_MAX = 5, 9000000000
+
+
+def remembered(path):
+    """The subnet in a subnet.env, None if there is no such file or line."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, found, value = line.strip().partition("=")
+                if name == "FLANNEL_SUBNET" and found:
+                    return str(ipaddress.ip_interface(value.strip('"')).network)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def show(lease, prefix):
+    """A lease as --diff shows it."""
+    if lease is None:
+        return ""
+    kind = "etcd lease with a TTL" if lease.etcd_lease else "permanent"
+    return "%s/subnets/%s %s\n%s\n" % (prefix, lease.key_name, kind, lease.to_json())
+
+
+def release(module, store):
+    host_id = identify(module.params["host_id"])
+    leases = store.held_by(host_id) if module.check_mode else store.release(host_id)
+    module.exit_json(
+        changed=bool(leases),
+        lease=lease_result(leases[0], store.prefix) if leases else {},
+        diff={"before": "".join(show(lease, store.prefix) for lease in leases), "after": ""},
+    )
+
+
+def acquire(module, store, kernel):
+    option = module.params
+    planned = parse_planned(module)
+    place = observe(module, kernel, planned.config or store.config())
+    host = place.host._replace(vtep_mac=option["vtep_mac"])
+    wish = Wish(
+        subnet=option["subnet"],
+        prefer=remembered(option["subnet_file"]),
+        avoid=tuple(str(ipaddress.ip_interface(each.address).network) for each in place.addresses),
+        takeover=option["takeover"],
+    )
+    if module.check_mode:
+        outcome = store.preview(host, wish, option["ttl"], planned)
+    else:
+        outcome = store.acquire(host, wish, option["ttl"])
+    config, backend = outcome.config, outcome.config.backend
+    before, lease = outcome.decision.before, outcome.decision.after
+    # In check mode there is no etcd lease yet; what would be written has one if there is a TTL.
+    after = lease._replace(etcd_lease=option["ttl"])
+    mtu = backend.overlay_mtu(place.underlay.mtu)
+    obsolete = "".join(show(each, store.prefix) for each in outcome.decision.surplus)
+    module.exit_json(
+        changed=outcome.changed,
+        lease=lease_result(after, store.prefix),
+        config=config.to_dict(),
+        backend={
+            "type": backend.type,
+            "device": backend.device,
+            "vni": backend.vni,
+            "port": backend.port,
+            "gbp": backend.gbp,
+            "learning": backend.learning,
+            "direct_routing": backend.direct_routing,
+        },
+        underlay={**place.underlay._asdict(), "ip": place.underlay.ip},
+        gateway=gateway(lease.subnet),
+        vtep_address=lease.subnet.partition("/")[0] + "/32",
+        mtu=mtu,
+        subnet_env=subnet_env(config, lease, mtu, option["ipmasq"]),
+        transactions=outcome.transactions,
+        diff={
+            "before": show(before, store.prefix) + obsolete,
+            "after": show(after, store.prefix),
+        },
+    )
+
+
+def main():
+    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    option = module.params
+    with reporting(module):
+        if option["subnet"]:
+            option["subnet"] = options.network("subnet", option["subnet"])
+        if option["vtep_mac"]:
+            option["vtep_mac"] = options.mac("vtep_mac", option["vtep_mac"])
+        if option["ttl"]:
+            options.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
+        if option["state"] == "absent" and option["subnet"]:
+            raise InvalidInput("subnet: state absent releases whatever this host holds")
+        with registry(module) as store:
+            if option["state"] == "absent":
+                release(module, store)
+            with Kernel() as kernel:
+                acquire(module, store, kernel)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reads the network's config and all leases."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flannel_subnet_info
+version_added: 0.1.0
+short_description: Reads the network's config and all leases
+description:
+  - Returns what etcd holds of the network, and warns of keys that are not valid leases.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes.info
+  - flatnet.overlay.etcd
+seealso:
+  - module: flatnet.overlay.flannel_subnet
+"""
+
+EXAMPLES = r"""
+- name: Read all leases
+  flatnet.overlay.flannel_subnet_info:
+    etcd_endpoints: [http://192.0.2.2:2379]
+  register: network
+  run_once: true
+
+- name: Say which host has which subnet
+  ansible.builtin.debug:
+    msg: "{{ network.leases | items2dict(key_name='public_ip', value_name='subnet') }}"
+  run_once: true
+"""
+
+RETURN = r"""
+config:
+  description: The config with flannel's field names.
+  type: dict
+  returned: success
+leases:
+  description:
+    - All valid leases, in the order of their keys.
+    - Each as RV(flatnet.overlay.flannel_subnet#module:lease).
+  type: list
+  elements: dict
+  returned: success
+skipped:
+  description: Keys below C(subnets) that are not valid leases, with the reason.
+  type: list
+  elements: str
+  returned: success
+revision:
+  description: etcd's revision at which the leases were read.
+  type: int
+  returned: success
+"""
+
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    lease_result,
+    registry,
+    reporting,
+    warn_each,
+)
+
+
+def main():
+    module = create({}, etcd=True, state=False)
+    with reporting(module), registry(module) as store:
+        config = store.config()
+        snapshot = store.snapshot()
+        module.exit_json(
+            changed=False,
+            config=config.to_dict(),
+            leases=[lease_result(lease, store.prefix) for lease in snapshot.leases],
+            skipped=warn_each(module, snapshot.garbage, "keys are skipped"),
+            revision=snapshot.revision,
+        )
+
+
+if __name__ == "__main__":
+    main()
