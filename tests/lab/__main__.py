@@ -24,15 +24,15 @@ def main() -> int:
 
 def up(arguments: argparse.Namespace) -> None:
     begin = time.monotonic()
-    lab = Lab(
-        arguments.name, arguments.hosts, arguments.segments, arguments.etcd, arguments.mtu
-    ).up()
-    path = lab.inventory()
-    print(f"lab {lab.name}: {len(lab.hosts)} hosts in {time.monotonic() - begin:.1f} s")
-    for host in lab.hosts:
-        print(f"  {host.name:<9} {host.address:<15} segment {host.segment}  {host.netns}")
-    print(f"  etcd      {', '.join(lab.etcd.endpoints) or 'none'}")
-    print(f"  inventory {path}")
+    lab = Lab(arguments.name, arguments.hosts, arguments.segments, arguments.etcd, arguments.mtu)
+    with lab:
+        path = lab.inventory()
+        print(f"lab {lab.name}: {len(lab.hosts)} hosts in {time.monotonic() - begin:.1f} s")
+        for host in lab.hosts:
+            print(f"  {host.name:<9} {host.address:<15} segment {host.segment}  {host.netns}")
+        print(f"  etcd      {', '.join(lab.etcd.endpoints) or 'none'}")
+        print(f"  inventory {path}", flush=True)
+        lab.keep()
 
 
 def down(arguments: argparse.Namespace) -> None:

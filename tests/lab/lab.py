@@ -16,7 +16,7 @@ from pathlib import Path
 from . import inventory, neighbours, ping, state, underlay
 from .etcd import Etcd
 from .host import Host, Node, Pod
-from .signals import undisturbed, unwinding
+from .signals import hold, undisturbed, unwinding
 from .system import (
     LabError,
     ip_batch,
@@ -66,6 +66,7 @@ class Lab:
             self.hosts.append(Host(name, f"host{number}", segment, address, directory))
         self.pods: list[Pod] = []
         self._claimed = False
+        self._kept = False
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -117,9 +118,19 @@ class Lab:
         trace: types.TracebackType | None,
     ) -> None:
         try:
-            self.down()
+            if not self._kept:
+                self.down()
         finally:
             self._signals.__exit__(None, None, None)
+
+    def keep(self) -> None:
+        """Leave the lab up after the block of 'with'.
+
+        Call it last, in a process that then ends: signals that come too late to take the lab down
+        are held back, so that the process does not end like one that failed.
+        """
+        hold()
+        self._kept = True
 
     @staticmethod
     def names() -> list[str]:

@@ -57,7 +57,10 @@ def parallel(function: t.Callable[[T], R], items: t.Iterable[T]) -> list[R]:
     """Apply function to all items, a few at a time: each mostly waits for a process."""
     pool = ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1))
     try:
-        return list(pool.map(function, items))
+        # A signal while a thread starts would leave the thread unknown to the pool.
+        with undisturbed():
+            futures = [pool.submit(function, item) for item in items]
+        return [future.result() for future in futures]
     finally:
         # Whoever cleans up after us must find nothing still being made.
         with undisturbed():
