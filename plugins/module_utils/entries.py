@@ -58,10 +58,16 @@ class Link(NamedTuple):
     def option(self) -> dict[str, Any]:
         return dict(self.options)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For people and playbooks: the options beside the rest."""
+        found = self._asdict()
+        found.update(found.pop("options"))
+        return found
+
     def __str__(self) -> str:
-        words = ["link %s type %s" % (self.name, self.kind)]
+        words = ["link %s" % self.name] + ["type %s" % self.kind] * bool(self.kind)
         words += [
-            "%s %s" % (name, _word(value)) for name, value in self.options if value is not None
+            "%s %s" % (name, word(value)) for name, value in self.options if value is not None
         ]
         for name, value in (("mtu", self.mtu), ("address", self.mac), ("master", self.master)):
             if value:
@@ -72,14 +78,18 @@ class Link(NamedTuple):
 
 
 class Address(NamedTuple):
-    """An address of a device, with its prefix length: ``10.5.94.1/24``."""
+    """An address of a device, with its prefix length: ``10.5.94.1/24``.
+
+    A device can have one IPv4 address with several prefix lengths, an IPv6 address only once.
+    """
 
     dev: str
     address: str
 
     @property
     def key(self) -> Hashable:
-        return ("address", self.dev, self.address)
+        text = self.address.partition("/")[0] if ":" in self.address else self.address
+        return ("address", self.dev, text)
 
     def __str__(self) -> str:
         return "address %s dev %s" % (self.address, self.dev)
@@ -137,8 +147,18 @@ class Fdb(NamedTuple):
         return words + " self permanent"
 
 
+def default_destination(link: Link) -> Fdb | None:
+    """The entry that the kernel makes by itself for a VXLAN device's own group."""
+    group = link.option.get("group")
+    return Fdb(link.name, ZERO_MAC, group, via=link.option.get("dev")) if group else None
+
+
 class Route(NamedTuple):
-    """A unicast route with one next hop. ``metric`` 0 means the family's default."""
+    """A unicast route with one next hop. ``metric`` 0 means the family's default.
+
+    Of routes of any other sort only the place is known, and ``dev`` says in parentheses what they
+    are: ``(blackhole)``, ``(several next hops)``. We never make, change or remove one.
+    """
 
     dst: str
     dev: str
@@ -154,11 +174,15 @@ class Route(NamedTuple):
     def key(self) -> Hashable:
         return ("route", self.dst, self.table, self.metric)
 
+    @property
+    def simple(self) -> bool:
+        return not self.dev.startswith("(")
+
     def __str__(self) -> str:
         words = "route " + self.dst
         if self.gateway:
             words += " via " + self.gateway
-        words += " dev " + self.dev
+        words += " dev " + self.dev if self.simple else " " + self.dev
         if self.onlink:
             words += " onlink"
         for name, value in (("src", self.src), ("mtu", self.mtu), ("metric", self.metric)):
@@ -172,7 +196,8 @@ class Route(NamedTuple):
 Entry = Union[Link, Address, Neigh, Fdb, Route]
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A device option's value as ip-link prints it."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    return "none" if value is None else str(value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .entries import Address, Entry, Link
+from .entries import Address, Entry, Link, word
 from .errors import FlatnetError
 from .plan import Change, Changes, plan
 
@@ -65,9 +65,8 @@ def plan_link(
         (have if isinstance(entry, Address) else rest).append(entry)
     if observed and observed.kind != desired.kind:
         raise ForeignDevice(
-            "device %s exists and is %s, not a %s: it is somebody else's; choose another name or "
-            "remove it yourself"
-            % (desired.name, "a " + observed.kind if observed.kind else "hardware", desired.kind)
+            "name: device %s exists and is %s, not a %s: it is somebody else's; choose another "
+            "name or remove it yourself" % (desired.name, kind_of(observed), desired.kind)
         )
     target = complete(desired, observed)
     wanted: list[Entry] = list(addresses)
@@ -89,16 +88,20 @@ def remove_link(kind: str, observed: Link | None, held: Iterable[Entry]) -> Chan
         return ()
     if observed.kind != kind:
         raise ForeignDevice(
-            "device %s is %s, not a %s: not removed"
-            % (observed.name, "a " + observed.kind if observed.kind else "hardware", kind)
+            "name: device %s is %s, not a %s: not removed"
+            % (observed.name, kind_of(observed), kind)
         )
     return plan((), [observed] + list(held))
+
+
+def kind_of(link: Link) -> str:
+    return "a %s device" % link.kind if link.kind else "hardware"
 
 
 def _reasons(target: Link, observed: Link) -> tuple[str, ...]:
     have = observed.option
     return tuple(
-        "%s %s cannot become %s on a live device" % (name, have.get(name), value)
+        "%s %s cannot become %s on a live device" % (name, word(have.get(name)), word(value))
         for name, value in target.options
         if name not in LIVE and have.get(name) != value
     )

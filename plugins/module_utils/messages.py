@@ -9,6 +9,7 @@ Pure: entries in, bytes out, and the reverse. ``index`` maps device names to int
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
@@ -31,6 +32,15 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
 _RTA_METRICS, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 8, 9, 15, 18
 _RTAX_MTU = 2
 _RTNH_F_ONLINK, _RTN_UNICAST, _RTM_F_CLONED = 4, 1, 0x200
+# What stands for the device of a route that has none.
+_ROUTE_KINDS = {
+    _RTN_UNICAST: "",
+    6: "(blackhole)",
+    7: "(unreachable)",
+    8: "(prohibit)",
+    9: "(throw)",
+}
+_LOCAL_TABLE = 255
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
@@ -44,20 +54,29 @@ def _pack(address: str) -> bytes:
 
 
 def _unpack(data: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
+    if len(data) == 4:
+        return socket.inet_ntop(socket.AF_INET, data)
+    text = socket.inet_ntop(socket.AF_INET6, data)
+    # C writes ::ffff:192.0.2.1 where ipaddress has another form, which is the canonical one here.
+    return str(ipaddress.IPv6Address(data)) if "." in text else text
 
 
 def _family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def encode(before: Batchable | None, after: Batchable | None, index: Mapping[str, int]) -> Message:
-    """The request that takes an object from ``before`` to ``after``; KeyError names a device
+def encode(
+    before: Batchable | None, after: Batchable | None, index: Mapping[str, int]
+) -> list[Message]:
+    """The requests that take an object from ``before`` to ``after``; KeyError names a device
     that is not there."""
+    if isinstance(before, Address) and after:
+        # The prefix length of an IPv6 address: the kernel acknowledges a replace and keeps the old.
+        return encode(before, None, index) + encode(None, after, index)
     entry = before if after is None else after
     body = _ENCODERS[type(entry)](entry, index, after is None)
     new, delete = _TYPES[type(entry)]
-    return Message(new, _flags(before, after), body) if after else Message(delete, 0, body)
+    return [Message(new, _flags(before, after), body) if after else Message(delete, 0, body)]
 
 
 def _flags(before: Batchable | None, after: Batchable) -> int:
@@ -89,7 +108,8 @@ def _encode_fdb(entry: Fdb, index: Mapping[str, int], _remove: bool) -> bytes:
     if entry.vni is not None:
         body += attribute(_NDA_VNI, _U32.pack(entry.vni))
     if entry.via is not None:
-        body += attribute(_NDA_IFINDEX, _U32.pack(index[entry.via]))
+        number = int(entry.via) if entry.via.isdigit() else index[entry.via]
+        body += attribute(_NDA_IFINDEX, _U32.pack(number))
     if entry.src_vni is not None:
         body += attribute(_NDA_SRC_VNI, _U32.pack(entry.src_vni))
     return body
@@ -121,8 +141,10 @@ def _encode_route(entry: Route, index: Mapping[str, int], remove: bool) -> bytes
             body += attribute(_RTA_VIA, family + _pack(entry.gateway))
         else:
             body += attribute(_RTA_GATEWAY, _pack(entry.gateway))
-    if entry.metric:
-        body += attribute(_RTA_PRIORITY, _U32.pack(entry.metric))
+    # Without a metric, a removal would take whichever route comes first.
+    metric = entry.metric or (_IPV6_DEFAULT_METRIC if ":" in prefix else 0)
+    if metric:
+        body += attribute(_RTA_PRIORITY, _U32.pack(metric))
     if remove:
         return body
     if entry.src:
@@ -202,25 +224,33 @@ def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> F
         _unpack(found[_NDA_DST]),
         _BE16.unpack(port)[0] if port else None,
         _U32.unpack(vni)[0] if vni else None,
-        names.get(_U32.unpack(via)[0]) if via else None,
+        _via(_U32.unpack(via)[0], names) if via else None,
         _U32.unpack(src_vni)[0] if src_vni else None,
     )
 
 
-def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Route | None:
-    """A unicast route of ``table``. One with several next hops has ``dev`` "nexthops"."""
-    family, length, dummy, dummy, low, protocol, dummy, kind, flags = _RTMSG.unpack_from(body)
-    if kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
+def _via(number: int, names: Mapping[int, str]) -> str:
+    """The device's name; of one that is gone, whose entry stays, the number."""
+    return names.get(number, str(number))
+
+
+def decode_route(body: bytes, table: int | None, names: Mapping[int, str]) -> Route | None:
+    """A route of ``table``; None: of all but the kernel's own, ``local``."""
+    family, length, dummy, tos, low, protocol, dummy, kind, flags = _RTMSG.unpack_from(body)
+    if kind not in _ROUTE_KINDS or flags & _RTM_F_CLONED or tos:
         return None
     found = attributes(body, 12)
     number = _U32.unpack(found[_RTA_TABLE])[0] if _RTA_TABLE in found else low
-    if number != table:
+    if number in (0, _LOCAL_TABLE) if table is None else number != table:
         return None
     size = 4 if family == socket.AF_INET else 16
     dst = _unpack(found.get(_RTA_DST, bytes(size)))
     oif, gateway, via = found.get(_RTA_OIF), found.get(_RTA_GATEWAY), found.get(_RTA_VIA)
     if via:
         gateway = via[2:]
+    device = _ROUTE_KINDS[kind]
+    if not device:
+        device = names.get(_U32.unpack(oif)[0], "(gone)") if oif else "(several next hops)"
     src, priority = found.get(_RTA_PREFSRC), found.get(_RTA_PRIORITY)
     metric = _U32.unpack(priority)[0] if priority else 0
     if family == socket.AF_INET6 and metric == _IPV6_DEFAULT_METRIC:
@@ -228,13 +258,13 @@ def decode_route(body: bytes, table: int, names: Mapping[int, str]) -> Route | N
     mtu = attributes(found[_RTA_METRICS], 0).get(_RTAX_MTU) if _RTA_METRICS in found else None
     return Route(
         "%s/%d" % (dst, length),
-        names.get(_U32.unpack(oif)[0], "?") if oif else "nexthops",
+        device,
         _unpack(gateway) if gateway else None,
         bool(flags & _RTNH_F_ONLINK),
         _U32.unpack(mtu)[0] if mtu else None,
         _unpack(src) if src else None,
         metric,
-        table,
+        number,
         protocol,
     )
 

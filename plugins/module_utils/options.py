@@ -39,7 +39,7 @@ def device(option: str, value: str) -> str:
 def address(option: str, value: str, family: int | None = None) -> str:
     """An IP address without prefix length, in canonical form; ``family`` is 4, 6 or either."""
     try:
-        found = ipaddress.ip_address(value)
+        found = ipaddress.ip_address(_unzoned(value))
     except ValueError:
         raise InvalidInput("%s: %s is not an IP address" % (option, show(value))) from None
     if family and found.version != family:
@@ -48,22 +48,38 @@ def address(option: str, value: str, family: int | None = None) -> str:
 
 
 def interface_address(option: str, value: str) -> str:
-    """An address with its prefix length, ``10.5.94.1/24``."""
+    """An address with its prefix length, ``10.5.94.1/24``, that a device can be given."""
     try:
-        if "/" in value:
-            return str(ipaddress.ip_interface(value))
+        if "/" not in value:
+            raise ValueError("no prefix length")
+        found = ipaddress.ip_interface(_unzoned(value))
     except ValueError:
-        pass
-    raise InvalidInput(
-        "%s: %s is not an address with its prefix length, like 10.5.94.1/24" % (option, show(value))
-    )
+        raise InvalidInput(
+            "%s: %s is not an address with its prefix length, like 10.5.94.1/24"
+            % (option, show(value))
+        ) from None
+    for name in ("unspecified", "multicast", "loopback", "link_local"):
+        # IPv4's link-local addresses are given out like others; IPv6's are the kernel's affair.
+        if getattr(found.ip, "is_" + name) and (name != "link_local" or found.version == 6):
+            raise InvalidInput(
+                "%s: %s is %s, not an address to give a device"
+                % (option, found, name.replace("_", "-"))
+            )
+    return str(found)
+
+
+def _unzoned(value: str) -> str:
+    """``fe80::1%eth0`` names an interface, and nothing here takes one that way."""
+    if "%" in value:
+        raise ValueError(value)
+    return value
 
 
 def network(option: str, value: str) -> str:
     """A prefix without host bits, ``10.5.94.0/24``."""
     found: ipaddress.IPv4Network | ipaddress.IPv6Network
     try:
-        found = ipaddress.ip_network(value, strict=False)
+        found = ipaddress.ip_network(_unzoned(value), strict=False)
     except ValueError:
         raise InvalidInput(
             "%s: %s is not a prefix, like 10.5.94.0/24" % (option, show(value))

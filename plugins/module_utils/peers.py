@@ -21,30 +21,23 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from .entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
 from .errors import FlatnetError
 from .flannel import Lease
 from .network import NetworkConfig
-from .plan import Changes, plan
+from .plan import Changes, claim, plan
 from .underlay import Reach, Underlay, foreign
 
 # What a lease's BackendType must be to be reached with the network's backend; the udp backend
 # carries packets to any lease's public IP.
 _LEASE_TYPE = {"vxlan": "vxlan", "host-gw": "host-gw"}
 
-# rtm_protocol of routes that the kernel makes for addresses.
-_KERNEL = 2
-
 
 class NotAdjacent(FlatnetError):
     """host-gw: peers that are not on the underlay's link."""
-
-
-class RouteTaken(FlatnetError):
-    """Somebody else's route stands where a peer's has to be."""
 
 
 class LosingAllPeers(FlatnetError):
@@ -68,70 +61,103 @@ class Peers(NamedTuple):
     skipped: tuple[Skipped, ...]
 
 
-def select(
-    config: NetworkConfig, leases: Iterable[Lease], own: Lease, addresses: Sequence[Address]
-) -> Peers:
-    """Which of ``leases`` this host may send packets to.
+class Rules:
+    """Which leases this host may send packets to.
 
-    ``addresses`` are the host's addresses; those on devices of the overlay itself must be left
-    out by the caller. A lease is refused if it lies outside the network, overlaps our own subnet
-    or a network this host is connected to, claims our address or MAC, or is of another backend or
-    VNI.
+    ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
+    of the overlay itself. What one lease says is judged by ``refusal``; what leases may not say
+    together, by ``select``.
     """
-    network = config.ipv4.network
-    # Compared as (first, last) numbers: thousands of leases, a handful of networks.
-    blocked = [(_span(own.subnet), "it overlaps this host's own subnet %s" % own.subnet)]
-    local = {own.public_ip}
-    for address in addresses:
-        if ":" in address.address:
-            continue
-        connected = ipaddress.ip_interface(address.address)
-        local.add(str(connected.ip))
-        blocked.append(
-            (
-                _span(str(connected.network)),
-                "it overlaps %s, which this host is connected to" % (connected.network,),
-            )
-        )
-    first, last = _span(str(network))
-    macs = {own.vtep_mac: own} if own.vtep_mac else {}
-    usable: list[Lease] = []
-    skipped: list[Skipped] = []
-    wanted = _LEASE_TYPE.get(config.backend.type)
-    for lease in leases:
-        if lease.key_name == own.key_name:
-            continue
+
+    def __init__(self, config: NetworkConfig, own: Lease, addresses: Iterable[Address]) -> None:
+        self._config = config
+        self._own = own
+        self._network = _span(config.network)
+        self._local = {own.public_ip}
+        # Compared as (first, last) numbers: thousands of leases, a handful of networks.
+        self._blocked = [(_span(own.subnet), "this host's own subnet %s" % own.subnet)]
+        for address in addresses:
+            if ":" in address.address:
+                continue
+            connected = ipaddress.ip_interface(address.address)
+            self._local.add(str(connected.ip))
+            words = "%s, which this host is connected to" % (connected.network,)
+            self._blocked.append((_span(str(connected.network)), words))
+
+    def refusal(self, lease: Lease) -> str | None:
+        """Why this lease must not be used, whatever the others are; None if it may be."""
+        backend = self._config.backend
+        wanted = _LEASE_TYPE.get(backend.type)
         low, high = _span(lease.subnet)
-        reason = None
-        if low < first or high > last:
-            reason = "it is outside the network %s" % network
-        elif low <= _number(lease.public_ip) <= high:
-            reason = "its public IP %s is inside its own subnet" % lease.public_ip
-        elif lease.public_ip in local:
-            reason = "its public IP is one of this host's"
-        elif wanted and lease.backend_type != wanted:
-            reason = "its backend is %s, the network's is %s" % (
-                lease.backend_type or "udp or alloc",
-                wanted,
-            )
-        elif wanted == "vxlan" and lease.vni not in (None, config.backend.vni):
-            reason = "its VNI is %s, the network's is %s" % (lease.vni, config.backend.vni)
-        elif wanted == "vxlan" and lease.vtep_mac in macs:
-            other = macs[lease.vtep_mac]
-            if other is own or other.public_ip != lease.public_ip:
-                reason = "its VTEP MAC %s is that of %s too" % (lease.vtep_mac, other.owner)
-        if reason is None:
-            for (start, end), words in blocked:
-                if low <= end and start <= high:
-                    reason = words
-                    break
-        if reason is not None:
-            skipped.append(Skipped(lease, reason))
-            continue
-        if lease.vtep_mac:
-            macs[lease.vtep_mac] = lease
-        usable.append(lease)
-    return Peers(tuple(usable), tuple(skipped))
+        if low < self._network[0] or high > self._network[1]:
+            return "it is outside the network %s" % self._config.network
+        if low <= _number(lease.public_ip) <= high:
+            return "its public IP %s is inside its own subnet" % lease.public_ip
+        if lease.public_ip in self._local:
+            return "its public IP is one of this host's"
+        if wanted and lease.backend_type != wanted:
+            kind = lease.backend_type or "udp or alloc"
+            return "its backend is %s, the network's is %s" % (kind, wanted)
+        if wanted == "vxlan" and lease.vni not in (None, backend.vni):
+            return "its VNI is %s, the network's is %s" % (lease.vni, backend.vni)
+        if wanted == "vxlan" and lease.vtep_mac == self._own.vtep_mac:
+            return "its VTEP MAC %s is this host's too" % lease.vtep_mac
+        for (start, end), words in self._blocked:
+            if low <= end and start <= high:
+                return "it overlaps " + words
+        return None
+
+    def select(self, leases: Iterable[Lease]) -> Peers:
+        """Those that may be used, in the order of their keys.
+
+        The kernel tells peers apart by the VTEP's MAC and by the subnet's first address. Of several
+        leases with one of these, the first key wins, on every host alike.
+        """
+        usable: list[Lease] = []
+        skipped: list[Skipped] = []
+        holders: dict[str, Lease] = {}
+        for lease in sorted(leases, key=lambda lease: lease.key_name):
+            if lease.key_name == self._own.key_name:
+                continue
+            reason = self.refusal(lease) or _clash(lease, holders)
+            if reason is None:
+                usable.append(lease)
+                holders.update(dict.fromkeys(marks(lease), lease))
+            else:
+                skipped.append(Skipped(lease, reason))
+        return Peers(tuple(usable), tuple(skipped))
+
+
+def _clash(lease: Lease, holders: Mapping[str, Lease]) -> str | None:
+    for mark in marks(lease):
+        other = holders.get(mark)
+        # One host may hold two subnets, with one VTEP.
+        if other and (mark != lease.vtep_mac or other.public_ip != lease.public_ip):
+            return "%s is that of %s too" % (mark, other.owner)
+    return None
+
+
+def marks(lease: Lease) -> tuple[str, ...]:
+    """What the kernel tells this peer from others by."""
+    first = lease.subnet.partition("/")[0]
+    return (first, lease.vtep_mac) if lease.vtep_mac else (first,)
+
+
+def off_link(
+    config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
+) -> tuple[Skipped, ...]:
+    """The peers that host-gw cannot reach, since a gateway is in between; none otherwise."""
+    if config.backend.type != "host-gw":
+        return ()
+    reach = Reach(foreign(routes))
+    found = []
+    for lease in peers:
+        route = reach.route(lease.public_ip)
+        if route is None:
+            found.append(Skipped(lease, "no route to it"))
+        elif route.dev != underlay.interface or route.gateway:
+            found.append(Skipped(lease, "reached through %s" % (route.gateway or route.dev)))
+    return tuple(found)
 
 
 def entries(
@@ -140,30 +166,30 @@ def entries(
     """What reaches ``peers``. Raises NotAdjacent naming every host-gw peer off the link."""
     backend = config.backend
     device = backend.device
+    peers = tuple(peers)
+    missed = off_link(config, peers, underlay, routes)
+    if missed:
+        raise NotAdjacent(
+            "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
+            "backend, with DirectRouting for the hosts that do share a link"
+            % (
+                underlay.interface,
+                underlay.address,
+                ", ".join("%s (%s)" % (each.lease.owner, each.reason) for each in missed),
+            )
+        )
     reach = Reach(foreign(routes))
     wanted: list[Entry] = []
-    off_link: list[str] = []
     for lease in peers:
-        direct = backend.type == "host-gw" or (
+        if backend.type == "host-gw" or (
             backend.direct_routing and reach.on_link(lease.public_ip, underlay.interface)
-        )
-        if backend.type == "host-gw" and not reach.on_link(lease.public_ip, underlay.interface):
-            route = reach.route(lease.public_ip)
-            how = "no route" if route is None else "through %s" % (route.gateway or route.dev)
-            off_link.append("%s (%s)" % (lease.owner, how))
-        elif direct:
+        ):
             wanted.append(Route(lease.subnet, underlay.interface, lease.public_ip))
         elif device and lease.vtep_mac:
             hop = lease.subnet.partition("/")[0]
             wanted.append(Neigh(device, hop, lease.vtep_mac))
             wanted.append(Fdb(device, lease.vtep_mac, lease.public_ip))
             wanted.append(Route(lease.subnet, device, hop, onlink=True))
-    if off_link:
-        raise NotAdjacent(
-            "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
-            "backend, with DirectRouting for the hosts that do share a link"
-            % (underlay.interface, underlay.address, ", ".join(off_link))
-        )
     return tuple(wanted)
 
 
@@ -182,26 +208,14 @@ def changes(
     apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
     """
     wanted = tuple(wanted)
-    places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
+
+    def ours(route: Route) -> bool:
+        return route.protocol == PROTOCOL or route.dev == device
+
+    own = claim(wanted, routes, ours)
     observed: list[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
-    taken: list[str] = []
-    reached = 0
-    for route in routes:
-        if route.protocol == _KERNEL:
-            continue
-        if route.protocol == PROTOCOL or (device and route.dev == device):
-            observed.append(route)
-            reached += 1
-        elif route.key in places:
-            if route._replace(protocol=0) == places[route.key]._replace(protocol=0):
-                observed.append(route)
-            else:
-                taken.append("%s is wanted, and there is %s" % (places[route.key], route))
-    if taken:
-        raise RouteTaken(
-            "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "
-            "them another metric" % "; ".join(taken)
-        )
+    observed += own
+    reached = sum(map(ours, own))
     if reached and not wanted and not allow_no_peers:
         raise LosingAllPeers(
             "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "

@@ -19,11 +19,19 @@ taken away.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
-from .entries import Address, Entry, Fdb, Link, Neigh, Route
+from .entries import Address, Entry, Fdb, Link, Neigh, Route, word
+from .errors import FlatnetError
 
 _ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
+
+# rtm_protocol of routes that the kernel makes for addresses.
+_KERNEL = 2
+
+
+class RouteTaken(FlatnetError):
+    """Somebody else's route stands where one of ours has to be."""
 
 
 class Change(NamedTuple):
@@ -45,7 +53,10 @@ class Change(NamedTuple):
             return "add %s" % (self.after,)
         if self.after is None:
             return "remove %s" % (self.before,)
-        return "change %s to %s" % self
+        before, after = self
+        if isinstance(before, Link) and isinstance(after, Link):
+            return "change link %s: %s" % (after.name, ", ".join(_steps(before, after)))
+        return "change %s to %s" % (before, after)
 
 
 Changes = tuple[Change, ...]
@@ -73,6 +84,34 @@ def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
     return tuple(put + drop)
 
 
+def claim(
+    wanted: Iterable[Entry], routes: Iterable[Route], ours: Callable[[Route], bool]
+) -> list[Route]:
+    """The ``routes`` that may be changed or removed so that the ``wanted`` ones are there.
+
+    These are ours, and of somebody else's those that stand in a wanted place and say the same
+    apart from their protocol: they are adopted. Any other in a wanted place raises RouteTaken.
+    The kernel's own are never ours, nor is what a Route cannot express.
+    """
+    places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
+    found: list[Route] = []
+    taken: list[str] = []
+    for route in routes:
+        place = places.get(route.key)
+        free = route.simple and route.protocol != _KERNEL
+        same = place and place == route._replace(protocol=place.protocol)
+        if free and (ours(route) or same):
+            found.append(route)
+        elif place:
+            taken.append("%s is wanted, and there is %s" % (place, route))
+    if taken:
+        raise RouteTaken(
+            "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "
+            "yours another metric" % "; ".join(taken)
+        )
+    return found
+
+
 def inverse(changes: Iterable[Change]) -> Changes:
     """The changes that undo ``changes``."""
     return tuple(change.inverse for change in reversed(tuple(changes)))
@@ -89,6 +128,16 @@ def diff(changes: Iterable[Change]) -> dict[str, str]:
         )
         for side in ("before", "after")
     }
+
+
+def _steps(before: Link, after: Link) -> list[str]:
+    """What changes about a device, each as ``mtu 1450 to 1400``."""
+    old, new = before.to_dict(), after.to_dict()
+    return [
+        "%s %s to %s" % (name, word(old.get(name)), word(value))
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
 
 
 def _index(entries: Iterable[Entry]) -> dict[Hashable, Entry]:
