@@ -48,10 +48,11 @@ class LeaseContended(FlatnetError):
 
 
 class Garbage(NamedTuple):
-    """A key below ``subnets`` that is not a valid lease."""
+    """A key below ``subnets`` that is not a valid lease; ``subnet`` is what it would be of."""
 
     key: str
     reason: str
+    subnet: str | None
 
     def __str__(self) -> str:
         return "key %s is skipped: %s" % (show(self.key), self.reason)
@@ -64,6 +65,11 @@ class Snapshot(NamedTuple):
     leases: tuple[Lease, ...]
     taken: tuple[str, ...]
     garbage: tuple[Garbage, ...]
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """Subnets that somebody seems to hold, nobody can say who."""
+        return tuple(each.subnet for each in self.garbage if each.subnet)
 
 
 class Planned(NamedTuple):
@@ -151,8 +157,8 @@ class Registry:
             try:
                 lease = parse_lease(name, entry.value, entry.mod_revision, entry.lease)
             except InvalidLease as error:
-                garbage.append(Garbage(entry.key, str(error)))
                 subnet = subnet_of_key(name)
+                garbage.append(Garbage(entry.key, str(error), subnet))
                 if subnet:
                     taken.append(subnet)
                 continue

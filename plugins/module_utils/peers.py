@@ -198,6 +198,7 @@ def changes(
     device: str | None,
     held: Iterable[Entry],
     routes: Iterable[Route],
+    unsure: Iterable[str] = (),
     allow_no_peers: bool = True,
 ) -> Changes:
     """What to change so that the kernel reaches exactly the wanted peers.
@@ -206,6 +207,9 @@ def changes(
     main table's. Ours are the routes of our protocol and those through our device, whoever made
     them: the device is ours. A foreign route in a wanted place is adopted if it says the same
     apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
+
+    ``unsure`` are subnets whose key is there with a value that nobody understands. That is missing
+    information: whatever the kernel does for them stays.
     """
     wanted = tuple(wanted)
 
@@ -221,7 +225,27 @@ def changes(
             "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "
             "was removed; if the fleet really shrank to this host, set allow_no_peers" % reached
         )
-    return plan(wanted, observed)
+    return plan(wanted, _without(observed, wanted, frozenset(unsure)))
+
+
+def _without(
+    observed: list[Entry], wanted: Iterable[Entry], subnets: frozenset[str]
+) -> list[Entry]:
+    """``observed`` without what reaches ``subnets``, unless something else is wanted there."""
+    if not subnets:
+        return observed
+    firsts = {subnet.partition("/")[0] for subnet in subnets}
+    macs = {e.mac for e in observed if isinstance(e, Neigh) and e.address in firsts}
+    keys = {entry.key for entry in wanted}
+
+    def stays(entry: Entry) -> bool:
+        if isinstance(entry, Route):
+            return entry.dst in subnets
+        if isinstance(entry, Neigh):
+            return entry.address in firsts
+        return isinstance(entry, Fdb) and entry.mac in macs
+
+    return [entry for entry in observed if entry.key in keys or not stays(entry)]
 
 
 def _span(prefix: str) -> tuple[int, int]:

@@ -21,7 +21,8 @@ description:
     overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
     place is an error, unless it says the same and is then adopted.
   - Leases that no host should act upon are skipped with a warning, such as one outside the network,
-    one that overlaps a network this host is connected to, or one that is not valid JSON.
+    one that overlaps a network this host is connected to, or one that is not valid JSON. Where a
+    key's value is not a valid lease, what the kernel holds for that subnet is left as it is.
   - Changes nothing if etcd cannot be read, or does not name this host's own lease.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -192,7 +193,7 @@ def reach(module, kernel, config, snapshot):
     backend = config.backend
     place = observe(module, kernel, config)
     own = own_lease(snapshot, place.host)
-    chosen = peers.select(config, snapshot.leases, own, place.addresses)
+    chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
     if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
         raise KernelError(
             "device %s does not exist; make it with vxlan_vtep first" % backend.device
@@ -201,8 +202,14 @@ def reach(module, kernel, config, snapshot):
     def compute():
         routes = kernel.routes()
         wanted = peers.entries(config, chosen.usable, place.underlay, routes)
-        allowed = module.params["allow_no_peers"]
-        return peers.changes(wanted, backend.device, held_by(kernel, backend), routes, allowed)
+        return peers.changes(
+            wanted,
+            backend.device,
+            held_by(kernel, backend),
+            routes,
+            unsure=snapshot.unsure,
+            allow_no_peers=module.params["allow_no_peers"],
+        )
 
     converge(
         module,
