@@ -172,10 +172,16 @@ def test_a_lab_built_again_has_the_same_machine_ids() -> None:
 
 
 def test_nothing_leads_out_of_a_lab(routed: Lab) -> None:
-    links = json.loads(subprocess.check_output(["ip", "-j", "-d", "link"]))
-    assert not [
-        link["ifname"] for link in links if link.get("linkinfo", {}).get("info_kind") == "veth"
-    ]
+    namespaces = [path.name for path in Path("/run/netns").glob(f"{routed.name}-*")]
+    assert len(namespaces) >= 6
+    ends: list[tuple[int, int]] = []
+    for netns in namespaces:
+        links = json.loads(subprocess.check_output(["ip", "-n", netns, "-j", "link"]))
+        # Only a veth has its other end elsewhere.
+        ends += [(link["ifindex"], link["link_index"]) for link in links if "link_index" in link]
+    # Each end has its other end in one of the lab's namespaces, too.
+    assert ends
+    assert sorted(ends) == sorted((other, own) for own, other in ends)
     outside = json.loads(subprocess.check_output(["ip", "-j", "addr"]))
     addresses = {info["local"] for link in outside for info in link["addr_info"]}
     for address in addresses - {"127.0.0.1", "::1"}:

@@ -243,9 +243,15 @@ def test_the_plugin_is_documented(
 
 def test_nothing_stays_mounted_and_entering_is_cheap(lab: Lab) -> None:
     host = lab.hosts[0]
-    before = Path("/proc/self/mountinfo").read_text()
+
+    def mounts() -> list[str]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        # Other labs may come and go; what the plugin mounts, it mounts on these.
+        return [line for line in lines if line.split()[4] in ("/etc", "/run", "/sys")]
+
+    before = mounts()
     host.exec(["true"], check=True)
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts() == before
 
     def fastest(command: list[str]) -> float:
         times = []
