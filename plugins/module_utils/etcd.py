@@ -6,7 +6,7 @@
 For modules and for a resident service: nothing of Ansible is imported. One client keeps one
 connection to each endpoint it used; any thread may use it, and calls wait for each other.
 
-- Order: a call goes to the endpoint that last worked, then to the others in the order given.
+- Order: a call goes to the endpoint that worked last, then to the others; at first as given.
 - Time: `timeout` seconds for one attempt at one endpoint, from connecting to the answer's last
   byte; so a call takes at most that times the endpoints, plus a second for each that is asked why
   it did not answer. Resolving a name has its own time limits, the system's. A paged list is several
@@ -230,7 +230,9 @@ class EtcdClient:
     # The rest
 
     def watch(self, prefix: str, start_revision: int = 0, *, progress: bool = True) -> Watch:
-        """Changes of keys with the prefix from start_revision on (0: from now on).
+        """Changes of keys with the prefix from start_revision on.
+
+        0 is from now on; what now is, a member that lags behind sees later than others.
 
         Returns when etcd has confirmed it; it has a connection of its own. progress: now and then
         a response without events, so that a quiet watch can go on from a recent revision.

@@ -203,7 +203,7 @@ def _parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
             return parse_refusal(answer)
         if isinstance(answer, dict) and isinstance(answer.get("header"), dict):
             return answer
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     # Something in between, such as a proxy, may have passed the request on before it failed.
     hint = ""

@@ -10,6 +10,7 @@ an effect, since etcd acts on a whole JSON object only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import ssl
@@ -23,6 +24,9 @@ from .options import Endpoint
 RECEIVE = 262144
 # OpenSSL's numbers of why a certificate does not verify.
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
+
+# What a server says that wants another certificate of the client, or any.
+_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "ACCESS_DENIED")
 
 
 class Request(NamedTuple):
@@ -52,11 +56,16 @@ class Connection:
     def exchange(self, request: Request, token: str, timeout: float) -> tuple[int, bytes]:
         """POST and read the whole answer, all of it within timeout seconds."""
         deadline = time.monotonic() + timeout
-        self.send(request, token, deadline)
         answer = Answer()
         parts: list[bytes] = []
-        while not answer.complete:
-            parts.append(self.receive(answer, deadline))
+        try:
+            self.send(request, token, deadline)
+            while not answer.complete:
+                parts.append(self.receive(answer, deadline))
+        except BaseException:
+            # Also for an interrupt: the next call must not read this one's answer.
+            self.close()
+            raise
         if not answer.keep_alive:
             self.close()
         return answer.status, b"".join(parts)
@@ -102,7 +111,6 @@ class Connection:
                 raise ConnectionError("the connection was closed before an answer was complete")
             return body
         except BadHttp as error:
-            self.close()
             # etcd speaks HTTP, so nothing of etcd's has changed.
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
         except OSError as error:
@@ -111,7 +119,6 @@ class Connection:
                 failure.stale = self._used
                 if not self._used and not self.endpoint.tls:
                     failure.reason += " (does it want https://?)"
-            self.close()
             raise failure from None
         finally:
             if answer.complete:
@@ -126,7 +133,9 @@ class Connection:
         try:
             self.sock.settimeout(timeout)
             return answer.feed(self.sock.recv(RECEIVE))
-        except (socket.timeout, BlockingIOError, ssl.SSLWantReadError):
+        except (socket.timeout, BlockingIOError, ssl.SSLWantReadError) as error:
+            if error.errno == errno.ETIMEDOUT:
+                raise Failed(EtcdUnreachable, "its host is gone") from None
             return None
         except BadHttp as error:
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
@@ -166,11 +175,10 @@ class Connection:
             raise Failed(EtcdUnreachable, f"the name does not resolve ({why})") from None
         failure = Failed(EtcdUnreachable, "the name has no address")
         for index, (family, kind, protocol, _name, address) in enumerate(addresses):
-            # A name's addresses share what time is left.
-            patience = _remaining(deadline) / (len(addresses) - index)
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(patience)
+                # A name's addresses share what time is left.
+                sock.settimeout(_remaining(deadline) / (len(addresses) - index))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self.endpoint.tls and self._context is not None:
@@ -198,13 +206,13 @@ class Connection:
             error = self._alert_behind(error, deadline)
         if isinstance(error, ssl.SSLError):
             reason = error.reason or str(error)
-            if "ALERT" in reason:
+            if "ALERT" in reason and any(each in reason for each in _CERTIFICATE_ALERTS):
                 # With TLS 1.3 the server judges the client's certificate after the handshake.
                 return Failed(
                     EtcdBadCertificate,
                     "the server does not accept this client's certificate, or wants one "
-                    f"(TLS {reason.lower().replace('_', ' ')}): give a cert_file and key_file "
-                    "signed by the CA that etcd trusts",
+                    f"({reason.lower().replace('_', ' ')}): give an etcd_cert_file signed by "
+                    "the CA that etcd trusts, and its etcd_key_file",
                 )
             hint = ": does it want http://?" if opening else ""
             return Failed(EtcdUnreachable, f"TLS failed ({reason}){hint}", sent)
@@ -224,8 +232,10 @@ class Connection:
 
 
 def _remaining(deadline: float) -> float:
-    """Seconds left. Never 0, which would mean "do not wait" and be another error."""
-    return max(deadline - time.monotonic(), 0.001)
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise socket.timeout
+    return left
 
 
 def _why_not_verified(error: ssl.SSLCertVerificationError, host: str) -> str:
@@ -237,5 +247,5 @@ def _why_not_verified(error: ssl.SSLCertVerificationError, host: str) -> str:
         return "the server's certificate is not valid yet: compare the clocks"
     return (
         f"the server's certificate is not signed by a CA that is trusted here "
-        f"({error.verify_message}): give etcd's CA as ca_file"
+        f"({error.verify_message}): give etcd's CA as etcd_ca_file"
     )

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The client's options: endpoints, TLS files, user. Private to etcd.py.
 
-All of it is checked before anything is sent, and each error names the option.
+All of it is checked before anything is sent, and each error names the option,
+as the modules call it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def parse_endpoint(url: object) -> Endpoint:
 
     def wrong(why: str, shown: object = url) -> EtcdInvalidOption:
         return EtcdInvalidOption(
-            "endpoints",
-            f"endpoint {shown!r}: {why}. Write http://HOST:PORT or https://HOST:PORT, "
+            "etcd_endpoints",
+            f"etcd_endpoints: {shown!r}: {why}. Write http://HOST:PORT or https://HOST:PORT, "
             "for example http://192.0.2.1:2379.",
         )
 
@@ -57,7 +58,8 @@ def parse_endpoint(url: object) -> Endpoint:
     if parts.path not in ("", "/") or parts.query or parts.fragment or url[-1] in "?#":
         raise wrong("has something after the port")
     try:
-        host.encode("idna" if not host.isascii() else "ascii")
+        if ":" not in host:
+            host.encode("idna")
     except UnicodeError:
         raise wrong("has a host that cannot be a name") from None
     return Endpoint(url.rstrip("/"), parts.scheme == "https", host, port)
@@ -66,22 +68,26 @@ def parse_endpoint(url: object) -> Endpoint:
 def parse_endpoints(urls: object) -> list[Endpoint]:
     """At least one; the same one twice counts once."""
     if not isinstance(urls, (list, tuple)) or not urls:
-        raise EtcdInvalidOption("endpoints", "endpoints: a list of at least one URL is needed.")
+        raise EtcdInvalidOption(
+            "etcd_endpoints", "etcd_endpoints: a list of at least one URL is needed."
+        )
     return list(dict.fromkeys(parse_endpoint(url) for url in urls))
 
 
 def check_timeout(timeout: object) -> float:
     number = timeout if isinstance(timeout, (int, float)) else math.nan
     if isinstance(timeout, bool) or not 0 < number < 86400:
-        raise EtcdInvalidOption("timeout", f"timeout: {timeout!r} is not a number of seconds > 0.")
+        raise EtcdInvalidOption(
+            "etcd_timeout", f"etcd_timeout: {timeout!r} is not a number of seconds > 0."
+        )
     return float(number)
 
 
 def check_user(username: str | None, password: str | None) -> None:
     if password and not username:
-        raise EtcdInvalidOption("username", "password is given without username.")
+        raise EtcdInvalidOption("etcd_username", "etcd_password is given without etcd_username.")
     if username and not password:
-        raise EtcdInvalidOption("password", "username is given without password.")
+        raise EtcdInvalidOption("etcd_password", "etcd_username is given without etcd_password.")
 
 
 def tls_context(
@@ -94,14 +100,14 @@ def tls_context(
 
     Without ca_file the system's certificates count. Files are read now, once.
     """
-    files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+    files = {"etcd_ca_file": ca_file, "etcd_cert_file": cert_file, "etcd_key_file": key_file}
     for endpoint in endpoints:
         given = [option for option, path in files.items() if path]
         if given and not endpoint.tls:
             raise EtcdInvalidOption(
                 given[0], f"{given[0]} is given, but endpoint {endpoint.url} is not https."
             )
-    for option, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+    for option, other in (("etcd_cert_file", "etcd_key_file"), ("etcd_key_file", "etcd_cert_file")):
         if files[option] and not files[other]:
             raise EtcdInvalidOption(other, f"{option} is given without {other}.")
     if not any(endpoint.tls for endpoint in endpoints):
@@ -115,7 +121,7 @@ def tls_context(
         try:
             context.load_verify_locations(cafile=ca_file)
         except ssl.SSLError:
-            raise EtcdBadCertificate(f"ca_file {ca_file} holds no PEM certificate.") from None
+            raise EtcdBadCertificate(f"etcd_ca_file {ca_file} holds no PEM certificate.") from None
     else:
         context.load_default_certs()
     if cert_file and key_file:
@@ -136,14 +142,14 @@ def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: 
     def no_passphrase() -> str:
         # Without this OpenSSL would ask on the terminal.
         raise EtcdBadCertificate(
-            f"key_file {key_file} is encrypted: it must be without passphrase."
+            f"etcd_key_file {key_file} is encrypted: it must have no passphrase."
         )
 
     try:
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            why = f"key_file {key_file} is not the key of cert_file {cert_file}."
+            why = f"etcd_key_file {key_file} is not the key of etcd_cert_file {cert_file}."
         else:
-            why = f"cert_file {cert_file} or key_file {key_file} is not PEM."
+            why = f"etcd_cert_file {cert_file} or etcd_key_file {key_file} is not PEM."
         raise EtcdBadCertificate(why) from None

@@ -40,7 +40,8 @@ class Watch:
     It ends with an EtcdError: the connection broke, the member lost its leader, the revision is
     compacted, etcd cancelled it. A new watch from the last response's revision + 1 misses nothing,
     except after EtcdCompacted: then list again. close() may be called from any thread; an iteration
-    under way just ends, and read() raises EtcdWatchClosed.
+    under way just ends, and read() raises EtcdWatchClosed. A member that hangs without losing its
+    connections is quiet: whoever minds ends a watch that shows no progress.
     """
 
     def __init__(self, connection: Connection, user: str) -> None:
@@ -55,6 +56,7 @@ class Watch:
         self._ready: deque[WatchResponse] = deque()
         self._lock = threading.RLock()
         self._closed = False
+        self._end: EtcdError | None = None
 
     def __repr__(self) -> str:
         return f"<Watch at {self.endpoint}>"
@@ -83,7 +85,7 @@ class Watch:
 
     def fileno(self) -> int:
         sock = self._connection.sock
-        if sock is None:
+        if self._closed or sock is None:
             raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
         return sock.fileno()
 
@@ -96,30 +98,31 @@ class Watch:
     def read(self, timeout: float | None = None) -> WatchResponse | None:
         """The next response; None if there is none within timeout seconds (0: do not wait)."""
         with self._lock:
-            if self._ready:
-                return self._ready.popleft()
             deadline = None if timeout is None else time.monotonic() + timeout
-            try:
-                while not self._ready:
-                    if self._closed or self._connection.sock is None:
-                        raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
-                    wait = None if deadline is None else max(deadline - time.monotonic(), 0)
+            while self._closed or not self._ready:
+                if self._closed:
+                    raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
+                if self._end is not None:
+                    raise self._end
+                wait = None if deadline is None else max(deadline - time.monotonic(), 0)
+                try:
                     body = self._connection.wait(self._answer, wait)
                     if body is None:
                         return None
-                    for message in self._messages(body):
-                        self._take(message)
-                    if self._answer.ended and not self._ready:
+                    self._take(self._messages(body))
+                    if self._answer.ended:
                         raise Failed(EtcdUnreachable, "the member ended the connection")
-            except Failed as failure:
-                self._connection.close()
-                if self._closed:
-                    raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.") from None
-                raise exhausted([(f"watch at {self.endpoint}", failure)]) from None
-            except EtcdError:
-                self._connection.close()
-                raise
+                except (Failed, EtcdError) as error:
+                    self._ended_by(error)
             return self._ready.popleft()
+
+    def _ended_by(self, error: Exception) -> None:
+        """What came before is still to be read; then comes the error."""
+        self._connection.close()
+        if isinstance(error, Failed):
+            error = exhausted([(f"watch at {self.endpoint}", error)])
+        assert isinstance(error, EtcdError)
+        self._end = error
 
     def begin(self, request: Request, token: str, timeout: float) -> Watch | Refusal:
         """Ask for the watch and wait until etcd confirms it, or says why not."""
@@ -135,16 +138,19 @@ class Watch:
             if self._answer.status and self._answer.status != 200:
                 return self._refusal(data, deadline)
             messages = self._messages(data)
-            if messages:
+            first = next(messages, None)
+            if first is not None:
                 break
             if self._answer.ended:
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's")
-        refusal = self._refused(messages[0])
+        refusal = self._refused(first)
         if refusal is not None:
             return refusal
-        self.revision = revision_of(messages[0]["result"])
-        for message in messages[1:]:
-            self._take(message)
+        self.revision = revision_of(first["result"])
+        try:
+            self._take(messages)
+        except (Failed, EtcdError) as error:
+            self._ended_by(error)
         return self
 
     def _refusal(self, data: bytes, deadline: float) -> Refusal:
@@ -160,23 +166,21 @@ class Watch:
                 EtcdBadAnswer, f"the answer is not etcd's (HTTP {self._answer.status})"
             ) from None
 
-    def _messages(self, body: bytes) -> list[dict[str, Any]]:
+    def _messages(self, body: bytes) -> Iterator[dict[str, Any]]:
         """One JSON object a line; the last line may still be under way.
 
         An error that ends the stream is the last line, and has no line end.
         """
         *lines, rest = (body + b"\n" if self._answer.complete else body).split(b"\n")
-        messages: list[dict[str, Any]] = []
         for line in lines:
             self._line += line
             text = bytes(self._line).strip()
             self._line.clear()
             if text:
-                messages.append(self._object(text))
+                yield self._object(text)
         self._line += rest
         if len(self._line) > MAX_LINE:
             raise Failed(EtcdBadAnswer, "the answer is not etcd's: a line without end")
-        return messages
 
     @staticmethod
     def _object(text: bytes) -> dict[str, Any]:
@@ -184,7 +188,7 @@ class Watch:
             message = json.loads(text)
             if isinstance(message, dict) and ("error" in message or "header" in message["result"]):
                 return message
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise Failed(EtcdBadAnswer, "the answer is not etcd's")
 
@@ -201,26 +205,29 @@ class Watch:
             return parse_cancel_reason(str(result.get("cancel_reason") or "no reason given"))
         return None
 
-    def _take(self, message: dict[str, Any]) -> None:
-        refusal = self._refused(message)
-        if refusal is not None:
-            raise refused(refusal, self.endpoint, self._user, write=False)
-        result = message["result"]
-        try:
-            if result.get("canceled"):
-                compacted = int(result["compact_revision"])
-                raise EtcdCompacted(
-                    f"etcd at {self.endpoint} no longer holds the revisions before {compacted} "
-                    "that the watch asked for: list again.",
-                    compacted,
-                )
-            self._fragments += [Event.parse(each) for each in result.get("events", ())]
-            if result.get("fragment"):
-                return
-            events = tuple(self._fragments)
-            self._fragments.clear()
-            # While it catches up, etcd's header is ahead of the events that it has sent.
-            revision = events[-1].kv.mod_revision if events else revision_of(result)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+    def _take(self, messages: Iterator[dict[str, Any]]) -> None:
+        for message in messages:
+            refusal = self._refused(message)
+            if refusal is not None:
+                raise refused(refusal, self.endpoint, self._user, write=False)
+            try:
+                self._take_result(message["result"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
+
+    def _take_result(self, result: dict[str, Any]) -> None:
+        if result.get("canceled"):
+            compacted = int(result["compact_revision"])
+            raise EtcdCompacted(
+                f"etcd at {self.endpoint} no longer holds the revisions before {compacted} "
+                "that the watch asked for: list again.",
+                compacted,
+            )
+        self._fragments += [Event.parse(each) for each in result.get("events", ())]
+        if result.get("fragment"):
+            return
+        events = tuple(self._fragments)
+        self._fragments.clear()
+        # While it catches up, etcd's header is ahead of the events that it has sent.
+        revision = events[-1].kv.mod_revision if events else revision_of(result)
         self._ready.append(WatchResponse(revision, events))
