@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import options, underlay
-from .assignment import Host
-from .entries import Address
 from .errors import FlatnetError, InvalidInput
 from .etcd import EtcdClient
 from .fields import dumps
-from .flannel import DEFAULT_PREFIX, Lease, parse_lease, parse_public_ip
-from .identity import host_id
+from .flannel import DEFAULT_PREFIX, Lease, parse_lease
 from .kernel import Kernel
 from .leases import Planned, Registry
 from .network import NetworkConfig, config_from_dict
+from .place import Choice, Place, find
 from .plan import Changes, diff
-from .underlay import Underlay
 
-# Which host this is, and where it meets its peers; see observe().
+# Which host this is, and where it meets its peers; see place.py.
 HOST_ARGUMENTS: dict[str, Any] = {
     "interface": {"type": "str"},
     "interface_regex": {"type": "str"},
@@ -58,7 +53,6 @@ ETCD_ARGUMENTS: dict[str, Any] = {
 
 # So many skipped keys or leases are named one by one.
 _WARNINGS = 10
-_MACHINE_ID = "/etc/machine-id"
 
 
 def create(
@@ -116,62 +110,9 @@ def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list
     return texts
 
 
-def identify(given: str | None) -> str:
-    """The host id: as given, or made from the machine id."""
-    if given:
-        return given
-    try:
-        with open(_MACHINE_ID, encoding="ascii") as file:
-            return host_id(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            "host_id is not set and %s cannot be read: %s" % (_MACHINE_ID, error)
-        ) from None
-
-
-class Place(NamedTuple):
-    """This host in its underlay. ``addresses`` are those that are not the overlay's own."""
-
-    host: Host
-    underlay: Underlay
-    addresses: tuple[Address, ...]
-
-
 def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> Place:
     """Find out who and where this host is, from HOST_ARGUMENTS and the kernel."""
-    option = module.params
-    for name in ("public_ip", "can_reach"):
-        if option[name]:
-            options.address(name, option[name], 4)
-    addresses = kernel.addresses()
-    # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.
-    pool = config.ipv4
-    own = {config.backend.device} | {
-        each.dev
-        for each in addresses
-        if underlay.between(each.address, pool.subnet_min, pool.subnet_max)
-    }
-    found = underlay.choose(
-        kernel.interfaces(),
-        addresses,
-        kernel.routes(),
-        interface=option["interface"],
-        pattern=option["interface_regex"],
-        can_reach=option["can_reach"],
-        ignore=[name for name in own if name],
-    )
-    if config.backend.mtu and config.backend.mtu > found.mtu:
-        raise InvalidInput(
-            "Backend.MTU %d of the network is more than the %d of %s, which packets leave by"
-            % (config.backend.mtu, found.mtu, found.interface)
-        )
-    host = Host(
-        host_id=identify(option["host_id"]),
-        hostname=option["hostname"] or platform.node(),
-        public_ip=parse_public_ip("public_ip", option["public_ip"] or found.ip),
-    )
-    others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
-    return Place(host, found, others)
+    return find(kernel, config, Choice(**{name: module.params[name] for name in HOST_ARGUMENTS}))
 
 
 def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:

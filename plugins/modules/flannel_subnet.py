@@ -180,13 +180,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     HOST_EXCLUSIVE,
     PLANNED_ARGUMENT,
     create,
-    identify,
     lease_result,
     observe,
     parse_planned,
     registry,
     reporting,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 
 ARGUMENTS = {
     "subnet": {"type": "str"},
