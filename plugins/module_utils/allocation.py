@@ -52,7 +52,7 @@ def choose(
     if prefer and is_member(pool, prefer):
         index = _indexes(pool, prefer)[0]
         if index not in used and index not in own:
-            return prefer
+            return str(_subnet(pool, index))
     size = pool.size
     if len(used | own) >= size:
         raise SubnetExhausted(
@@ -100,7 +100,7 @@ def claim(pool: Pool, taken: Iterable[str], subnet: str) -> str:
         other = ipaddress.ip_network(prefix)
         if other.version == wanted.version and other.overlaps(wanted):
             raise SubnetUnavailable("subnet %s overlaps the lease of %s" % (subnet, prefix))
-    return subnet
+    return str(wanted)
 
 
 def is_member(pool: Pool, subnet: str) -> bool:

@@ -16,9 +16,27 @@ def dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def _refuse(constant: str) -> Any:
+    raise ValueError("%s is not JSON" % constant)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose fields stand in the order of their last mention."""
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        out.pop(key, None)
+        out[key] = value
+    return out
+
+
+# Python's own takes NaN and Infinity, which make flannel take the whole value for garbage.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_pairs)
+
+
 def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        # Not left to json, which takes UTF-16 and UTF-32 too.
+        value = _DECODER.decode(text.decode("utf-8") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         raise error("%s is not JSON: %s" % (what, show(text))) from None
     if not isinstance(value, dict):
@@ -27,18 +45,20 @@ def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict
 
 
 def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Known fields under their usual names; like Go, an exact match wins over other cases."""
-    out = {name: raw[name] for name in names if name in raw}
-    if len(out) < len(raw):
-        known = {name.lower(): name for name in names}
-        for key, value in raw.items():
-            name = known.get(str(key).lower())
-            if name:
-                out.setdefault(name, value)
-    return {name: value for name, value in out.items() if value is not None}
+    """Known fields under their usual names; like Go, in any case, and the last one wins."""
+    known = {name.lower(): name for name in names}
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = known.get(str(key).lower())
+        if name and value is not None:
+            out[name] = value
+    return out
 
 
 def show(value: Any) -> str:
     """A foreign value, short enough for an error message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # what a little less nesting let through
+        text = "(deeply nested)"
     return text if len(text) <= 80 else text[:77] + "..."

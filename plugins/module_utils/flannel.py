@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from .errors import InvalidInput
 from .fields import dumps, fold, load_object, show
-from .network import NetworkConfig
+from .network import NetworkConfig, reserved
 
 DEFAULT_PREFIX = "/coreos.com/network"
 
@@ -107,9 +107,7 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
     public_ip6 = fields.get("PublicIPv6")
     if public_ip6 is not None:
         public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
-    kind = fields.get("BackendType") or ""
-    if not isinstance(kind, str):
-        raise InvalidLease(where + "BackendType must be a string, not %s" % show(kind))
+    kind = _text(where + "BackendType", fields.get("BackendType"))
     vni = mac = mac6 = None
     if kind == "vxlan":
         vni, mac = _vtep(where + "BackendData", fields.get("BackendData"))
@@ -117,8 +115,11 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
             vni6, mac6 = _vtep(where + "BackendV6Data", fields.get("BackendV6Data"))
             if vni6 != vni:
                 raise InvalidLease(where + "BackendV6Data.VNI differs from BackendData.VNI")
-    own = fields.get("Flatnet")
-    own = own if isinstance(own, dict) else {}
+    own = fields.get("Flatnet", {})
+    if not isinstance(own, dict):
+        raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))
+    host_id = _text(where + "Flatnet.HostID", own.get("HostID"))
+    hostname = _text(where + "Flatnet.Hostname", own.get("Hostname"))
     return Lease(
         subnet=subnet,
         public_ip=public_ip,
@@ -128,8 +129,8 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
         subnet6=subnet6,
         public_ip6=public_ip6,
         vtep_mac6=mac6,
-        host_id=_text(own.get("HostID")),
-        hostname=_text(own.get("Hostname")),
+        host_id=host_id,
+        hostname=hostname if host_id else "",
         mod_revision=mod_revision,
         etcd_lease=etcd_lease,
     )
@@ -150,10 +151,11 @@ def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
         address = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:
         address = None
-    if address is None or address.version != version:
+    if address is None or address.version != version or "%" in text:
         raise InvalidLease("%s %s is not an IPv%d address" % (where, show(text), version))
     if (
-        address.is_loopback
+        getattr(address, "ipv4_mapped", None)
+        or address.is_loopback
         or address.is_multicast
         or address.is_unspecified
         or (version == 4 and int(address) >= 0xF0000000)
@@ -191,13 +193,18 @@ def _subnet(address: str, length: str, version: int) -> str:
     # The round trip refuses host bits, leading zeros and any second spelling of one subnet.
     if network is None or network.version != version or str(network) != address + "/" + length:
         raise InvalidLease("subnet key %s-%s is not a subnet" % (address, length))
-    if not network.prefixlen or network.is_loopback or network.is_multicast:
+    if reserved(network):
         raise InvalidLease("subnet %s can never belong to a host" % network)
     return str(network)
 
 
-def _text(value: Any) -> str:
-    return value[:253] if isinstance(value, str) else ""
+def _text(where: str, value: Any) -> str:
+    """A name: it is compared, printed and written again, so it must survive all three."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 253:
+        raise InvalidLease("%s %s is not printable text" % (where, show(value)))
+    return value
 
 
 def gateway(subnet: str) -> str:

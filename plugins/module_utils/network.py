@@ -10,6 +10,7 @@ flannel since v0.20 reads the same network (``pkg/subnet/config.go``).
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -25,6 +26,9 @@ ENCAPSULATION = {"vxlan": 50, "udp": 28}
 MAX_MTU = 65535
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# Loopback and multicast, which no host's subnet may hide.
+_RESERVED = tuple(map(ipaddress.ip_network, "127.0.0.0/8 224.0.0.0/4 ::1/128 ff00::/8".split()))
 
 
 class InvalidConfig(InvalidInput):
@@ -58,7 +62,7 @@ class Backend:
 
     def to_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {"Type": self.type}
-        if self.type == "vxlan":
+        if self.type == "vxlan" or self.vni != 1:
             out["VNI"] = self.vni
         if self.port is not None:
             out["Port"] = self.port
@@ -176,7 +180,7 @@ def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
 def _parse_backend(raw: dict[str, Any]) -> Backend:
     fields = fold(raw, _BACKEND_FIELDS)
     # flannel's code, unlike its documentation, takes udp when no type is given.
-    kind = fields.get("Type") or "udp"
+    kind = _given(fields.get("Type"), "udp")
     if not isinstance(kind, str) or kind.lower() not in BACKENDS:
         raise InvalidConfig("Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)))
     kind = kind.lower()
@@ -184,12 +188,11 @@ def _parse_backend(raw: dict[str, Any]) -> Backend:
         type=kind,
         vni=_integer("Backend.VNI", fields.get("VNI"), 1, 1, (1 << 24) - 1),
         port=(
-            _integer("Backend.Port", fields.get("Port") or None, DEFAULT_PORT[kind], 1, 65535)
+            _integer("Backend.Port", _given(fields.get("Port")), DEFAULT_PORT[kind], 1, 65535)
             if kind in DEFAULT_PORT
             else None
         ),
-        # Zero means "not set" in Go.
-        mtu=_integer("Backend.MTU", fields.get("MTU") or None, None, 576, MAX_MTU),
+        mtu=_integer("Backend.MTU", _given(fields.get("MTU")), None, 576, MAX_MTU),
         gbp=_boolean("Backend.GBP", fields.get("GBP"), False),
         learning=_boolean("Backend.Learning", fields.get("Learning"), False),
         direct_routing=_boolean("Backend.DirectRouting", fields.get("DirectRouting"), False),
@@ -198,8 +201,8 @@ def _parse_backend(raw: dict[str, Any]) -> Backend:
 
 def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
     name = prefix + "Network"
-    text = fields.get(name)
-    if not text:
+    text = _given(fields.get(name))
+    if text is None:
         raise InvalidConfig("%s is required" % name)
     network = _network(name, text, version)
     length = fields.get(prefix + "SubnetLen")
@@ -214,9 +217,7 @@ def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
     )
 
 
-def _pool(
-    prefix: str, network: Network, length: int | None, low: str | None, high: str | None
-) -> Pool:
+def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any) -> Pool:
     bits = network.max_prefixlen
     widest, usual = (30, 24) if bits == 32 else (126, 64)
     if length is None:
@@ -247,9 +248,9 @@ def _pool(
     return Pool(network, length, subnet_min, subnet_max)
 
 
-def _bound(name: str, text: str | None, network: Network, length: int, default: int) -> Network:
+def _bound(name: str, text: Any, network: Network, length: int, default: int) -> Network:
     kind = type(network)
-    if not text:
+    if _given(text) is None:
         return kind((default, length))
     address = _address(name, text, network.version)
     if address not in network:
@@ -267,14 +268,24 @@ def _network(name: str, text: Any, version: int) -> Network:
         network = ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
     except ValueError:
         network = None
-    if network is None or network.version != version or "/" not in text:
+    # ipaddress also takes netmasks and zones, Go does not.
+    plain = network is not None and re.fullmatch(r"[^/%]+/[0-9]{1,3}", text)
+    if network is None or network.version != version or not plain:
         example = "10.5.0.0/16" if version == 4 else "fd00:10::/48"
         raise InvalidConfig(
             "%s %s is not an IPv%d network such as %s" % (name, show(text), version, example)
         )
-    if not network.prefixlen or network.is_loopback or network.is_multicast:
-        raise InvalidConfig("%s %s cannot carry an overlay" % (name, network))
+    if reserved(network):
+        raise InvalidConfig(
+            "%s %s cannot carry an overlay: it holds loopback or multicast addresses"
+            % (name, network)
+        )
     return network
+
+
+def reserved(network: Network) -> bool:
+    """Whether a network holds addresses that cannot be a pod's; the default route does."""
+    return any(each.version == network.version and each.overlaps(network) for each in _RESERVED)
 
 
 def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -282,9 +293,14 @@ def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipad
         address = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:
         address = None
-    if address is None or address.version != version:
+    if address is None or address.version != version or "%" in text:
         raise InvalidConfig("%s %s is not an IPv%d address" % (name, show(text), version))
     return address
+
+
+def _given(value: Any, default: Any = None) -> Any:
+    """``default`` for Go's zero values, which mean "not set"."""
+    return default if value is None or (type(value) in (int, str) and not value) else value
 
 
 def _integer(name: str, value: Any, default: Any, low: int, high: int) -> Any:

@@ -74,6 +74,9 @@ class Rules:
         self._own = own
         self._network = _span(config.network)
         self._local = {own.public_ip}
+        self._broadcast: set[str] = set()
+        pool = config.ipv4
+        self._pool = _span(str(pool.subnet_min))[0], _span(str(pool.subnet_max))[1]
         # Compared as (first, last) numbers: thousands of leases, a handful of networks.
         self._blocked = [(_span(own.subnet), "this host's own subnet %s" % own.subnet)]
         for address in addresses:
@@ -81,6 +84,9 @@ class Rules:
                 continue
             connected = ipaddress.ip_interface(address.address)
             self._local.add(str(connected.ip))
+            if connected.network.prefixlen < 31:
+                self._broadcast.add(str(connected.network.network_address))
+                self._broadcast.add(str(connected.network.broadcast_address))
             words = "%s, which this host is connected to" % (connected.network,)
             self._blocked.append((_span(str(connected.network)), words))
 
@@ -93,6 +99,10 @@ class Rules:
             return "it is outside the network %s" % self._config.network
         if low <= _number(lease.public_ip) <= high:
             return "its public IP %s is inside its own subnet" % lease.public_ip
+        if self._pool[0] <= _number(lease.public_ip) <= self._pool[1]:
+            return "its public IP %s is inside the overlay" % lease.public_ip
+        if lease.public_ip in self._broadcast:
+            return "its public IP %s is a broadcast address here" % lease.public_ip
         if lease.public_ip in self._local:
             return "its public IP is one of this host's"
         if wanted and lease.backend_type != wanted:
@@ -165,7 +175,8 @@ def entries(
 ) -> tuple[Entry, ...]:
     """What reaches ``peers``. Raises NotAdjacent naming every host-gw peer off the link."""
     backend = config.backend
-    device = backend.device
+    # The udp backend's device takes all of the network; it has no entries for peers.
+    device = backend.device if backend.type == "vxlan" else None
     peers = tuple(peers)
     missed = off_link(config, peers, underlay, routes)
     if missed:
@@ -182,7 +193,7 @@ def entries(
     wanted: list[Entry] = []
     for lease in peers:
         if backend.type == "host-gw" or (
-            backend.direct_routing and reach.on_link(lease.public_ip, underlay.interface)
+            device and backend.direct_routing and reach.on_link(lease.public_ip, underlay.interface)
         ):
             wanted.append(Route(lease.subnet, underlay.interface, lease.public_ip))
         elif device and lease.vtep_mac:
