@@ -107,7 +107,7 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
     public_ip6 = fields.get("PublicIPv6")
     if public_ip6 is not None:
         public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
-    kind = _text(where + "BackendType", fields.get("BackendType"))
+    kind = parse_name(where + "BackendType", fields.get("BackendType"))
     vni = mac = mac6 = None
     if kind == "vxlan":
         vni, mac = _vtep(where + "BackendData", fields.get("BackendData"))
@@ -118,8 +118,8 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
     own = fields.get("Flatnet", {})
     if not isinstance(own, dict):
         raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))
-    host_id = _text(where + "Flatnet.HostID", own.get("HostID"))
-    hostname = _text(where + "Flatnet.Hostname", own.get("Hostname"))
+    host_id = parse_name(where + "Flatnet.HostID", own.get("HostID"))
+    hostname = parse_name(where + "Flatnet.Hostname", own.get("Hostname"))
     return Lease(
         subnet=subnet,
         public_ip=public_ip,
@@ -198,8 +198,9 @@ def _subnet(address: str, length: str, version: int) -> str:
     return str(network)
 
 
-def _text(where: str, value: Any) -> str:
-    """A name: it is compared, printed and written again, so it must survive all three."""
+def parse_name(where: str, value: Any) -> str:
+    """A name that is compared, printed and written again, and must survive all three; raises
+    InvalidLease. None is the empty one."""
     if value is None:
         return ""
     if not isinstance(value, str) or not value.isprintable() or len(value) > 253:

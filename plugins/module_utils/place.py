@@ -12,7 +12,7 @@ from . import options, underlay
 from .assignment import Host
 from .entries import Address
 from .errors import InvalidInput
-from .flannel import parse_public_ip
+from .flannel import parse_name, parse_public_ip
 from .identity import host_id
 from .kernel import Kernel
 from .network import NetworkConfig
@@ -70,7 +70,7 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
         )
     host = Host(
         host_id=identify(choice.host_id),
-        hostname=choice.hostname or platform.node(),
+        hostname=parse_name("hostname", choice.hostname or platform.node()),
         public_ip=parse_public_ip("public_ip", choice.public_ip or found.ip),
     )
     others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
@@ -80,7 +80,7 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
 def identify(given: str | None) -> str:
     """The host id: as given, or made from the machine id."""
     if given:
-        return given
+        return parse_name("host_id", given)
     try:
         with open(_MACHINE_ID, encoding="ascii") as file:
             return host_id(file.read())
