@@ -1,0 +1,225 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Tells what a host has of what the overlay needs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_info
+version_added: 0.1.0
+short_description: What a host has of what the overlay needs
+description:
+  - Looks at everything that preparing a host depends on, in one go, so that a host that lacks
+    nothing costs one task.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes.info
+options:
+  commands:
+    description: Commands to look for.
+    type: list
+    elements: str
+    default: []
+  modules:
+    description: Kernel modules to look for.
+    type: list
+    elements: str
+    default: []
+  services:
+    description: Services that may have to take up new configuration.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the systemd unit.
+        type: str
+        required: true
+      config:
+        description: Files that the service reads when it starts or reloads.
+        type: list
+        elements: str
+        default: []
+"""
+
+EXAMPLES = r"""
+- name: See what the host has
+  flatnet.overlay.host_info:
+    commands: [fping]
+    modules: [vxlan, bridge]
+    services:
+      - name: systemd-networkd
+        config: [/etc/systemd/networkd.conf.d/flatnet.conf]
+  register: host
+"""
+
+RETURN = r"""
+python:
+  description: The interpreter that modules run under on this host.
+  type: str
+  returned: success
+  sample: /usr/bin/python3
+pyroute2_error:
+  description: Why it cannot import pyroute2; empty if it can.
+  type: str
+  returned: success
+distribution:
+  description: The distribution and those it is like, the nearest first, as os-release names them.
+  type: list
+  elements: str
+  returned: success
+  sample: [ubuntu, debian]
+missing_commands:
+  description: Commands that are not there.
+  type: list
+  elements: str
+  returned: success
+loadable_modules:
+  description: Kernel modules of O(modules) that are files, not part of the kernel.
+  type: list
+  elements: str
+  returned: success
+unloaded_modules:
+  description: Those of them that are not loaded.
+  type: list
+  elements: str
+  returned: success
+ip_forward:
+  description: Whether the host forwards IPv4.
+  type: bool
+  returned: success
+systemd:
+  description: Whether systemd runs the host.
+  type: bool
+  returned: success
+networkd:
+  description: Whether the host has systemd-networkd, running or not.
+  type: bool
+  returned: success
+networkmanager:
+  description: Whether the host has NetworkManager, running or not.
+  type: bool
+  returned: success
+running:
+  description: Services of O(services) that run.
+  type: list
+  elements: str
+  returned: success
+stale:
+  description: Those of them that have not read their configuration since it changed.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import importlib
+import os
+import re
+import sys
+import time
+
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import create
+
+ARGUMENTS = {
+    "commands": {"type": "list", "elements": "str", "default": []},
+    "modules": {"type": "list", "elements": "str", "default": []},
+    "services": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "config": {"type": "list", "elements": "str", "default": []},
+        },
+    },
+}
+NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def pyroute2_error():
+    """Why pyroute2 cannot be imported; empty if it can."""
+    try:
+        importlib.import_module("pyroute2").IPRoute  # noqa: B018  (0.9 looks it up only now)
+    except Exception as error:  # noqa: BLE001  (a broken installation can raise anything)
+        return "%s: %s" % (type(error).__name__, error)
+    return ""
+
+
+def distribution():
+    """ID and ID_LIKE of os-release(5)."""
+    found = dict(
+        re.findall(r"^(ID|ID_LIKE)=[\"']?([^\"'\n]*)", read("/etc/os-release"), re.MULTILINE)
+    )
+    return found.get("ID", "linux").split() + found.get("ID_LIKE", "").split()
+
+
+def loadable(names):
+    """Modules that are files of the running kernel, and those of them that are not loaded."""
+    index = read("/lib/modules/%s/modules.dep" % os.uname().release)
+    files = [
+        name
+        for name in names
+        if re.search(r"(^|/)%s\.ko\S*:" % re.escape(name), index, re.MULTILINE)
+    ]
+    return files, [name for name in files if not os.path.isdir("/sys/module/" + name)]
+
+
+def services(module, wanted):
+    """Those that run; and those whose configuration is newer than what they read."""
+    systemctl = module.get_bin_path("systemctl")
+    if not wanted or not systemctl:
+        return [], []
+    names = [each["name"] + ".service" for each in wanted]
+    shown = "--property=ActiveState,StateChangeTimestampMonotonic"
+    # A reload changes the state for a moment, as a restart does.
+    answer = module.run_command([systemctl, "show", shown, *names], check_rc=True)[1]
+    running, stale = [], []
+    for each, text in zip(wanted, answer.split("\n\n")):
+        values = dict(line.partition("=")[::2] for line in text.split())
+        if values.get("ActiveState") != "active":
+            continue
+        running.append(each["name"])
+        age = time.monotonic() - int(values["StateChangeTimestampMonotonic"]) / 1e6
+        changed = [os.stat(path).st_mtime for path in each["config"] if os.path.exists(path)]
+        if changed and max(changed) > time.time() - age:
+            stale.append(each["name"])
+    return running, stale
+
+
+def main():
+    module = create(ARGUMENTS, state=False)
+    option = module.params
+    files, unloaded = loadable(option["modules"])
+    systemd = os.path.isdir("/run/systemd/system")
+    running, stale = services(module, option["services"]) if systemd else ([], [])
+    module.exit_json(
+        changed=False,
+        python=sys.executable,
+        pyroute2_error=pyroute2_error(),
+        distribution=distribution(),
+        missing_commands=[name for name in option["commands"] if not module.get_bin_path(name)],
+        loadable_modules=files,
+        unloaded_modules=unloaded,
+        ip_forward=read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
+        systemd=systemd,
+        networkd=systemd and any(os.path.exists(path) for path in NETWORKD),
+        networkmanager=os.path.isdir("/etc/NetworkManager"),
+        running=running,
+        stale=stale,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Pings every peer."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: overlay_ping
+version_added: 0.1.0
+short_description: Ping every peer over the overlay
+description:
+  - Pings every other lease's host from this host, over the overlay and all at once, and then those
+    that answer again with packets of the overlay's full MTU that must not be fragmented.
+  - Packets leave from this host's gateway address, so an answer shows that both directions work. Of
+    a host that this collection provisioned, the gateway address has to answer; of one that runs a
+    C(flanneld), which may have no bridge yet, that of its VTEP.
+  - Returns only what does not answer, so that a large fleet's result stays small.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes.info
+  - flatnet.overlay.etcd
+  - flatnet.overlay.host
+requirements:
+  - C(fping), 5.0 or later, on the host.
+seealso:
+  - module: flatnet.overlay.flannel_peers
+"""
+
+EXAMPLES = r"""
+- name: Ping every peer
+  flatnet.overlay.overlay_ping:
+    etcd_endpoints: [http://192.0.2.2:2379]
+  register: pinged
+  failed_when: pinged.lost | length > 0
+"""
+
+RETURN = r"""
+lost:
+  description: What does not answer.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    hostname: {description: The peer's name as recorded in its lease., type: str, sample: host2}
+    public_ip: {description: The peer's address on the underlay., type: str, sample: 192.0.2.12}
+    address: {description: The address that was pinged., type: str, sample: 10.5.94.1}
+    size:
+      description: Bytes of the packet that got no answer; null for a ping of the usual size.
+      type: int
+    reason: {description: What a router said; or that nobody did., type: str, sample: no answer}
+pinged:
+  description: How many peers were pinged.
+  type: int
+  returned: success
+mtu:
+  description: Bytes of the largest packet sent.
+  type: int
+  returned: success
+"""
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import peers
+from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
+from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway
+from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    HOST_ARGUMENTS,
+    HOST_EXCLUSIVE,
+    create,
+    observe,
+    registry,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.ping import PingFailed, ping
+
+
+def target(lease):
+    """The address of a peer that is sure to be there."""
+    own = lease.host_id or lease.backend_type != "vxlan"
+    return (gateway(lease.subnet) if own else lease.subnet).partition("/")[0]
+
+
+def main():
+    module = create(HOST_ARGUMENTS, etcd=True, state=False, mutually_exclusive=HOST_EXCLUSIVE)
+    fping = module.get_bin_path("fping")
+    with reporting(module):
+        if fping is None:
+            raise PingFailed("fping is not installed on this host; install the package fping")
+        with registry(module) as store, Kernel() as kernel:
+            config = store.config()
+            leases = store.snapshot().leases
+            place = observe(module, kernel, config)
+        own = held(leases, place.host)
+        if own is None:
+            raise PingFailed("%s holds no lease, so it is not part of the overlay" % (place.host,))
+        mtu = config.backend.overlay_mtu(place.underlay.mtu)
+        chosen = peers.Rules(config, own, place.addresses).select(leases).usable
+        by_address = {target(lease): lease for lease in chosen}
+        lost = ping(
+            lambda command, text: module.run_command(command, data=text),
+            fping,
+            gateway(own.subnet).partition("/")[0],
+            by_address,
+            mtu,
+        )
+        module.exit_json(
+            changed=False,
+            lost=[
+                {
+                    "hostname": by_address[each.address].hostname,
+                    "public_ip": by_address[each.address].public_ip,
+                    **each._asdict(),
+                }
+                for each in lost
+            ],
+            pinged=len(by_address),
+            mtu=mtu,
+        )
+
+
+if __name__ == "__main__":
+    main()
