@@ -214,9 +214,16 @@ class Connection:
                     f"({reason.lower().replace('_', ' ')}): give an etcd_cert_file signed by "
                     "the CA that etcd trusts, and its etcd_key_file",
                 )
-            hint = ": does it want http://?" if opening else ""
-            return Failed(EtcdUnreachable, f"TLS failed ({reason}){hint}", sent)
-        return Failed(EtcdUnreachable, (error.strerror or str(error)).lower(), sent)
+            why = f"TLS failed ({reason})"
+        else:
+            why = (error.strerror or str(error)).lower()
+        if (
+            opening
+            and self.endpoint.tls
+            and isinstance(error, (ssl.SSLError, ConnectionResetError))
+        ):
+            why += " (does it want http://?)"
+        return Failed(EtcdUnreachable, why, sent)
 
     def _alert_behind(self, error: OSError, deadline: float) -> OSError:
         """A server that closed while we were still sending may have said why just before."""
