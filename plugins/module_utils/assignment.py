@@ -64,7 +64,7 @@ class Decision(NamedTuple):
     """``before`` is the lease held now (None: none), ``after`` the one to hold.
 
     Different subnets mean a move: the new lease is written, then ``before`` removed. ``surplus``
-    are further leases of this same host, to be removed.
+    are further leases of this same host, or of one that it takes over, to be removed.
     """
 
     before: Lease | None
@@ -99,13 +99,14 @@ def decide(
             "the network has EnableIPv6 (%s): this version provisions IPv4 only, and an IPv4-only "
             "lease in a dual-stack network would confuse flanneld peers" % config.ipv6.network
         )
-    own, surplus = _held(leases, host, wish.takeover)
-    given_up = {lease.subnet for lease in surplus}
-    if own:
-        given_up.add(own.subnet)
+    held_now = _held(config, leases, host, wish.takeover)
+    own = held_now[0] if held_now else None
+    given_up = {lease.subnet for lease in held_now}
     others = [subnet for subnet in taken if subnet not in given_up]
-    subnet = _subnet(config, own, others, host, wish)
-    return Decision(own, _lease(config, subnet, host), surplus)
+    after = _lease(config, _subnet(config, own, others, host, wish), host)
+    # A move that was cut short has left both leases, so the wanted one may be there already.
+    before = next((lease for lease in held_now if lease.key_name == after.key_name), own)
+    return Decision(before, after, tuple(lease for lease in held_now if lease is not before))
 
 
 def held(leases: Iterable[Lease], host: Host) -> Lease | None:
@@ -126,9 +127,12 @@ def _rank(lease: Lease, host: Host) -> tuple[bool, bool, str]:
 
 
 def _held(
-    leases: Iterable[Lease], host: Host, takeover: bool
-) -> tuple[Lease | None, tuple[Lease, ...]]:
-    mine, adoptable = [], []
+    config: NetworkConfig, leases: Iterable[Lease], host: Host, takeover: bool
+) -> tuple[Lease, ...]:
+    """The leases that this host's one lease is to replace, the one to keep first."""
+    mine: list[Lease] = []
+    adoptable: list[Lease] = []
+    conquered: list[Lease] = []
     for lease in leases:
         if lease.host_id == host.host_id:
             clone = lease.public_ip != host.public_ip and lease.hostname != host.hostname
@@ -154,11 +158,14 @@ def _held(
                         lease.subnet,
                     )
                 )
-            adoptable.append(lease)
-    mine.sort(key=lambda lease: _rank(lease, host))
-    adoptable.sort(key=lambda lease: _rank(lease, host))
-    own = (mine + adoptable)[:1]
-    return (own[0] if own else None), tuple(mine[1:])
+            (conquered if lease.host_id else adoptable).append(lease)
+
+    def rank(lease: Lease) -> tuple[bool, tuple[bool, bool, str]]:
+        return not allocation.is_member(config.ipv4, lease.subnet), _rank(lease, host)
+
+    if not mine:
+        mine = sorted(adoptable, key=rank)[:1]
+    return tuple(sorted(mine, key=rank) + sorted(conquered, key=rank))
 
 
 def _subnet(

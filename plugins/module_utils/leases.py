@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .assignment import Decision, Host, Wish, decide
@@ -206,11 +206,12 @@ class Registry:
                     now = self._write(decision, guards, ttl)
                     if now is None:
                         continue
-                    changed, before = True, decision.before
+                    before = before if changed else decision.before
+                    changed = True
                 elif ttl and now:
                     self._client.lease_keepalive(now.etcd_lease)
-                if all(self._remove(lease) for lease in decision.obsolete):
-                    assert now
+                assert now
+                if all(self._remove(lease, now) for lease in decision.obsolete):
                     before = before if changed else now
                     changed = changed or bool(decision.obsolete)
                     done = Decision(before, now, decision.surplus)
@@ -220,7 +221,9 @@ class Registry:
             except EtcdError as error:
                 if not error.maybe_applied:
                     raise
-                # The next listing tells.
+                # The next listing tells. If it was applied, it was we who changed it.
+                before = before if changed else decision.before
+                changed = True
         raise AssertionError("unreachable")
 
     def held_by(self, host_id: str) -> tuple[Lease, ...]:
@@ -232,10 +235,16 @@ class Registry:
 
         A lease without identity is a flanneld's own affair and stays.
         """
+        removed: dict[str, Lease] = {}
         for dummy in _tries("the lease of host id %s" % host_id):
             leases = self.held_by(host_id)
-            if all(self._remove(lease, guards=True) for lease in leases):
-                return leases
+            removed.update((lease.key_name, lease) for lease in leases)
+            try:
+                if all(self._remove(lease) for lease in leases):
+                    return tuple(removed.values())
+            except EtcdError as error:
+                if not error.maybe_applied:
+                    raise
         raise AssertionError("unreachable")
 
     # --- transactions ---------------------------------------------------------------------------
@@ -244,13 +253,14 @@ class Registry:
         return self._guards + "hosts/" + host_id, self._guards + "addresses/" + public_ip
 
     def _read(self, host: Host) -> tuple[list[Compare], NetworkConfig]:
-        """The config, and conditions that nobody acquires for this host from here on."""
-        keys = self._guard_keys(host.host_id, host.public_ip)
-        answer = self._client.txn([], [Op.get(self._config_key)] + [Op.get(key) for key in keys])
+        """The config, and conditions that nobody changes it, or acquires for this host, from here
+        on."""
+        keys = (self._config_key, *self._guard_keys(host.host_id, host.public_ip))
+        answer = self._client.txn([], [Op.get(key) for key in keys])
         found = [each.kvs[0] if each.kvs else None for each in answer.ranges]
         guards = [
             Compare.mod_revision(key, entry.mod_revision if entry else 0)
-            for key, entry in zip(keys, found[1:])
+            for key, entry in zip(keys, found)
         ]
         return guards, self._parse_config(found[0])
 
@@ -282,38 +292,38 @@ class Registry:
             if etcd_lease:
                 self._client.lease_revoke(etcd_lease)
             return None
-        if before and before.host_id == after.host_id and not decision.moved:
-            self._forget(before, after)
+        if before and not decision.moved:
+            self._clear(before, after)
         return after._replace(mod_revision=answer.revision, etcd_lease=etcd_lease)
 
-    def _forget(self, before: Lease, after: Lease) -> None:
-        """Clear away what an updated lease no longer needs."""
-        if before.public_ip != after.public_ip:
-            guard = self._guard_keys(before.host_id, before.public_ip)[1]
-            # Unless another host has taken the address up meanwhile.
-            self._client.txn([Compare.value(guard, before.key_name)], [Op.delete(guard)])
-        if before.etcd_lease:
-            self._client.lease_revoke(before.etcd_lease)
-
-    def _remove_all(self, leases: Iterable[Lease], guards: bool = False) -> bool:
-        """Remove leases, each in a transaction of its own; False if one was no longer the same."""
-        done = [self._remove(lease, guards) for lease in leases]
-        return False not in done
-
-    def _remove(self, lease: Lease, guards: bool = False) -> bool:
-        """Remove a lease if it is unchanged; on request its guards too."""
+    def _remove(self, lease: Lease, kept: Lease | None = None) -> bool:
+        """Remove a lease if it is unchanged, with what only belongs to it and not to ``kept``."""
         key = self._subnets + lease.key_name
         operations = [Op.delete(key)]
-        if guards:
+        if kept is None and lease.host_id:
             names = self._guard_keys(lease.host_id, lease.public_ip)
             operations += [Op.delete(name) for name in names]
-        done = self._client.txn(
-            [Compare.mod_revision(key, lease.mod_revision)], operations
-        ).succeeded
-        if done and lease.etcd_lease and lease.host_id:
-            # We granted it, for this key alone; a flanneld's own is left to run out.
-            self._client.lease_revoke(lease.etcd_lease)
+        compare = Compare.mod_revision(key, lease.mod_revision)
+        done = self._client.txn([compare], operations).succeeded
+        if done:
+            self._clear(lease, kept)
         return done
+
+    def _clear(self, gone: Lease, kept: Lease | None) -> None:
+        """Clear away what a lease that is gone has left and ``kept`` does not need.
+
+        Nothing of a flanneld's: it has no guards, and its etcd lease runs out by itself.
+        """
+        if not gone.host_id:
+            return
+        if kept:
+            guards = set(self._guard_keys(gone.host_id, gone.public_ip))
+            for guard in guards - set(self._guard_keys(kept.host_id, kept.public_ip)):
+                # Unless another host has taken it up meanwhile.
+                self._client.txn([Compare.value(guard, gone.key_name)], [Op.delete(guard)])
+        if gone.etcd_lease:
+            # We granted it, for this key alone.
+            self._client.lease_revoke(gone.etcd_lease)
 
 
 def _tries(what: str) -> Iterator[None]:
