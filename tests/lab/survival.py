@@ -27,7 +27,7 @@ if t.TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 
-#: How long to watch after a restart: networkd goes on for a while after it says that it is ready.
+#: Until new addresses are no longer tentative, and networkd is through after it says it is ready.
 SETTLE = 10
 
 #: All that a host's kernel holds for its network, but neighbours only as far as somebody set them.
@@ -68,6 +68,7 @@ def check(fleet: BootedFleet, backend: str) -> None:
     if any(changes.values()):
         raise LabError(f"the second run of site.yml changed something: {changes}")
     _step("systemctl restart systemd-networkd systemd-udevd")
+    time.sleep(SETTLE)
     before = {host.name: dump(fleet, host) for host in fleet.hosts}
     for host in fleet.hosts:
         fleet.ssh(host, ["systemctl", "restart", "systemd-networkd", "systemd-udevd"])
