@@ -9,7 +9,7 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .entries import Address, Entry, Link, word
 from .errors import FlatnetError
@@ -36,6 +36,11 @@ def complete(desired: Link, observed: Link | None) -> Link:
     """``desired`` with what it leaves open filled in from what is there."""
     if observed is None:
         return desired
+    if observed.kind != desired.kind:
+        raise ForeignDevice(
+            "name: device %s exists and is %s, not a %s: it is somebody else's; choose another "
+            "name or remove it yourself" % (desired.name, kind_of(observed), desired.kind)
+        )
     options = observed.option
     options.update(desired.options)
     return desired._replace(
@@ -63,11 +68,6 @@ def plan_link(
     rest: list[Entry] = []
     for entry in held:
         (have if isinstance(entry, Address) else rest).append(entry)
-    if observed and observed.kind != desired.kind:
-        raise ForeignDevice(
-            "name: device %s exists and is %s, not a %s: it is somebody else's; choose another "
-            "name or remove it yourself" % (desired.name, kind_of(observed), desired.kind)
-        )
     target = complete(desired, observed)
     wanted: list[Entry] = list(addresses)
     if not exclusive:
@@ -82,16 +82,27 @@ def plan_link(
     return LinkPlan(plan([target] + wanted, ([observed] if observed else []) + have))
 
 
-def remove_link(kind: str, observed: Link | None, held: Iterable[Entry]) -> Changes:
+def remove_link(kind: str, observed: Link | None, held: Iterable[Entry]) -> LinkPlan:
     """The changes that take a device away with all it holds."""
     if observed is None:
-        return ()
+        return LinkPlan(())
     if observed.kind != kind:
         raise ForeignDevice(
             "name: device %s is %s, not a %s: not removed"
             % (observed.name, kind_of(observed), kind)
         )
-    return plan((), [observed] + list(held))
+    return LinkPlan(plan((), [observed, *held]))
+
+
+def describe(name: str, entries: Iterable[Entry | None]) -> dict[str, Any]:
+    """A device and its addresses, of all that is or will be there, for a module's result."""
+    link, addresses = None, []
+    for entry in entries:
+        if isinstance(entry, Link) and entry.name == name:
+            link = dict(entry.to_dict(), master=entry.master or "")
+        elif isinstance(entry, Address) and entry.dev == name:
+            addresses.append(entry.address)
+    return {"link": link, "addresses": sorted(addresses)}
 
 
 def kind_of(link: Link) -> str:

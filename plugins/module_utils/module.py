@@ -15,15 +15,17 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .entries import Entry, Link
 from .errors import FlatnetError, InvalidInput
 from .etcd import EtcdClient
 from .fields import dumps
 from .flannel import DEFAULT_PREFIX, Lease, parse_lease
 from .kernel import Kernel
 from .leases import Planned, Registry
+from .links import LinkPlan, describe
 from .network import NetworkConfig, config_from_dict
 from .place import Choice, Place, find
-from .plan import Changes, diff
+from .plan import Changes, diff, outcome
 
 # Which host this is, and where it meets its peers; see place.py.
 HOST_ARGUMENTS: dict[str, Any] = {
@@ -98,6 +100,37 @@ def converge(
     """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits."""
     changes = kernel.converge(compute, module.check_mode)
     module.exit_json(changed=bool(changes), diff=diff(changes), **result)
+
+
+def converge_link(
+    module: AnsibleModule,
+    kernel: Kernel,
+    name: str,
+    compute: Callable[[Link | None, list[Entry]], LinkPlan],
+) -> tuple[LinkPlan, dict[str, Any]]:
+    """The same for one device; ``compute`` is given it and all it holds. Returns the plan, and the
+    module's result with the device and its addresses as they are, or in check mode would be."""
+    looks: list[tuple[list[Entry], LinkPlan]] = []
+
+    def look() -> Changes:
+        link, held = kernel.link(name), kernel.held(name)
+        looks.append((([link] if link else []) + held, compute(link, held)))
+        return looks[-1][1].changes
+
+    changes = kernel.converge(look, module.check_mode)
+    before, planned = looks[0]
+    if module.check_mode:
+        after: Iterable[Entry | None] = outcome(changes, before)
+    else:
+        after = [kernel.link(name), *kernel.addresses(name)]
+    for reason in planned.recreated:
+        made = "would be" if module.check_mode else "was"
+        module.warn("device %s %s made anew: %s" % (name, made, reason))
+    return planned, {
+        "changed": bool(changes),
+        "diff": diff(changes),
+        **describe(name, after),
+    }
 
 
 def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:

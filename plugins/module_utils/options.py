@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 from .errors import InvalidInput
 from .fields import show
@@ -69,6 +70,19 @@ def interface_address(option: str, value: str) -> str:
                 % (option, found, name.replace("_", "-"))
             )
     return str(found)
+
+
+def interface_addresses(option: str, values: Sequence[str]) -> list[str]:
+    """Addresses with their prefix lengths, none of them twice."""
+    found: dict[str, int] = {}
+    texts = []
+    for place, value in enumerate(values):
+        text = interface_address("%s[%d]" % (option, place), value)
+        other = found.setdefault(text.partition("/")[0], place)
+        if other != place:
+            raise InvalidInput("%s[%d]: %s is %s[%d] too" % (option, place, text, option, other))
+        texts.append(text)
+    return texts
 
 
 def _unzoned(value: str) -> str:

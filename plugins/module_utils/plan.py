@@ -117,6 +117,17 @@ def inverse(changes: Iterable[Change]) -> Changes:
     return tuple(change.inverse for change in reversed(tuple(changes)))
 
 
+def outcome(changes: Iterable[Change], observed: Iterable[Entry]) -> list[Entry]:
+    """What there is of ``observed`` after ``changes``."""
+    entries = _index(observed)
+    for before, after in changes:
+        if before is not None:
+            entries.pop(before.key, None)
+        if after is not None:
+            entries[after.key] = after
+    return list(entries.values())
+
+
 def diff(changes: Iterable[Change]) -> dict[str, str]:
     """Ansible's before and after, a line for every object that changes."""
     changes = tuple(changes)
