@@ -101,8 +101,11 @@ def decide(
         )
     held_now = _held(config, leases, host, wish.takeover)
     own = held_now[0] if held_now else None
-    given_up = {lease.subnet for lease in held_now}
-    others = [subnet for subnet in taken if subnet not in given_up]
+    others = list(taken)
+    for lease in held_now:
+        # Once each: the key of another host, dual stack, may stand for the same subnet.
+        if lease.subnet in others:
+            others.remove(lease.subnet)
     after = _lease(config, _subnet(config, own, others, host, wish), host)
     # A move that was cut short has left both leases, so the wanted one may be there already.
     before = next((lease for lease in held_now if lease.key_name == after.key_name), own)
