@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from .assignment import Decision, Host, Wish, decide
 from .errors import FlatnetError
-from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op
+from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op, Watch
 from .fields import show
 from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease, subnet_of_key
 from .network import InvalidConfig, NetworkConfig, parse_config
@@ -70,6 +70,13 @@ class Snapshot(NamedTuple):
     def unsure(self) -> tuple[str, ...]:
         """Subnets that somebody seems to hold, nobody can say who."""
         return tuple(each.subnet for each in self.garbage if each.subnet)
+
+
+class Listing(NamedTuple):
+    """All there is to know of the network at one revision."""
+
+    config: NetworkConfig
+    snapshot: Snapshot
 
 
 class Planned(NamedTuple):
@@ -113,7 +120,7 @@ class Registry:
     def __init__(self, client: EtcdClient, prefix: str = DEFAULT_PREFIX) -> None:
         if not prefix.startswith("/") or prefix.endswith("/") or "//" in prefix:
             raise InvalidConfig(
-                "etcd prefix %r must begin with a slash and not end with one, like %s"
+                "etcd_prefix: %r must begin with a slash and not end with one, like %s"
                 % (prefix, DEFAULT_PREFIX)
             )
         self._client = client
@@ -146,9 +153,29 @@ class Registry:
                 "the network config at %s is not usable: %s" % (self._config_key, error)
             ) from None
 
-    def snapshot(self) -> Snapshot:
-        """Every lease, at one revision."""
-        found = self._client.range_prefix(self._subnets)
+    def listing(self) -> Listing:
+        """The config and every lease, both as they were at one revision."""
+        found = self._client.get(self._config_key)
+        return Listing(
+            self._parse_config(found.kvs[0] if found.kvs else None),
+            self.snapshot(found.revision),
+        )
+
+    def watch(self, revision: int) -> Watch:
+        """Everything that is written below the prefix after ``revision``."""
+        return self._client.watch(self.prefix + "/", revision + 1)
+
+    def is_config(self, key: str) -> bool:
+        """Whether a key is the network's config."""
+        return key == self._config_key
+
+    def lease_name(self, key: str) -> str | None:
+        """The key name of a lease; None if the key is not below ``subnets``."""
+        return key[len(self._subnets) :] if key.startswith(self._subnets) else None
+
+    def snapshot(self, revision: int | None = None) -> Snapshot:
+        """Every lease, at one revision, by default the present one."""
+        found = self._client.range_prefix(self._subnets, revision=revision)
         leases: list[Lease] = []
         taken: list[str] = []
         garbage: list[Garbage] = []
@@ -225,6 +252,15 @@ class Registry:
                 before = before if changed else decision.before
                 changed = True
         raise AssertionError("unreachable")
+
+    def keep_alive(self, lease: Lease) -> bool:
+        """Renew a lease that has a TTL; False if it ran out."""
+        if lease.etcd_lease:
+            try:
+                self._client.lease_keepalive(lease.etcd_lease)
+            except EtcdLeaseNotFound:
+                return False
+        return True
 
     def held_by(self, host_id: str) -> tuple[Lease, ...]:
         """The leases that record this identity: one, or none."""

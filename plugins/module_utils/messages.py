@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Callable, Union
 
 from . import netlink
@@ -277,3 +277,33 @@ def decode_address(body: bytes, names: Mapping[int, str]) -> Address | None:
     found = attributes(body, 8)
     packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
     return Address(names[index], "%s/%d" % (_unpack(packed), length)) if packed else None
+
+
+# --- notifications ------------------------------------------------------------------------------
+
+
+def link_index(body: bytes) -> int:
+    """The interface index of an ifinfomsg."""
+    index: int = struct.unpack_from("=BxHi", body)[2]
+    return index
+
+
+def decode_neighbour_event(
+    body: bytes, names: Mapping[int, str], devices: Collection[str]
+) -> Neigh | Fdb | None:
+    """The neighbour or FDB entry of one of ``devices`` that a notification is about.
+
+    Unlike in a dump its state may be any: an entry that is being removed is no longer permanent,
+    and one that somebody made dynamic is no longer as we want it, which ``mac`` "" stands for.
+    """
+    family, index, state, dummy, dummy = _NDMSG.unpack_from(body)
+    dev = names.get(index)
+    if dev is None or dev not in devices:
+        return None
+    if family == socket.AF_BRIDGE:
+        return decode_fdb(body, dev, index, names)
+    found = attributes(body, 12)
+    if _NDA_DST not in found:
+        return None
+    mac = found.get(_NDA_LLADDR, b"").hex(":") if state & _NUD_PERMANENT else ""
+    return Neigh(dev, _unpack(found[_NDA_DST]), mac)

@@ -30,7 +30,8 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _DUMP_INTR, _ACK_TLVS = 0x10, 0x200
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 270, 10, 11, 12
+SOL_NETLINK = 270
+_CAP_ACK, _EXT_ACK, _STRICT_CHECK = 10, 11, 12
 _SO_RCVBUFFORCE = 33
 
 _HEADER = struct.Struct("=IHHII")
@@ -71,26 +72,8 @@ class Netlink:
     """A NETLINK_ROUTE socket in the caller's network namespace."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-            )
-            self._socket.bind((0, 0))
-        except OSError as error:
-            raise NetlinkError("cannot open a netlink socket: %s" % error) from None
+        self._socket = open_socket(_RECEIVE_BUFFER)
         self._sequence = 0
-        # Strict checking makes the kernel filter dumps; without it (before 4.20) callers filter.
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
-            self._option(_SOL_NETLINK, option, 1)
-        if not self._option(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER):
-            self._option(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-
-    def _option(self, level: int, option: int, value: int) -> bool:
-        try:
-            self._socket.setsockopt(level, option, value)
-        except OSError:  # an older kernel, or not root: everything works without
-            return False
-        return True
 
     def close(self) -> None:
         self._socket.close()
@@ -167,13 +150,43 @@ class Netlink:
             data = self._socket.recv(1 << 17)
         except OSError as error:
             raise NetlinkError("cannot read from the kernel over netlink: %s" % error) from None
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-            if length < 16:
-                break
-            yield kind, flags, sequence, data[offset + 16 : offset + length]
-            offset += length + 3 & ~3
+        return split(data)
+
+
+def open_socket(receive_buffer: int) -> socket.socket:
+    """A NETLINK_ROUTE socket; ``receive_buffer`` in bytes, less if not root."""
+    try:
+        opened = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        opened.bind((0, 0))
+    except OSError as error:
+        raise NetlinkError("cannot open a netlink socket: %s" % error) from None
+    # Strict checking makes the kernel filter dumps; without it (before 4.20) callers filter.
+    for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
+        _try_option(opened, SOL_NETLINK, option, 1)
+    if not _try_option(opened, socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer):
+        _try_option(opened, socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    return opened
+
+
+def _try_option(opened: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        opened.setsockopt(level, option, value)
+    except OSError:  # an older kernel, or not root: everything works without
+        return False
+    return True
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The messages of a datagram: type, flags, sequence number, body."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags, sequence, dummy = _HEADER.unpack_from(data, offset)
+        if length < 16:
+            break
+        yield kind, flags, sequence, data[offset + 16 : offset + length]
+        offset += length + 3 & ~3
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -66,12 +66,19 @@ class Rules:
 
     ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
     of the overlay itself. What one lease says is judged by ``refusal``; what leases may not say
-    together, by ``select``.
+    together, by ``select``. With ``link``, peers that host-gw cannot reach are refused as well.
     """
 
-    def __init__(self, config: NetworkConfig, own: Lease, addresses: Iterable[Address]) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        own: Lease,
+        addresses: Iterable[Address],
+        link: Adjacency | None = None,
+    ) -> None:
         self._config = config
         self._own = own
+        self._link = link
         self._network = _span(config.network)
         self._local = {own.public_ip}
         self._broadcast: set[str] = set()
@@ -115,7 +122,7 @@ class Rules:
         for (start, end), words in self._blocked:
             if low <= end and start <= high:
                 return "it overlaps " + words
-        return None
+        return self._link.away(lease) if self._link and backend.type == "host-gw" else None
 
     def select(self, leases: Iterable[Lease]) -> Peers:
         """Those that may be used, in the order of their keys.
@@ -153,55 +160,58 @@ def marks(lease: Lease) -> tuple[str, ...]:
     return (first, lease.vtep_mac) if lease.vtep_mac else (first,)
 
 
-def off_link(
-    config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
-) -> tuple[Skipped, ...]:
-    """The peers that host-gw cannot reach, since a gateway is in between; none otherwise."""
-    if config.backend.type != "host-gw":
-        return ()
-    reach = Reach(foreign(routes))
-    found = []
-    for lease in peers:
-        route = reach.route(lease.public_ip)
+class Adjacency:
+    """How peers' underlay addresses are reached: without a gateway, or not."""
+
+    def __init__(self, underlay: Underlay, routes: Iterable[Route]) -> None:
+        self.underlay = underlay
+        self._reach = Reach(foreign(routes))
+
+    def away(self, lease: Lease) -> str | None:
+        """Why the peer is not on the underlay's link; None if it is."""
+        route = self._reach.route(lease.public_ip)
         if route is None:
-            found.append(Skipped(lease, "no route to it"))
-        elif route.dev != underlay.interface or route.gateway:
-            found.append(Skipped(lease, "reached through %s" % (route.gateway or route.dev)))
-    return tuple(found)
+            return "there is no route to it"
+        if route.dev != self.underlay.interface or route.gateway:
+            return "it is reached through %s" % (route.gateway or route.dev)
+        return None
 
 
-def entries(
-    config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
-) -> tuple[Entry, ...]:
-    """What reaches ``peers``. Raises NotAdjacent naming every host-gw peer off the link."""
+def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tuple[Entry, ...]:
+    """What reaches usable ``peers``; host-gw takes them to be on the link."""
     backend = config.backend
     # The udp backend's device takes all of the network; it has no entries for peers.
     device = backend.device if backend.type == "vxlan" else None
-    peers = tuple(peers)
-    missed = off_link(config, peers, underlay, routes)
-    if missed:
-        raise NotAdjacent(
-            "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
-            "backend, with DirectRouting for the hosts that do share a link"
-            % (
-                underlay.interface,
-                underlay.address,
-                ", ".join("%s (%s)" % (each.lease.owner, each.reason) for each in missed),
-            )
-        )
-    reach = Reach(foreign(routes))
     wanted: list[Entry] = []
     for lease in peers:
         if backend.type == "host-gw" or (
-            device and backend.direct_routing and reach.on_link(lease.public_ip, underlay.interface)
+            device and backend.direct_routing and not link.away(lease)
         ):
-            wanted.append(Route(lease.subnet, underlay.interface, lease.public_ip))
+            wanted.append(Route(lease.subnet, link.underlay.interface, lease.public_ip))
         elif device and lease.vtep_mac:
             hop = lease.subnet.partition("/")[0]
             wanted.append(Neigh(device, hop, lease.vtep_mac))
             wanted.append(Fdb(device, lease.vtep_mac, lease.public_ip))
             wanted.append(Route(lease.subnet, device, hop, onlink=True))
     return tuple(wanted)
+
+
+def entries(
+    config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
+) -> tuple[Entry, ...]:
+    """The same, but raises NotAdjacent naming every host-gw peer off the link."""
+    peers = tuple(peers)
+    link = Adjacency(underlay, routes)
+    if config.backend.type == "host-gw":
+        reasons = ((lease, link.away(lease)) for lease in peers)
+        missed = ["%s (%s)" % (lease.owner, reason) for lease, reason in reasons if reason]
+        if missed:
+            raise NotAdjacent(
+                "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
+                "backend, with DirectRouting for the hosts that do share a link"
+                % (underlay.interface, underlay.address, ", ".join(missed))
+            )
+    return encode(config, peers, link)
 
 
 def changes(

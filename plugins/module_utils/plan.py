@@ -31,7 +31,11 @@ _KERNEL = 2
 
 
 class RouteTaken(FlatnetError):
-    """Somebody else's route stands where one of ours has to be."""
+    """Somebody else's route stands where one of ours has to be; ``places`` are the keys."""
+
+    def __init__(self, message: str, places: frozenset[Hashable]) -> None:
+        super().__init__(message)
+        self.places = places
 
 
 class Change(NamedTuple):
@@ -95,7 +99,7 @@ def claim(
     """
     places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
     found: list[Route] = []
-    taken: list[str] = []
+    taken: dict[Hashable, str] = {}
     for route in routes:
         place = places.get(route.key)
         free = route.simple and route.protocol != _KERNEL
@@ -103,11 +107,12 @@ def claim(
         if free and (ours(route) or same):
             found.append(route)
         elif place:
-            taken.append("%s is wanted, and there is %s" % (place, route))
+            taken[place.key] = "%s is wanted, and there is %s" % (place, route)
     if taken:
         raise RouteTaken(
             "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "
-            "yours another metric" % "; ".join(taken)
+            "yours another metric" % "; ".join(taken.values()),
+            frozenset(taken),
         )
     return found
 

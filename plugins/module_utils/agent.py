@@ -1,0 +1,408 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeps one host's kernel equal to what etcd says of the network.
+
+The agent knows the network from the last listing and the events since, holds all peers in a
+PeerTable, and brings the kernel after it: a few entries at once for an event, everything compared
+when a listing comes, when the kernel tells of a change that was not ours, and now and then.
+
+It never tears down on missing information:
+
+- A lease whose value somebody overwrote with something that is no lease keeps its peer.
+- An etcd whose history is not the one known so far (it was emptied, or restored from a backup) does
+  not remove peers that it does not name, for ``retention`` seconds.
+- Without this host's own lease the data plane stays as it is.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from typing import Callable
+
+from . import overlay, peers, state
+from .assignment import Decision, Host, Wish, decide, held
+from .entries import Fdb, Neigh
+from .errors import FlatnetError
+from .etcd import WatchResponse
+from .flannel import InvalidLease, Lease, parse_lease, subnet_env
+from .kernel import Kernel, KernelError
+from .leases import Listing, Registry
+from .links import plan_link
+from .lock import locked
+from .network import NetworkConfig
+from .place import Place, find
+from .plan import Changes, RouteTaken
+from .settings import Settings
+from .status import Status
+from .table import PeerTable
+
+Log = Callable[[int, str], None]  # syslog's level, text
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+
+class OwnLeaseLost(FlatnetError):
+    """This host cannot hold the subnet that its data plane uses."""
+
+
+class PlaceChanged(FlatnetError):
+    """The underlay's address is another one now, and the lease still says the old one."""
+
+
+class Agent:
+    """One network on one host. Not thread-safe; all methods may raise FlatnetError."""
+
+    def __init__(self, settings: Settings, kernel: Kernel, registry: Registry, log: Log) -> None:
+        self._settings = settings
+        self._kernel = kernel
+        self._registry = registry
+        self._log = log
+        self._config: NetworkConfig | None = None
+        self._place: Place | None = None
+        self._own: Lease | None = None
+        self._table: PeerTable | None = None
+        # Key names whose value is no lease, and leases that this etcd does not name.
+        self._unsure: dict[str, str] = {}
+        self._retained: dict[str, Lease] = {}
+        self._retained_until = 0.0
+        self._saved: object = None
+        self.revision = 0
+        self.status = Status()
+
+    # --- what is known --------------------------------------------------------------------------
+
+    def remember(self, known: state.State) -> None:
+        """Start from the last applied state."""
+        self._place = find(self._kernel, known.config, self._settings.choice)
+        self.revision = known.revision
+        self._learn(known.config, known.own_lease, known.leases)
+
+    def take_listing(self, listing: Listing) -> None:
+        """Start over from everything that etcd has, then bring the kernel after it."""
+        config, snapshot = listing
+        place = find(self._kernel, config, self._settings.choice)
+        self._place = place
+        own, leases = self._hold(listing, place)
+        names = {lease.key_name for lease in leases}
+        known = dict(self._table.leases) if self._table else {}
+        self._unsure = {
+            self._registry.lease_name(each.key) or each.key: each.reason
+            for each in snapshot.garbage
+        }
+        kept = [known[name] for name in self._unsure if name in known and name not in names]
+        others = names - {own.key_name}
+        if snapshot.revision < self.revision or (known and not others):
+            self._retain(lease for name, lease in known.items() if name not in names)
+        self._forget_retained(leases)
+        self.revision = snapshot.revision
+        self._learn(config, own, [*leases, *kept, *self._retained.values()])
+        self.status.listings += 1
+        self.check("listing")
+
+    def take_events(self, responses: Iterable[WatchResponse]) -> bool:
+        """Take in what changed; False if that asks for a listing."""
+        table, own = self._table, self._own
+        if table is None or own is None:
+            return False
+        changed: dict[str, Lease | None] = {}
+        for response in responses:
+            for event in response.events:
+                name = self._registry.lease_name(event.kv.key)
+                if self._registry.is_config(event.kv.key):
+                    return False
+                if name is None:
+                    continue
+                lease: Lease | None = None
+                if event.kind == "put":
+                    try:
+                        lease = parse_lease(
+                            name, event.kv.value, event.kv.mod_revision, event.kv.lease
+                        )
+                    except InvalidLease as error:
+                        self._unsure[name] = str(error)
+                        self._log(WARNING, "key %r is not used: %s" % (name, error))
+                        continue
+                self._unsure.pop(name, None)
+                if name == own.key_name:
+                    if lease is None or not lease.same_content(own):
+                        return False
+                    self._own = own = lease
+                changed[name] = lease
+                self._retained.pop(name, None)
+            self.revision = max(self.revision, response.revision)
+        for name in self._superseded(lease for lease in changed.values() if lease):
+            changed.setdefault(name, None)
+        if changed:
+            self._apply_events(table, changed)
+        return True
+
+    def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
+        changes = table.update(changed)
+        self.status.known(table, self._unsure, self.revision)
+        if not changes:
+            return
+        try:
+            with locked():
+                self._kernel.apply(changes)
+        except KernelError as error:
+            self._log(INFO, "%s; comparing everything" % error)
+            self.check("events")
+            return
+        self.status.applied(changes)
+        gone = sum(lease is None for lease in changed.values())
+        self._log(
+            INFO,
+            "revision %d: %d leases written, %d removed: %d changes, %d peers"
+            % (self.revision, len(changed) - gone, gone, len(changes), table.peers),
+        )
+
+    def _learn(self, config: NetworkConfig, own: Lease, leases: Iterable[Lease]) -> None:
+        place = self._place
+        if place is None:
+            return
+        self._config, self._own = config, own
+        link = peers.Adjacency(place.underlay, self._kernel.routes())
+        rules = peers.Rules(config, own, place.addresses, link)
+        self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
+        self._table.replace(leases)
+        self.status.place(config, own, place)
+        self.status.known(self._table, self._unsure, self.revision)
+
+    # --- leases that etcd does not name any more -------------------------------------------------
+
+    def _retain(self, leases: Iterable[Lease]) -> None:
+        found = {lease.key_name: lease for lease in leases}
+        if self._own:
+            found.pop(self._own.key_name, None)
+        if found and not self._retained:
+            self._retained_until = time.monotonic() + self._settings.retention
+            self._log(
+                ERROR,
+                "etcd has lost its history (revision %d was known) and names %d peers fewer; they "
+                "are kept for %d seconds, or until their leases are back"
+                % (self.revision, len(found), self._settings.retention),
+            )
+        self._retained.update(found)
+
+    def _forget_retained(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            self._retained.pop(lease.key_name, None)
+        self._superseded(leases)
+        if self._retained and time.monotonic() > self._retained_until:
+            self._log(WARNING, "%d peers are not retained any longer" % len(self._retained))
+            self._retained.clear()
+
+    def _superseded(self, leases: Iterable[Lease]) -> list[str]:
+        """Forget retained leases whose host has another one; their names."""
+        if not self._retained:
+            return []
+        new = list(leases)
+        hosts = {lease.host_id for lease in new if lease.host_id}
+        addresses = {lease.public_ip for lease in new}
+        names = [
+            name
+            for name, lease in self._retained.items()
+            if lease.host_id in hosts or lease.public_ip in addresses
+        ]
+        for name in names:
+            del self._retained[name]
+        return names
+
+    def refuse_moved(self, known: state.State) -> None:
+        """Raise PlaceChanged if the underlay is not where it was: tunnels would lead nowhere."""
+        if self._place and self._place.underlay.ip != known.address.partition("/")[0]:
+            raise PlaceChanged(
+                "the underlay's address was %s on %s and is %s on %s now: nothing is restored; the "
+                "service will move the lease when etcd answers"
+                % (
+                    known.address,
+                    known.interface,
+                    self._place.underlay.address,
+                    self._place.underlay.interface,
+                )
+            )
+
+    # --- this host's own lease -------------------------------------------------------------------
+
+    def _hold(self, listing: Listing, place: Place) -> tuple[Lease, list[Lease]]:
+        """This host's lease, got back or brought up to date if need be, and all leases."""
+        config, snapshot = listing
+        settings = self._settings
+        host = place.host._replace(vtep_mac=settings.vtep_mac)
+        leases = list(snapshot.leases)
+        previous = self._own
+        try:
+            decision = decide(config, leases, snapshot.taken, host, self._wish(leases, host))
+            before = decision.before
+            if decision.moved and before:
+                raise OwnLeaseLost(
+                    "the lease of %s does not fit the network any more; a host's subnet is moved "
+                    "by the playbook, not under its containers" % before.subnet
+                )
+            if before and self._as_decided(decision, before):
+                return before, leases
+            outcome = self._registry.acquire(host, self._wish(leases, host), settings.ttl)
+        except FlatnetError as error:
+            if previous is None:
+                raise
+            self.failed("lease", "%s; the data plane stays as it is" % error)
+            return previous, leases
+        self.status.healed("lease")
+        after = outcome.decision.after
+        self._log(NOTICE, "this host holds the lease of %s" % after.subnet)
+        gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
+        return after, [each for each in leases if each.key_name not in gone] + [after]
+
+    def _wish(self, leases: list[Lease], host: Host) -> Wish:
+        """The subnet in use and no other, if there is one; containers have its addresses."""
+        if self._own and held(leases, host) is None:
+            return Wish(subnet=self._own.subnet)
+        return Wish()
+
+    def _as_decided(self, decision: Decision, before: Lease) -> bool:
+        renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
+        return renewable and not decision.obsolete and before.same_content(decision.after)
+
+    def keep_alive(self) -> bool:
+        """Renew the lease if it has a TTL; False if it is gone."""
+        return self._registry.keep_alive(self._own) if self._own else True
+
+    # --- the kernel ------------------------------------------------------------------------------
+
+    def check(self, why: str) -> Changes:
+        """Compare everything with the kernel, and put right what differs.
+
+        ``why`` is ``drift`` where nothing should differ: what is changed then is a repair.
+        """
+        place = self._place
+        if self._config is None or self._own is None or self._table is None or place is None:
+            return ()
+        now = find(self._kernel, self._config, self._settings.choice)
+        if now != place or why == "drift":
+            self._place = now
+            self._learn(self._config, self._own, list(self._table.leases.values()))
+        if now.underlay.ip != place.underlay.ip:
+            raise PlaceChanged(
+                "the address of %s changed from %s to %s"
+                % (now.underlay.interface, place.underlay.ip, now.underlay.ip)
+            )
+        with locked():
+            try:
+                changes = self._converge(frozenset())
+            except RouteTaken as taken:
+                self.failed("routes", str(taken))
+                changes = self._converge(taken.places)
+            else:
+                self.status.healed("routes")
+        self.status.healed("kernel")
+        if changes:
+            self.status.applied(changes)
+            if why == "drift":
+                self.status.repaired(changes)
+            self._log(
+                WARNING if why == "drift" else INFO,
+                "%s: %d changes: %s%s"
+                % (
+                    "repaired" if why == "drift" else why,
+                    len(changes),
+                    "; ".join(str(change) for change in changes[:3]),
+                    "; ..." if len(changes) > 3 else "",
+                ),
+            )
+        return changes
+
+    def _converge(self, without: frozenset[object]) -> Changes:
+        return self._kernel.converge(lambda: self._compute(without), check_mode=False)
+
+    def _compute(self, without: frozenset[object]) -> Changes:
+        """All that differs; ``without`` what stands where somebody else's route is."""
+        if self._config is None or self._table is None:
+            return ()
+        changes: Changes = ()
+        for device in self.devices():
+            name = device.link.name
+            changes += plan_link(
+                device.link,
+                self._kernel.link(name),
+                device.addresses,
+                self._kernel.held(name),
+                device.exclusive,
+            ).changes
+        name = self._config.backend.device or ""
+        entries: list[Neigh | Fdb] = []
+        if name:
+            entries += self._kernel.neighbours(name)
+            entries += self._kernel.fdb(name)
+        wanted = [e for key, e in self._table.desired.items() if key not in without]
+        unsure = [name.replace("-", "/") for name in self._unsure if name not in self._table.leases]
+        routes = self._kernel.routes()
+        return changes + peers.changes(wanted, name or None, entries, routes, unsure)
+
+    def devices(self) -> list[overlay.Device]:
+        """The overlay's devices on this host."""
+        config, own, place = self._config, self._own, self._place
+        if config is None or own is None or place is None:
+            return []
+        found = []
+        if self._settings.bridge:
+            new = self._settings.bridge not in self._kernel.interfaces()
+            name = self._settings.bridge
+            found.append(overlay.bridge(name, config, own, place.underlay, new))
+        if config.backend.type == "vxlan":
+            found.append(overlay.vtep(config, own, place.underlay))
+        return found
+
+    # --- what is left on disk --------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Keep the applied state for the next boot, and write subnet.env; if they changed."""
+        if self._config is None or self._own is None or self._table is None or self._place is None:
+            return
+        mark = (self.revision, self._config, self._own, self._place, len(self._table.leases))
+        if mark == self._saved:
+            return
+        underlay = self._place.underlay
+        leases = {**self._table.leases, self._own.key_name: self._own}
+        state.save(
+            self._settings.state_file,
+            state.State(
+                self._config,
+                tuple(leases.values()),
+                self._own.key_name,
+                self.revision,
+                underlay.interface,
+                underlay.address,
+            ),
+        )
+        self.write_subnet_env()
+        self._saved = mark
+
+    def write_subnet_env(self) -> None:
+        """For the container runtime: see flannel.subnet_env."""
+        if self._config and self._own and self._place:
+            mtu = self._config.backend.overlay_mtu(self._place.underlay.mtu)
+            text = subnet_env(self._config, self._own, mtu, self._settings.ipmasq)
+            state.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
+
+    def failed(self, what: str, text: str) -> None:
+        """Report a failure, loudly once, and in the status until it is healed."""
+        if self.status.failed(what, text):
+            self._log(ERROR, text)
+
+    @property
+    def watched(self) -> tuple[frozenset[str], str]:
+        """Our devices, and the underlay's interface, for the Monitor."""
+        names = frozenset(device.link.name for device in self.devices())
+        return names, self._place.underlay.interface if self._place else ""
+
+    @property
+    def desired(self):  # type: ignore[no-untyped-def]
+        """What the kernel should hold for peers, by entry key."""
+        return self._table.desired if self._table else {}
+
+
+def jitter(seconds: float) -> float:
+    """About so long, so that a fleet's hosts do not act as one."""
+    return seconds * random.uniform(0.8, 1.2)

@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The overlay's own devices on a host.
+
+Pure: made from the config, this host's lease and its underlay.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .entries import Address, Link
+from .flannel import Lease, gateway
+from .identity import stable_mac
+from .network import NetworkConfig
+from .underlay import Underlay
+
+
+class Device(NamedTuple):
+    """A device as it should be. ``exclusive``: it has no addresses but these."""
+
+    link: Link
+    addresses: tuple[Address, ...]
+    exclusive: bool
+
+
+def vtep(config: NetworkConfig, own: Lease, underlay: Underlay) -> Device:
+    """The VXLAN device, as flannel makes it, with the MAC that the lease tells peers."""
+    backend = config.backend
+    name = backend.device or ""
+    link = Link(
+        name,
+        "vxlan",
+        mtu=backend.overlay_mtu(underlay.mtu),
+        mac=own.vtep_mac,
+        options=(
+            ("dev", underlay.interface),
+            ("dstport", backend.port),
+            ("gbp", backend.gbp),
+            ("id", backend.vni),
+            ("learning", backend.learning),
+            ("local", underlay.ip),
+        ),
+    )
+    return Device(link, (Address(name, own.subnet.partition("/")[0] + "/32"),), exclusive=True)
+
+
+def bridge(name: str, config: NetworkConfig, own: Lease, underlay: Underlay, new: bool) -> Device:
+    """The container bridge; one that is made ``new`` gets a MAC that it always has again."""
+    link = Link(
+        name,
+        "bridge",
+        mtu=config.backend.overlay_mtu(underlay.mtu),
+        mac=stable_mac(own.host_id, "bridge " + name) if new else None,
+    )
+    return Device(link, (Address(name, gateway(own.subnet)),), exclusive=False)

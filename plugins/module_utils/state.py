@@ -1,0 +1,142 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The last applied state, kept on disk for the next boot.
+
+A host after a reboot has neither etcd nor a controller to ask, so this holds what everything on the
+host is made from: the config, the leases, and where the underlay was. It is not a second truth: it
+is written after a state was applied, read at boot and when etcd has not answered yet, and never
+decides against etcd.
+
+The file is one header line, ``flatnet-state <version> <sha256 of the rest>``, then JSON. It is
+replaced atomically; a file whose checksum does not fit is refused whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from typing import Any, NamedTuple
+
+from .errors import FlatnetError
+from .fields import dumps
+from .flannel import InvalidLease, Lease, parse_lease
+from .network import InvalidConfig, NetworkConfig, parse_config
+
+_MAGIC = "flatnet-state"
+_VERSION = 1
+
+
+class DamagedState(FlatnetError):
+    """The file is not whole, or not ours; nothing was taken from it."""
+
+
+class State(NamedTuple):
+    """``own`` is the key name of this host's lease; ``address`` the underlay's, with its length."""
+
+    config: NetworkConfig
+    leases: tuple[Lease, ...]
+    own: str
+    revision: int
+    interface: str
+    address: str
+
+    @property
+    def own_lease(self) -> Lease:
+        return next(lease for lease in self.leases if lease.key_name == self.own)
+
+
+def save(path: str, state: State) -> None:
+    """Write the state; after a crash at any moment the old or the new one is there, whole."""
+    body = dumps(
+        {
+            "config": state.config.to_json(),
+            "leases": {lease.key_name: lease.to_json() for lease in state.leases},
+            "own": state.own,
+            "revision": state.revision,
+            "interface": state.interface,
+            "address": state.address,
+        }
+    ).encode()
+    header = "%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest())
+    replace(path, header.encode() + body, 0o600)
+
+
+def load(path: str) -> State | None:
+    """The state in the file, None if there is no file; raises DamagedState."""
+    try:
+        with open(path, "rb") as file:
+            header, _newline, body = file.read().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedState("the state %s cannot be read: %s" % (path, error.strerror)) from None
+    words = header.split()
+    if len(words) != 3 or words[0] != _MAGIC.encode():
+        raise DamagedState("%s is not a state of this program; remove it" % path)
+    if words[1] != b"%d" % _VERSION:
+        raise DamagedState(
+            "the state %s is of version %s, this program reads version %d; it is written anew when "
+            "etcd answers" % (path, words[1].decode("ascii", "replace"), _VERSION)
+        )
+    if words[2].decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
+        raise DamagedState(
+            "the state %s is damaged: its checksum does not fit; nothing was restored from it; it "
+            "is written anew when etcd answers" % path
+        )
+    try:
+        return _parse(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidConfig, InvalidLease) as error:
+        raise DamagedState("the state %s does not parse: %s" % (path, error)) from None
+
+
+def _parse(found: dict[str, Any]) -> State:
+    leases = tuple(parse_lease(name, value) for name, value in found["leases"].items())
+    state = State(
+        parse_config(found["config"]),
+        leases,
+        str(found["own"]),
+        int(found["revision"]),
+        str(found["interface"]),
+        str(found["address"]),
+    )
+    if state.own not in found["leases"]:
+        raise ValueError("this host's own lease %s is not in it" % state.own)
+    return state
+
+
+def replace_if_changed(path: str, content: bytes, mode: int) -> None:
+    """The same, but leave a file alone that has the content already."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return
+    except OSError:
+        pass  # replace() tells, if it fails as well
+    replace(path, content, mode)
+
+
+def replace(path: str, content: bytes, mode: int) -> None:
+    """Put a file in place whole and durably, making its directory if need be; OSError if not."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    temporary = "%s.%d.new" % (path, os.getpid())
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)

@@ -1,0 +1,157 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the resident program says about itself: as JSON, as a table, as metrics. Pure but for time.
+
+Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .flannel import Lease
+from .network import NetworkConfig
+from .place import Place
+from .plan import Changes
+from .table import PeerTable
+
+_KEPT = 20  # of the last repairs
+
+
+class Status:
+    """Counters and the present state; ``dirty`` when something worth writing down changed."""
+
+    def __init__(self) -> None:
+        self.dirty = True
+        self.listings = 0
+        self._started = time.time()
+        self._connected = False
+        self._place: dict[str, Any] = {}
+        self._revision = 0
+        self._peers = 0
+        self._skipped: list[str] = []
+        self._changes = 0
+        self._last_change: float | None = None
+        self._repaired = 0
+        self._repairs: list[dict[str, Any]] = []
+        self._errors: dict[str, dict[str, Any]] = {}
+
+    def connected(self, connected: bool) -> None:
+        """Whether a watch on etcd stands."""
+        self._connected = connected
+        self.dirty = True
+
+    def place(self, config: NetworkConfig, own: Lease, place: Place) -> None:
+        self._place = {
+            "network": config.network,
+            "backend": config.backend.type,
+            "device": config.backend.device,
+            "subnet": own.subnet,
+            "public_ip": own.public_ip,
+            "host_id": own.host_id,
+            "interface": place.underlay.interface,
+            "mtu": config.backend.overlay_mtu(place.underlay.mtu),
+        }
+        self.dirty = True
+
+    def known(self, table: PeerTable, unsure: Mapping[str, str], revision: int) -> None:
+        self._revision = revision
+        self._peers = table.peers
+        if table.skipped or unsure or self._skipped:
+            self._skipped = [str(each) for each in table.skipped.values()]
+            self._skipped += ["key %s: %s" % each for each in unsure.items()]
+        self.dirty = True
+
+    def applied(self, changes: Changes) -> None:
+        self._changes += len(changes)
+        self._last_change = time.time()
+        self.dirty = True
+
+    def repaired(self, changes: Changes) -> None:
+        self._repaired += len(changes)
+        now = time.time()
+        self._repairs += [{"time": now, "what": str(change)} for change in changes[:_KEPT]]
+        del self._repairs[:-_KEPT]
+
+    def failed(self, what: str, text: str) -> bool:
+        """Note a failure of one kind; whether it is news."""
+        known = self._errors.get(what)
+        if known and known["text"] == text:
+            return False
+        self._errors[what] = {"since": known["since"] if known else time.time(), "text": text}
+        self.dirty = True
+        return True
+
+    def healed(self, what: str) -> None:
+        if self._errors.pop(what, None):
+            self.dirty = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self._place,
+            "started": self._started,
+            "updated": time.time(),
+            "connected": self._connected,
+            "revision": self._revision,
+            "peers": self._peers,
+            "skipped": self._skipped,
+            "listings": self.listings,
+            "changes": self._changes,
+            "last_change": self._last_change,
+            "repaired": self._repaired,
+            "repairs": self._repairs,
+            "errors": [{"what": what, **each} for what, each in sorted(self._errors.items())],
+        }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The status for a person."""
+    rows = [
+        ("network", "%s over %s" % (found.get("network"), found.get("backend"))),
+        ("subnet", found.get("subnet")),
+        ("underlay", "%s on %s" % (found.get("public_ip"), found.get("interface"))),
+        ("device", "%s, MTU %s" % (found.get("device") or "none", found.get("mtu"))),
+        ("etcd", "watching" if found["connected"] else "not connected"),
+        ("revision", found["revision"]),
+        ("peers", found["peers"]),
+        ("changes", "%d, the last %s" % (found["changes"], _when(found["last_change"]))),
+        ("drift repaired", found["repaired"]),
+        ("running since", _when(found["started"])),
+    ]
+    lines = ["%-15s %s" % row for row in rows]
+    lines += ["repaired        %s %s" % (_when(e["time"]), e["what"]) for e in found["repairs"]]
+    lines += ["skipped         %s" % each for each in found["skipped"]]
+    lines += [
+        "ERROR           %s (since %s)" % (e["text"], _when(e["since"])) for e in found["errors"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def metrics(found: Mapping[str, Any]) -> str:
+    """The status in Prometheus' text format, for node_exporter's textfile collector."""
+    values = [
+        ("connected", "gauge", "Whether a watch on etcd stands.", int(found["connected"])),
+        ("revision", "gauge", "etcd's revision that the host is at.", found["revision"]),
+        ("peers", "gauge", "Peers that this host reaches.", found["peers"]),
+        ("skipped_leases", "gauge", "Leases that are not used.", len(found["skipped"])),
+        ("errors", "gauge", "Failures that last.", len(found["errors"])),
+        ("listings_total", "counter", "Complete listings of the leases.", found["listings"]),
+        ("changes_total", "counter", "Changes made to the kernel.", found["changes"]),
+        ("drift_repaired_total", "counter", "Changes that were repairs.", found["repaired"]),
+        ("updated_seconds", "gauge", "When this was written.", found["updated"]),
+    ]
+    lines = []
+    for short, kind, text, value in values:
+        name = "flatnet_" + short
+        lines += ["# HELP %s %s" % (name, text), "# TYPE %s %s" % (name, kind)]
+        lines.append("%s %s" % (name, value))
+    return "\n".join(lines) + "\n"
+
+
+def _when(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

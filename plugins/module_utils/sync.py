@@ -1,0 +1,333 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``flatnet-sync``: the resident program of a host, and its command line.
+
+    flatnet-sync restore   at boot: the last applied state, from disk alone
+    flatnet-sync watch     the service: follows etcd, and repairs what drifts
+    flatnet-sync once      compare everything once, and end
+    flatnet-sync status    what the service says about itself
+
+Exit status: 0 done, 1 not done (the reason is on standard error), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from . import state
+from .agent import ERROR, INFO, NOTICE, WARNING, Agent, PlaceChanged, jitter
+from .errors import FlatnetError
+from .etcd import EtcdClient, EtcdError, Watch, WatchResponse
+from .kernel import Kernel
+from .leases import Registry
+from .monitor import Monitor
+from .settings import DEFAULT_PATH, Settings, load
+from .status import metrics, table
+
+# Seconds. What follows a change on disk is written this much later, many changes at once.
+_SAVE_DELAY = 1.0
+# The kernel's notifications of one cause come together; look once.
+_SETTLE = 0.02
+_FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
+_RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
+
+
+def log(level: int, text: str) -> None:
+    """A line for the journal, which takes the level from the prefix; plain elsewhere."""
+    prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
+    print(prefix + text.replace("\n", " "), file=sys.stderr, flush=True)
+
+
+def notify(text: str) -> None:
+    """Tell systemd, as sd_notify(3); nothing where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        name = "\0" + address[1:] if address.startswith("@") else address
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with channel, contextlib.suppress(OSError):
+            channel.sendto(text.encode(), name)
+
+
+class Stop(Exception):
+    """A signal asks the program to end."""
+
+
+class Service:
+    """The loop around an Agent: etcd's watch, the kernel's monitor, signals and timers."""
+
+    def __init__(self, settings: Settings, agent: Agent, registry: Registry) -> None:
+        self._settings = settings
+        self._agent = agent
+        self._registry = registry
+        self._monitor = Monitor()
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._checks = 0
+        self._save_at: float | None = None
+        now = time.monotonic()
+        self._check_at = now + jitter(settings.check_interval)
+        self._renew_at = now + jitter(settings.ttl / 3) if settings.ttl else None
+        watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
+        self._watchdog = watchdog / 3 or None
+        self._alive_at = now if watchdog else None
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_ignored: os.write(self._woken, b"."))
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        retry = _FIRST_RETRY
+        with contextlib.suppress(Stop):
+            while True:
+                try:
+                    self._agent.take_listing(self._registry.listing())
+                    self._agent.status.healed("etcd")
+                    self._touched()
+                    notify("READY=1")
+                    with self._registry.watch(self._agent.revision) as watch:
+                        if watch.revision < self._agent.revision:
+                            continue  # another history
+                        self._agent.status.connected(True)
+                        retry = _FIRST_RETRY
+                        self._serve(watch, None)
+                except FlatnetError as error:
+                    kind = "etcd" if isinstance(error, EtcdError) else "network"
+                    self._agent.failed(kind, str(error))
+                    notify("READY=1\nSTATUS=%s" % error)
+                self._agent.status.connected(False)
+                self._touched()
+                self._serve(None, time.monotonic() + random.uniform(0, retry))
+                retry = min(retry * 2, _LONGEST_RETRY)
+        notify("STOPPING=1")
+        self._write()
+
+    def _serve(self, watch: Watch | None, until: float | None) -> None:
+        """Handle what comes, until ``until`` or until a new listing is needed."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._monitor.fileno(), select.POLLIN)
+        if watch:
+            poll.register(watch.fileno(), select.POLLIN)
+        look_at: float | None = None
+        while True:
+            if watch:
+                responses = list(_ready(watch))
+                if responses:
+                    if not self._agent.take_events(responses):
+                        return
+                    self._touched()
+            now = time.monotonic()
+            if until is not None and now >= until:
+                return
+            if look_at is not None and now >= look_at:
+                look_at = None
+                if not self._check("drift"):
+                    return
+            if not self._timers(now):
+                return
+            times = [until, look_at, self._check_at, self._renew_at, self._save_at, self._alive_at]
+            first = min(each for each in times if each is not None)
+            ready = {number for number, _event in poll.poll(max(first - now, 0) * 1000 + 1)}
+            if self._wake in ready:
+                raise Stop
+            if self._monitor.fileno() in ready and self._suspicious() and look_at is None:
+                look_at = time.monotonic() + _SETTLE
+
+    def _suspicious(self) -> bool:
+        ours, underlay = self._agent.watched
+        return self._monitor.suspicious(self._agent.desired, ours, underlay)
+
+    def _timers(self, now: float) -> bool:
+        """Do what is due; False if a new listing is needed."""
+        if self._alive_at is not None and now >= self._alive_at:
+            notify("WATCHDOG=1")
+            self._alive_at = now + (self._watchdog or 0)
+        if self._save_at is not None and now >= self._save_at:
+            self._write()
+        if self._renew_at is not None and now >= self._renew_at:
+            self._renew_at = now + jitter(self._settings.ttl / 3)
+            try:
+                if not self._agent.keep_alive():
+                    return False
+            except EtcdError as error:
+                self._agent.failed("renewal", str(error))
+            else:
+                self._agent.status.healed("renewal")
+        if now >= self._check_at:
+            self._check_at = now + jitter(self._settings.check_interval)
+            self._checks += 1
+            if not self._check("drift"):
+                return False
+            return self._checks % _RELIST_CHECKS != 0
+        return True
+
+    def _check(self, why: str) -> bool:
+        try:
+            changes = self._agent.check(why)
+        except PlaceChanged as error:
+            log(WARNING, str(error))
+            return False
+        except FlatnetError as error:
+            self._agent.failed("kernel", str(error))
+            self._touched()
+            return True
+        if changes:
+            self._touched()
+        return True
+
+    def _touched(self) -> None:
+        if self._save_at is None:
+            self._save_at = time.monotonic() + _SAVE_DELAY
+
+    def _write(self) -> None:
+        self._save_at = None
+        try:
+            self._agent.save()
+        except OSError as error:
+            self._agent.failed("state", "the state cannot be written: %s" % error)
+        else:
+            self._agent.status.healed("state")
+        write_status(self._settings, self._agent)
+
+
+def _ready(watch: Watch) -> Iterator[WatchResponse]:
+    """What the watch has by now; a burst is taken in as one."""
+    while True:
+        response = watch.read(0)
+        if response is None:
+            return
+        yield response
+
+
+def write_status(settings: Settings, agent: Agent) -> None:
+    """For ``status``, and for the metrics collector; a failure is only logged."""
+    found = agent.status.to_dict()
+    try:
+        state.replace(settings.status_file, json.dumps(found).encode(), 0o644)
+        if settings.metrics_file:
+            state.replace(settings.metrics_file, metrics(found).encode(), 0o644)
+    except OSError as error:
+        log(ERROR, "the status cannot be written: %s" % error)
+
+
+def remembered(settings: Settings, agent: Agent) -> bool:
+    """Start from the state on disk; False if there is none that can be used."""
+    try:
+        known = state.load(settings.state_file)
+        if known is None:
+            return False
+        agent.remember(known)
+    except FlatnetError as error:
+        log(WARNING, str(error))
+        return False
+    return True
+
+
+def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
+    """The service."""
+    remembered(settings, agent)
+    Service(settings, agent, registry).run()
+
+
+def once(settings: Settings, agent: Agent, registry: Registry) -> None:
+    """One listing and one comparison."""
+    remembered(settings, agent)
+    agent.take_listing(registry.listing())
+    agent.keep_alive()
+    agent.save()
+    write_status(settings, agent)
+
+
+def restore(settings: Settings, agent: Agent) -> None:
+    """The last applied state, without etcd; refuses if the underlay is not as it was."""
+    known = state.load(settings.state_file)
+    if known is None:
+        log(NOTICE, "nothing to restore: there is no state %s yet" % settings.state_file)
+        return
+    agent.remember(known)
+    agent.refuse_moved(known)
+    for name, value in settings.sysctls:
+        set_sysctl(name, value)
+    agent.check("restored")
+    agent.write_subnet_env()
+    write_status(settings, agent)
+
+
+def set_sysctl(name: str, value: str) -> None:
+    path = "/proc/sys/" + name.replace(".", "/")
+    try:
+        with open(path, "r+", encoding="ascii") as file:
+            if file.read().strip() != value:
+                file.seek(0)
+                file.write(value + "\n")
+                log(INFO, "set %s to %s" % (name, value))
+    except OSError as error:
+        raise FlatnetError("sysctl %s cannot be set: %s" % (name, error.strerror)) from None
+
+
+def show_status(settings: Settings, as_json: bool) -> None:
+    try:
+        with open(settings.status_file, encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+    except (OSError, ValueError) as error:
+        raise FlatnetError(
+            "there is no status to show (%s); is the service running?" % error
+        ) from None
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else table(found))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="flatnet-sync", description="Keeps this host in the overlay."
+    )
+    parser.add_argument("--settings", default=DEFAULT_PATH, help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("restore", help="bring back the last applied state, without etcd")
+    commands.add_parser("watch", help="follow etcd until stopped")
+    commands.add_parser("once", help="compare everything once")
+    shown = commands.add_parser("status", help="what the service says about itself")
+    shown.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(arguments)
+    try:
+        settings = load(given.settings)
+        if given.command == "status":
+            show_status(settings, given.json)
+            return 0
+        etcd = settings.etcd
+        with (
+            Kernel() as kernel,
+            EtcdClient(
+                etcd.endpoints,
+                ca_file=etcd.ca_file,
+                cert_file=etcd.cert_file,
+                key_file=etcd.key_file,
+                username=etcd.username,
+                password=etcd.password,
+                timeout=etcd.timeout,
+            ) as client,
+        ):
+            registry = Registry(client, etcd.prefix)
+            agent = Agent(settings, kernel, registry, log)
+            if given.command == "restore":
+                restore(settings, agent)
+            else:
+                (watch if given.command == "watch" else once)(settings, agent, registry)
+    except FlatnetError as error:
+        log(ERROR, str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
