@@ -71,7 +71,9 @@ def plan_link(
     target = complete(desired, observed)
     wanted: list[Entry] = list(addresses)
     if not exclusive:
-        wanted += [address for address in have if address not in wanted]
+        # By key: an IPv6 address that is wanted with another length is not kept with the old one.
+        keys = {address.key for address in wanted}
+        wanted += [address for address in have if address.key not in keys]
     reasons = _reasons(target, observed) if observed else ()
     if observed and reasons:
         # The kernel would drop these with the device; written out, the inverse brings them back.
