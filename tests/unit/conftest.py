@@ -9,6 +9,6 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: the machines that run this are shared, and a slow example says nothing.
 settings.register_profile(
-    "flatnet", deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow]
+    "flatnet", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("flatnet")

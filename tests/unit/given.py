@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Hashable, Iterable
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
     Address,
+    Entry,
     Fdb,
     Neigh,
     Route,
@@ -18,6 +20,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
     NetworkConfig,
     config_from_dict,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Changes
 from hypothesis import strategies as st
 
 # --- addresses ------------------------------------------------------------------------------------
@@ -176,6 +179,30 @@ def _routes(
 routes4 = _routes(prefixes4, ips)
 routes6 = _routes(prefixes6, ipv6)
 routes = routes4 | routes6
+
+# --- a kernel as a dictionary ---------------------------------------------------------------------
+
+Kernel = dict[Hashable, Entry]
+
+
+def kernel_of(entries: Iterable[Entry]) -> Kernel:
+    return {entry.key: entry for entry in entries}
+
+
+def apply(changes: Changes, kernel: Kernel) -> Kernel:
+    """As strict as the kernel: what is changed or removed is there as it was, what is added not."""
+    result = dict(kernel)
+    for before, after in changes:
+        if before is None:
+            assert after is not None
+            assert after.key not in result
+        else:
+            assert result.pop(before.key) == before
+        if after is not None:
+            assert before is None or before.key == after.key
+            result[after.key] = after
+    return result
+
 
 # --- a fleet as a flanneld leaves it: captured ----------------------------------------------------
 
