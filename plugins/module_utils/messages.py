@@ -99,9 +99,14 @@ def _encode_neigh(entry: Neigh, index: Mapping[str, int], remove: bool) -> bytes
     return body
 
 
-def _encode_fdb(entry: Fdb, index: Mapping[str, int], _remove: bool) -> bytes:
+def _encode_fdb(entry: Fdb, index: Mapping[str, int], remove: bool) -> bytes:
     body = _NDMSG.pack(socket.AF_BRIDGE, index[entry.dev], _NUD_PERMANENT, _NTF_SELF, 0)
     body += attribute(_NDA_LLADDR, bytes.fromhex(entry.mac.replace(":", "")))
+    if entry.src_vni is not None:
+        body += attribute(_NDA_SRC_VNI, _U32.pack(entry.src_vni))
+    if remove and not entry.many:
+        # There is one destination, and the kernel would not find one whose ``via`` is gone.
+        return body
     body += attribute(_NDA_DST, _pack(entry.dst))
     if entry.port is not None:
         body += attribute(_NDA_PORT, _BE16.pack(entry.port))
@@ -110,8 +115,6 @@ def _encode_fdb(entry: Fdb, index: Mapping[str, int], _remove: bool) -> bytes:
     if entry.via is not None:
         number = int(entry.via) if entry.via.isdigit() else index[entry.via]
         body += attribute(_NDA_IFINDEX, _U32.pack(number))
-    if entry.src_vni is not None:
-        body += attribute(_NDA_SRC_VNI, _U32.pack(entry.src_vni))
     return body
 
 

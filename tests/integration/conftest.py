@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.namespace import Modules, Namespace
 from tests.lab import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,3 +74,17 @@ def ansible() -> t.Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def modules() -> t.Iterator[Modules]:
+    """Runs modules in namespaces, with the target's Python."""
+    with Modules() as running:
+        yield running
+
+
+@pytest.fixture
+def ns(modules: Modules) -> t.Iterator[Namespace]:
+    """A network namespace with an underlay."""
+    with Namespace(modules) as made:
+        yield made
