@@ -19,11 +19,11 @@ from .entries import Entry, Link
 from .errors import FlatnetError, InvalidInput
 from .etcd import EtcdClient
 from .fields import dumps
-from .flannel import DEFAULT_PREFIX, Lease, parse_lease
+from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
 from .kernel import Kernel
 from .leases import Planned, Registry
 from .links import LinkPlan, describe
-from .network import NetworkConfig, config_from_dict
+from .network import InvalidConfig, NetworkConfig, config_from_dict
 from .place import Choice, Place, find
 from .plan import Changes, diff, outcome
 
@@ -172,8 +172,19 @@ def parse_leases(option: str, given: Iterable[Any]) -> tuple[Lease, ...]:
             raise InvalidInput("%s[%d]: a lease needs key and value" % (option, place))
         value = each["value"]
         text = value if isinstance(value, str) else dumps(value)
-        found.append(parse_lease(str(each["key"]).rpartition("/")[2], text))
+        try:
+            found.append(parse_lease(str(each["key"]).rpartition("/")[2], text))
+        except InvalidLease as error:
+            raise InvalidInput("%s[%d]: %s" % (option, place, error)) from None
     return tuple(found)
+
+
+def parse_config(option: str, given: dict[str, Any]) -> NetworkConfig:
+    """A config as other modules return it."""
+    try:
+        return config_from_dict(given)
+    except InvalidConfig as error:
+        raise InvalidInput("%s: %s" % (option, error)) from None
 
 
 def parse_planned(module: AnsibleModule) -> Planned:
@@ -183,7 +194,7 @@ def parse_planned(module: AnsibleModule) -> Planned:
         return Planned()
     config = given["config"]
     return Planned(
-        config_from_dict(config) if config else None,
+        parse_config("planned.config", config) if config else None,
         parse_leases("planned.leases", given["leases"] or ()),
     )
 

@@ -149,6 +149,7 @@ config:
 
 import ipaddress
 import json
+import re
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
@@ -219,21 +220,30 @@ def wanted(option):
     for name in FIELDS:
         if name.startswith("ipv6_") and option[name] is not None and not option["enable_ipv6"]:
             raise InvalidInput("%s: needs enable_ipv6: true" % name)
+    if option["enable_ipv6"] and not option["ipv6_network"]:
+        raise InvalidInput("ipv6_network: is required with enable_ipv6: true")
     fields = {FIELDS[name]: option[name] for name in FIELDS}
     fields["Backend"] = {BACKEND_FIELDS[name]: value for name, value in backend.items()}
+    given = {FIELDS[name]: (name, option[name]) for name in FIELDS}
+    given.update(
+        ("Backend." + BACKEND_FIELDS[name], ("backend." + name, value))
+        for name, value in backend.items()
+    )
+    for name, value in given.values():
+        # To flannel this means the default, which is said here by leaving the option out.
+        if value == 0 and value is not False:
+            raise InvalidInput("%s: 0 is out of range; leave it out for the default" % name)
     try:
         return config_from_dict(fields)
     except InvalidConfig as error:
         text = str(error)
-        named = [("backend." + name, "Backend." + field) for name, field in BACKEND_FIELDS.items()]
-        for name, field in [*FIELDS.items(), *named][::-1]:
-            if text.startswith(field + " "):
-                raise InvalidInput("%s: %s" % (name, text)) from None
-        raise
+        named = [given[word][0] for word in re.findall(r"[A-Z][\w.]*", text) if word in given]
+        at_fault = [name for name, value in given.values() if name in named and value is not None]
+        raise InvalidInput("%s: %s" % (" and ".join(at_fault or named), text)) from None
 
 
-def check_leases(snapshot, config, force):
-    """Refuse to leave leases behind outside the network."""
+def check_leases(snapshot, current, config, force):
+    """Refuse to leave leases behind outside the network; those that are outside now don't count."""
     if force:
         return
     if config is None:
@@ -241,10 +251,12 @@ def check_leases(snapshot, config, force):
         what = "the config cannot be removed"
     else:
         pool = config.ipv4.network
+        before = current.ipv4.network if current else ipaddress.IPv4Network("0.0.0.0/0")
+        subnets = {lease: ipaddress.IPv4Network(lease.subnet) for lease in snapshot.leases}
         stranded = [
             lease
-            for lease in snapshot.leases
-            if not ipaddress.IPv4Network(lease.subnet).subnet_of(pool)
+            for lease, subnet in subnets.items()
+            if subnet.subnet_of(before) and not subnet.subnet_of(pool)
         ]
         what = "network: %s would leave leases outside" % pool
     if stranded:
@@ -278,7 +290,7 @@ def converge(module, store, config):
     if not result["changed"]:
         return result
     snapshot = store.snapshot()
-    check_leases(snapshot, config, module.params["force"])
+    check_leases(snapshot, current, config, module.params["force"])
     if config and current and current.backend.type != config.backend.type and snapshot.leases:
         module.warn(
             "the backend changes from %s to %s under %d leases: hosts do not reach each other "

@@ -136,13 +136,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     converge,
     create,
     observe,
+    parse_config,
     parse_leases,
     parse_planned,
     registry,
     reporting,
     warn_each,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import config_from_dict
 
 ARGUMENTS = {
     "allow_no_peers": {"type": "bool", "default": False},
@@ -168,7 +168,7 @@ def read(module):
     planned = parse_planned(module)
     given = module.params["snapshot"]
     if given:
-        config = config_from_dict(given["config"])
+        config = parse_config("snapshot.config", given["config"])
         leases = parse_leases("snapshot.leases", given["leases"])
         found = Snapshot(given["revision"], leases, (), ())
     else:

@@ -27,9 +27,12 @@ MODULES = "ansible_collections.flatnet.overlay.plugins.modules."
 Result = dict[str, t.Any]
 
 _RUNNER = """
-import json, os, runpy, sys
+import importlib, json, os, runpy, sys
 from ansible.module_utils import basic
 name, runs = json.load(sys.stdin)
+# Its imports are done once, for all children.
+importlib.import_module(name)
+del sys.modules[name]
 done = []
 for arguments in runs:
     reader, writer = os.pipe()
@@ -71,11 +74,14 @@ def run_modules(
     check: bool = False,
     diff: bool = True,
 ) -> list[Result]:
-    """Run a module once for each of these arguments, one after the other."""
+    """Run a module once for each of these arguments, one after the other.
+
+    Arguments may have ``_ansible_check_mode`` of their own.
+    """
     options = {"_ansible_check_mode": check, "_ansible_diff": diff}
     done = host.exec(
         [os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3"), "-c", _RUNNER],
-        stdin=json.dumps([MODULES + name, [{**args, **options} for args in runs]]),
+        stdin=json.dumps([MODULES + name, [{**options, **args} for args in runs]]),
         env={**os.environ, "PYTHONPATH": "%s:%s" % (_ansible(), COLLECTIONS)},
         timeout=120,
     )
@@ -88,7 +94,12 @@ def run_modules(
             raise AssertionError("no result of %s: %s%s" % (name, output, done.stderr)) from None
         assert (status != 0) == bool(result.get("failed")), done.stderr
         assert "Traceback" not in done.stderr, done.stderr
-        results.append({"failed": False, "changed": False, "warnings": [], **result})
+        # ansible-core 2.19 and later have more to say of a warning than its text.
+        warnings = [
+            each["event"]["msg"] if isinstance(each, dict) else each
+            for each in result.get("warnings", ())
+        ]
+        results.append({"failed": False, "changed": False, **result, "warnings": warnings})
     return results
 
 
