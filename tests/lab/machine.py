@@ -93,16 +93,17 @@ class Machine:
 
     def start(self, system: Path) -> None:
         self.end()  # of a lab of this name that was not taken down
-        for name in ("work", "root"):
-            (self.directory / name).mkdir()
+        work, root = self.directory / "work", self.directory / "root"
+        for directory in (work, root):
+            directory.mkdir()
         for group in self._groups():
             group.mkdir()
         # Silent until it has booted, with the MAC that its udev gives it: else the controller might
         # keep the one of now in mind, half a minute.
         ip_batch(["link set eth0 down"], netns=self.host.netns)
-        netns, root = self.host.netns, self.directory / "root"
+        netns = self.host.netns
         groups = " ".join(str(group) for group in self._groups())
-        overlay = f"lowerdir={system},upperdir={self.upper},workdir={self.directory}/work"
+        overlay = f"lowerdir={system},upperdir={self.upper},workdir={work}"
         nspawn = ["systemd-nspawn", "--boot", "--quiet", f"--directory={root}"]
         nspawn += [f"--machine={netns}", f"--hostname={self.host.name}", "--console=pipe"]
         nspawn += [f"--network-namespace-path=/run/netns/{netns}", "--capability=CAP_NET_ADMIN"]
