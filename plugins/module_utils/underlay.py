@@ -112,12 +112,13 @@ class Reach:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         tables: dict[int, dict[int, Route]] = {}
-        for route in sorted(routes, key=lambda route: -route.metric):
+        # Of several routes to one prefix the lowest metric counts, and then the kernel's order.
+        for route in sorted(routes, key=lambda route: route.metric):
             prefix, text = route.dst.split("/")
             if ":" in prefix:
                 continue
             length = int(text)
-            tables.setdefault(length, {})[_number(prefix) >> (32 - length)] = route
+            tables.setdefault(length, {}).setdefault(_number(prefix) >> (32 - length), route)
         self._tables: tuple[tuple[int, dict[int, Route]], ...] = tuple(
             sorted(tables.items(), reverse=True)
         )
