@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How hard hypothesis tries."""
+"""How hard hypothesis tries; ``make unit ARGS=--hypothesis-profile=thorough`` for a night of it."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ from hypothesis import HealthCheck, settings
 settings.register_profile(
     "flatnet", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("thorough", settings.get_profile("flatnet"), max_examples=3000)
 settings.load_profile("flatnet")

@@ -19,7 +19,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import (
     subnet_of_key,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.given import (
@@ -160,7 +160,6 @@ keys = st.builds(
 
 
 @given(keys | st.text())
-@settings(max_examples=300)
 def test_no_key_is_read_as_another_one(name: str) -> None:
     try:
         assert parse_lease(name, DUAL).key_name == name
@@ -314,13 +313,11 @@ any_keys = st.sampled_from([KEY, DUAL_KEY]) | keys | st.text()
 
 
 @given(any_keys, st.binary() | st.text(st.characters(codec=None)))
-@settings(max_examples=300)
 def test_any_bytes_are_a_lease_or_invalid(name: str, value: str | bytes) -> None:
     is_lease_or_invalid(name, value)
 
 
 @given(any_keys, objects(anything), st.booleans())
-@settings(max_examples=300)
 def test_any_json_object_is_a_lease_or_invalid(name: str, value: object, escape: bool) -> None:
     is_lease_or_invalid(name, json.dumps(value, ensure_ascii=escape))
 
@@ -346,13 +343,11 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @given(st.sampled_from([KEY, DUAL_KEY]), mutated())
-@settings(max_examples=300)
 def test_a_mutated_lease_is_a_lease_or_invalid(name: str, value: str) -> None:
     is_lease_or_invalid(name, value)
 
 
 @given(leases(), st.data())
-@settings(max_examples=300)
 def test_a_lease_with_a_byte_changed_is_a_lease_or_invalid(
     lease: Lease, data: st.DataObject
 ) -> None:
