@@ -10,6 +10,7 @@ answers are lines of JSON on standard input and output.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import importlib
 import json
@@ -28,6 +29,7 @@ PACKAGE = "ansible_collections.flatnet.overlay.plugins.modules."
 
 
 def preload():
+    codecs.lookup("ascii")
     for name in MODULES:
         importlib.import_module(PACKAGE + name)
     if hasattr(basic, "_json"):  # from ansible-core 2.19 on

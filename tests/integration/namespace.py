@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import itertools
 import json
 import os
@@ -27,15 +28,17 @@ HOST_ID = "0123456789abcdef0123456789abcdef"
 
 _CLONE_NEWNET = 0x40000000
 _NUMBERS = itertools.count(1)
-# What a kernel holds, apart from what it learns and forgets by itself.
 _STATE = """
-ip -details -oneline link
+ip -details -json link
 ip -oneline address
 ip neigh show nud permanent
-bridge fdb show
+bridge fdb show | grep permanent || true
 ip -4 route show table all
 ip -6 route show table all
 """
+# What the kernel does by itself, some time after a device is up, and forgets again.
+_BY_ITSELF = re.compile(r"fe80::|ff00::/8|^33:33:|^01:00:5e:00:00:")
+_PASSING = re.compile(r" (linkdown|tentative|dadfailed|nodad)\b")
 
 Result = dict[str, t.Any]
 
@@ -114,12 +117,26 @@ class Namespace:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def links(self) -> dict[str, dict[str, t.Any]]:
+        """Every device, by name, as ip-link sees it; its kind's options beside the rest."""
+        return _links(self.sh("ip -details -json link"))
+
     def state(self, indexes: bool = True) -> str:
-        """All that the kernel holds, for comparison; in any order where it has none itself."""
-        text = self.sh(_STATE)
-        if not indexes:
-            text = re.sub(r"(?m)^\d+: ", "", text)
-        return "\n".join(sorted(text.splitlines()))
+        """All that the kernel holds, a line each, without what changes with time."""
+        lines = []
+        devices, *rest = self.sh(_STATE).splitlines()
+        for name, link in _links(devices).items():
+            link["up"] = "UP" in link["flags"]
+            passing = ["flags", "operstate", "linkmode", *(key for key in link if "timer" in key)]
+            kept = {key: value for key, value in link.items() if key not in passing}
+            if not indexes:
+                del kept["ifindex"]
+            lines.append(f"{name} {json.dumps(kept, sort_keys=True)}")
+        for line in rest:
+            if not _BY_ITSELF.search(line):
+                plain = _PASSING.sub("", line).strip()
+                lines.append(plain if indexes else re.sub(r"^\d+: ", "", plain))
+        return "\n".join(sorted(lines))
 
     def ifindex(self, device: str) -> int:
         return int(self.sh(f"cat /sys/class/net/{device}/ifindex"))
@@ -159,7 +176,7 @@ class Namespace:
         """Check mode, which changes nothing, then the real run, which does what was announced."""
         before = self.state()
         planned = self.run(module, check=True, **args)
-        assert self.state() == before
+        same(before, self.state())
         done = self.run(module, **args)
         assert not done.get("failed"), done
         assert not planned.get("failed"), planned
@@ -181,9 +198,24 @@ class Namespace:
         before = self.state()
         result = self.run(module, **args)
         assert result.get("failed"), result
-        assert self.state() == before
+        same(before, self.state())
         message: str = result["msg"]
         return message
+
+
+def _links(text: str) -> dict[str, dict[str, t.Any]]:
+    found = {}
+    for each in json.loads(text):
+        info = each.pop("linkinfo", {})
+        each["kind"] = info.get("info_kind", "")
+        found[each["ifname"]] = {**each, **info.get("info_data", {})}
+    return found
+
+
+def same(before: str, after: str) -> None:
+    """Two states are equal; the lines that are not are shown."""
+    change = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    assert before == after, "\n".join(change)
 
 
 def _enter(descriptor: int) -> None:
