@@ -25,17 +25,18 @@ def number(option: str, value: int | None, low: int, high: int) -> int | None:
 def device(option: str, value: str) -> str:
     """A device name as the kernel takes it: 1 to 15 bytes, no slash, colon or white space.
 
-    Nor a percent sign, in place of which the kernel would put a number of its own.
+    Nor a percent sign, in place of which the kernel would put a number of its own; nor brackets and
+    quotes, which come of a list or a dictionary where a name was meant.
     """
     if (
         not value.isprintable()
         or not 0 < len(value.encode()) < 16
         or value in (".", "..")
-        or re.search(r"[/:%\s]", value)
+        or re.search(r"[/:%\s\[\](){}'\"]", value)
     ):
         raise InvalidInput(
             "%s: %s is not a device name (1 to 15 characters, no slash, colon, percent "
-            "sign or space)" % (option, show(value))
+            "sign, space, bracket or quote)" % (option, show(value))
         )
     return value
 

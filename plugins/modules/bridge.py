@@ -171,6 +171,8 @@ def main():
     params = module.params
     with reporting(module), Kernel() as kernel:
         asked = bridges.parse(params)
+        if params["host_id"] is not None:
+            identify(params["host_id"])
 
         def compute(observed, held):
             if params["state"] == "absent":
