@@ -143,6 +143,15 @@ class Overlay:
         assert self.state() == before
         return result["msg"]
 
+    def refused_for_real(self, name: str, text: str, **arguments: t.Any) -> None:
+        """As refused, of what check mode does not mind, or cannot notice."""
+        assert not self.attempt(name, check=True, **arguments)["failed"]
+        before = self.state()
+        result = self.attempt(name, **arguments)
+        assert result["failed"]
+        assert text in result["msg"]
+        assert self.state() == before
+
     def each_refused(
         self, name: str, good: Arguments, cases: t.Sequence[tuple[str, t.Any, str]]
     ) -> None:

@@ -18,7 +18,6 @@ from tests.lab import Host, Lab
 MODULE = "flannel_subnet"
 VXLAN = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 HOST_GW = '{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}'
-TRIES = "transactions"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_a_vxlan_lease_is_flannels_with_our_field_last(overlay: Overlay) -> None
         "permanent": True,
     }
     assert done["diff"] == {"before": "", "after": f"{lease['key']} permanent\n{value}\n"}
-    assert done[TRIES] == 1
+    assert done["transactions"] == 1
     first = name.split(".0-")[0]
     assert (done["gateway"], done["vtep_address"]) == (first + ".1/24", first + ".0/32")
     assert done["underlay"] == {
@@ -179,8 +178,7 @@ def test_the_underlay_by_every_way_to_name_it(overlay: Overlay) -> None:
 
 
 def test_a_subnet_that_is_connected_here_otherwise_is_not_leased(overlay: Overlay) -> None:
-    overlay.etcd.put(PREFIX + "/config", VXLAN.replace("16", "22"))
-    # Pool of three; one of them is the host's other network, outside of what can be leased.
+    # Two subnets, and the host itself is connected to a part of one.
     overlay.etcd.put(
         PREFIX + "/config",
         '{"Network":"10.5.0.0/22","SubnetMin":"10.5.0.0","SubnetMax":"10.5.1.0",'
