@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bridges and VXLAN devices, over pyroute2: read one, make, change or remove one.
+"""Bridges and VXLAN devices, over pyroute2: make, change or remove one.
 
-The only file that imports pyroute2, and not before it is needed: a device that is not there needs
-no library to be observed, so check mode works on a host that has not got pyroute2 yet.
+The only file that imports pyroute2, and not before it is needed: nothing is needed to observe, so
+check mode works on a host that has not got pyroute2 yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 import importlib
 import os
 import socket
-from typing import Any
+from typing import Any, Callable
 
 from .entries import Link
 from .errors import FlatnetError
@@ -57,43 +57,17 @@ class MissingLibrary(FlatnetError):
     """pyroute2 cannot be imported under this interpreter."""
 
 
-class DeviceUnreadable(FlatnetError):
-    """The kernel refused to describe a device."""
-
-
 class Devices:
-    """The devices of this network namespace."""
+    """Changes devices of this network namespace; ``read`` tells what one is like now."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[str], Link | None]) -> None:
+        self._read = read
         self._ipr: Any = None
         self._refusals: tuple[type[Exception], ...] = (OSError, KeyError)
 
     def close(self) -> None:
         if self._ipr is not None:
             self._ipr.close()
-
-    def read(self, name: str) -> Link | None:
-        """A device as it is; ``kind`` is empty for hardware. None if there is none."""
-        index = by_name().get(name)
-        if index is None:
-            return None
-        try:
-            (found,) = self._iproute().link("get", index=index)
-        except self._refusals as error:
-            if _code(error) == errno.ENODEV:
-                return None
-            raise DeviceUnreadable("cannot read device %s: %s" % (name, _reason(error))) from None
-        return _decode(found)
-
-    def ports(self, name: str) -> list[str]:
-        """The devices whose master this one is."""
-        index = by_name().get(name)
-        if index is None:
-            return []
-        found = self._iproute().link("dump")
-        return sorted(
-            each.get_attr("IFLA_IFNAME") for each in found if each.get_attr("IFLA_MASTER") == index
-        )
 
     def change(self, before: Link | None, after: Link | None) -> str | None:
         """None if done, else the reason, and the device is again as it was."""
@@ -120,7 +94,7 @@ class Devices:
             self.change(after, None)
         elif before and after:
             try:
-                self._alter(self.read(before.name) or before, before)
+                self._alter(self._read(before.name) or before, before)
             except self._refusals as failure:
                 reason += "; taking back the rest of the change failed too: " + _reason(failure)
         return reason
@@ -215,39 +189,6 @@ def _encode_option(name: str, value: Any) -> Any:
     if name == "gbp":
         return value or None  # an attribute without a value: there or not
     return int(value) if name in _FLAGS else value
-
-
-def _decode(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-    data = info.get_attr("IFLA_INFO_DATA") if info else None
-    names = by_index()
-    options: dict[str, Any] = {}
-    for name, key in _OPTIONS.get(kind, {}).items():
-        attribute = "IFLA_" + key.upper()
-        value = data.get_attr(attribute) if data else None
-        if value is None and name in ("local", "group"):
-            value = data.get_attr(attribute + "6") if data else None
-        if name == "gbp":
-            # A flag without a value: pyroute2 gives its presence in different ways.
-            value = any(entry[0] == attribute for entry in data["attrs"]) if data else False
-        elif name in _FLAGS:
-            value = bool(value)
-        elif name == "dev":
-            value = names.get(value) if value else None
-        elif name in ("local", "group") and value in ("0.0.0.0", "::"):
-            value = None
-        options[name] = value
-    master = message.get_attr("IFLA_MASTER")
-    return Link(
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=kind,
-        mtu=message.get_attr("IFLA_MTU"),
-        mac=message.get_attr("IFLA_ADDRESS"),
-        master=names.get(master, "") if master else "",
-        up=bool(message["flags"] & 1),
-        options=tuple(sorted(options.items())),
-    )
 
 
 def _code(error: Exception) -> int:

@@ -22,10 +22,12 @@ def _refuse(constant: str) -> Any:
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose fields stand in the order of their last mention."""
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        out.pop(key, None)
-        out[key] = value
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        out.clear()
+        for key, value in pairs:
+            out.pop(key, None)
+            out[key] = value
     return out
 
 
@@ -46,8 +48,11 @@ def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict
 
 def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Known fields under their usual names; like Go, in any case, and the last one wins."""
+    out = {key: value for key, value in raw.items() if value is not None}
+    if out.keys() <= set(names):
+        return out
     known = {name.lower(): name for name in names}
-    out: dict[str, Any] = {}
+    out = {}
     for key, value in raw.items():
         name = known.get(str(key).lower())
         if name and value is not None:

@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from typing import Any, NamedTuple
 
 from .errors import InvalidInput
 from .fields import dumps, fold, load_object, show
-from .network import NetworkConfig, reserved
+from .network import NetworkConfig, reserved, reserved_ipv4
 
 DEFAULT_PREFIX = "/coreos.com/network"
+
+
+# 240.0.0.0, the first address that no host can have.
+_CLASS_E = 0xF0000000
 
 
 class InvalidLease(InvalidInput):
@@ -147,6 +152,10 @@ def subnet_of_key(name: str) -> str | None:
 
 def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
     """An address that a peer can be reached at; raises InvalidLease otherwise."""
+    number = _number(text) if version == 4 else None
+    if number and number < _CLASS_E and not reserved_ipv4(number, number):
+        return str(text)
+    # Everything else, to find out what is wrong with it.
     try:
         address = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:
@@ -158,7 +167,7 @@ def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
         or address.is_loopback
         or address.is_multicast
         or address.is_unspecified
-        or (version == 4 and int(address) >= 0xF0000000)
+        or (version == 4 and int(address) >= _CLASS_E)
     ):
         raise InvalidLease("%s %s cannot be the address of a host" % (where, address))
     return str(address)
@@ -185,7 +194,25 @@ def _vtep(where: str, data: Any) -> tuple[int | None, str]:
     return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
 
 
+def _number(address: Any) -> int | None:
+    """An IPv4 address in canonical form as a number; many times faster than ipaddress."""
+    if isinstance(address, str):
+        try:
+            packed = socket.inet_pton(socket.AF_INET, address)
+        except (OSError, ValueError):  # ValueError: a null or a surrogate in it
+            return None
+        if socket.inet_ntop(socket.AF_INET, packed) == address:
+            return int.from_bytes(packed, "big")
+    return None
+
+
 def _subnet(address: str, length: str, version: int) -> str:
+    first = _number(address) if version == 4 else None
+    if first is not None and length.isdecimal() and str(int(length)) == length:
+        size = 1 << max(32 - int(length), 0)
+        if int(length) <= 32 and not first % size and not reserved_ipv4(first, first + size - 1):
+            return address + "/" + length
+    # Everything else, to find out what is wrong with it.
     try:
         network = ipaddress.ip_network("%s/%s" % (address, length))
     except ValueError:

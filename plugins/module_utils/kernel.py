@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Callable
 
-from . import messages, netlink
+from . import linkinfo, messages, netlink
 from .devices import Devices, by_index, by_name
 from .entries import (
     MAIN_TABLE,
@@ -38,7 +36,6 @@ from .underlay import Interface
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
-_SIOCGIFMTU = 0x8921
 
 
 class KernelError(FlatnetError):
@@ -58,7 +55,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._netlink = Netlink()
-        self._devices = Devices()
+        self._devices = Devices(self.link)
 
     def __enter__(self) -> Kernel:
         return self
@@ -71,25 +68,27 @@ class Kernel:
 
     def interfaces(self) -> dict[str, Interface]:
         """All devices by name."""
-        found = {}
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            for index, name in socket.if_nameindex():
-                try:
-                    answer = fcntl.ioctl(
-                        control, _SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0)
-                    )
-                except OSError:  # gone since the listing
-                    continue
-                found[name] = Interface(name, index, struct.unpack_from("i", answer, 16)[0])
-        return found
+        bodies = self._netlink.dump(netlink.RTM_GETLINK, linkinfo.request())
+        return {
+            name: Interface(name, index, mtu)
+            for name, index, mtu, _master in map(linkinfo.brief, bodies)
+        }
 
     def link(self, name: str) -> Link | None:
         """A device as it is; ``kind`` is empty for hardware. None if there is none."""
-        return self._devices.read(name)
+        names = by_index()
+        index = {each: number for number, each in names.items()}.get(name)
+        if index is None:
+            return None
+        body = self._netlink.get(netlink.RTM_GETLINK, linkinfo.request(index))
+        return linkinfo.decode(body, names) if body else None
 
     def ports(self, name: str) -> list[str]:
         """The devices whose master this one is."""
-        return self._devices.ports(name)
+        bodies = self._netlink.dump(netlink.RTM_GETLINK, linkinfo.request())
+        found = list(map(linkinfo.brief, bodies))
+        index = next((number for each, number, _mtu, _master in found if each == name), None)
+        return sorted(each for each, _number, _mtu, master in found if index == master)
 
     def addresses(self, dev: str | None = None) -> list[Address]:
         """Addresses of global and site scope, of one device or of all."""

@@ -21,7 +21,6 @@ from .netlink import NetlinkError
 # RTNLGRP_*: link, neigh, ipv4 address, ipv4 route, ipv6 address, ipv6 route.
 _GROUPS = (1, 3, 5, 7, 9, 11)
 _ADD_MEMBERSHIP = 1
-_RTM_LINKS = (16, 17)
 _RECEIVE_BUFFER = 8 << 20
 
 
@@ -74,7 +73,7 @@ class Monitor:
         ours: frozenset[str],
         underlay: str,
     ) -> bool:
-        if kind in _RTM_LINKS:
+        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
             index = messages.link_index(body)
             before = self._names.get(index)
             self._names = by_index()

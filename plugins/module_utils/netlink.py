@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from .errors import FlatnetError
 
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
@@ -107,6 +108,21 @@ class Netlink:
                     if sequence == self._sequence:
                         waiting = False
         return refused
+
+    def get(self, kind: int, body: bytes) -> bytes | None:
+        """The body of the one object that the request names; None if there is none."""
+        self._sequence += 1
+        self._send(_HEADER.pack(16 + len(body), kind, _REQUEST, self._sequence, 0) + body)
+        while True:
+            for answer, flags, sequence, content in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if answer != _NLMSG_ERROR:
+                    return content
+                refusal = Refusal(-_INT.unpack_from(content)[0], _reason(flags, content))
+                if refusal.errno == errno.ENODEV:
+                    return None
+                raise NetlinkError("the kernel refused to tell: %s" % (refusal,))
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of all objects of a kind; retried while the kernel changes under the dump."""

@@ -29,6 +29,11 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 # Loopback and multicast, which no host's subnet may hide.
 _RESERVED = tuple(map(ipaddress.ip_network, "127.0.0.0/8 224.0.0.0/4 ::1/128 ff00::/8".split()))
+_RESERVED_IPV4 = tuple(
+    (int(each.network_address), int(each.broadcast_address))
+    for each in _RESERVED
+    if each.version == 4
+)
 
 
 class InvalidConfig(InvalidInput):
@@ -281,6 +286,11 @@ def _network(name: str, text: Any, version: int) -> Network:
             % (name, network)
         )
     return network
+
+
+def reserved_ipv4(first: int, last: int) -> bool:
+    """The same as ``reserved`` for IPv4 addresses as numbers."""
+    return any(low <= last and first <= high for low, high in _RESERVED_IPV4)
 
 
 def reserved(network: Network) -> bool:
