@@ -175,7 +175,9 @@ def test_killed_at_any_moment_leaves_what_the_next_run_repairs(fleet: Fleet) -> 
                 fleet.release(who)
 
     survived = 0
-    for number in range(25):
+    for number in range(100):
+        if number >= 25 and survived >= 8:
+            break
         with child(functools.partial(forever, number)) as victim:
             time.sleep(dice.uniform(0.005, 0.12))
             victim.kill()
@@ -189,7 +191,7 @@ def test_killed_at_any_moment_leaves_what_the_next_run_repairs(fleet: Fleet) -> 
         assert not fleet.acquire(host(number)).changed
         fleet.release(host(number))
         assert fleet.leases() == ()
-    assert survived > 5, "killed too early to tell"
+    assert survived >= 8, "killed too early to tell"
     check_history(fleet, moves=True)
 
 
