@@ -31,7 +31,8 @@ def locked(timeout: float = 60.0, path: str = PATH) -> Iterator[None]:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Locked("the lock %s cannot be opened: %s" % (path, error.strerror)) from None
+        hint = "; changing the network needs root (CAP_NET_ADMIN)" if os.geteuid() else ""
+        raise Locked("the lock %s cannot be opened: %s%s" % (path, error.strerror, hint)) from None
     try:
         deadline = time.monotonic() + timeout
         while not _take(descriptor):

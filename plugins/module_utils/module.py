@@ -23,6 +23,7 @@ from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
 from .kernel import Kernel
 from .leases import Planned, Registry
 from .links import LinkPlan, describe
+from .lock import locked
 from .network import InvalidConfig, NetworkConfig, config_from_dict
 from .place import Choice, Place, find
 from .plan import Changes, diff, outcome
@@ -94,11 +95,17 @@ def registry(module: AnsibleModule) -> Iterator[Registry]:
         yield Registry(client, option["etcd_prefix"])
 
 
+def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock that the resident program takes as well; check mode needs none."""
+    return contextlib.nullcontext() if module.check_mode else locked()
+
+
 def converge(
     module: AnsibleModule, kernel: Kernel, compute: Callable[[], Changes], **result: Any
 ) -> None:
     """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits."""
-    changes = kernel.converge(compute, module.check_mode)
+    with changing(module):
+        changes = kernel.converge(compute, module.check_mode)
     module.exit_json(changed=bool(changes), diff=diff(changes), **result)
 
 
@@ -117,7 +124,8 @@ def converge_link(
         looks.append((([link] if link else []) + held, compute(link, held)))
         return looks[-1][1].changes
 
-    changes = kernel.converge(look, module.check_mode)
+    with changing(module):
+        changes = kernel.converge(look, module.check_mode)
     before, planned = looks[0]
     if module.check_mode:
         after: Iterable[Entry | None] = outcome(changes, before)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from typing import NamedTuple
 
 from . import options, underlay
@@ -40,12 +41,27 @@ class Place(NamedTuple):
     addresses: tuple[Address, ...]
 
 
-def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
-    """Look at the kernel and the machine id; raises InvalidInput or NoUnderlay."""
+def check(choice: Choice) -> None:
+    """Raise InvalidInput for what cannot be, on whatever host."""
     for name in ("public_ip", "can_reach"):
         given = getattr(choice, name)
         if given:
             options.address(name, given, 4)
+    for name in ("host_id", "hostname"):
+        given = getattr(choice, name)
+        if given:
+            parse_name(name, given)
+    try:
+        re.compile(choice.interface_regex or "")
+    except re.error as error:
+        raise InvalidInput(
+            "interface_regex %r is not a regular expression: %s" % (choice.interface_regex, error)
+        ) from None
+
+
+def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
+    """Look at the kernel and the machine id; raises InvalidInput or NoUnderlay."""
+    check(choice)
     addresses = kernel.addresses()
     # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.
     pool = config.ipv4

@@ -9,9 +9,11 @@ Pure but for ``load``. Errors name the field.
 from __future__ import annotations
 
 import json
+import os
+import re
 from typing import Any, NamedTuple
 
-from . import options
+from . import options, place
 from .errors import InvalidInput
 from .fields import load_object, show
 from .flannel import DEFAULT_PREFIX
@@ -42,7 +44,8 @@ class Settings(NamedTuple):
 
     ``check_interval`` is how often everything is compared with the kernel although nothing seems
     to have changed, ``retention`` how long peers stay that an etcd with another history does not
-    name; both in seconds. ``state_file`` is read at boot; ``status_file`` is what ``status`` shows.
+    name, ``restore_wait`` how long a boot is waited for to bring the underlay's address; all in
+    seconds. ``state_file`` is read at boot; ``status_file`` is what ``status`` shows.
     """
 
     etcd: Etcd = Etcd()
@@ -58,6 +61,7 @@ class Settings(NamedTuple):
     metrics_file: str | None = None
     check_interval: float = 60.0
     retention: float = 600.0
+    restore_wait: float = 30.0
 
 
 def load(path: str = DEFAULT_PATH) -> Settings:
@@ -79,17 +83,31 @@ def parse(found: dict[str, Any]) -> Settings:
     etcd["endpoints"] = tuple(etcd["endpoints"])
     choice = _fields("choice", found.pop("choice", {}), Choice())
     fields = _fields("", found, Settings())
-    for name, low in (("check_interval", 1), ("retention", 0), ("ttl", 0)):
+    for name, low in (("check_interval", 1), ("retention", 0), ("restore_wait", 0), ("ttl", 0)):
         if fields[name] < low:
             raise InvalidInput("%s: %s is less than %s" % (name, fields[name], low))
     if fields["bridge"]:
         options.device("bridge", fields["bridge"])
     if fields["vtep_mac"]:
         fields["vtep_mac"] = options.mac("vtep_mac", fields["vtep_mac"])
-    sysctls = fields["sysctls"]
-    fields["sysctls"] = tuple(sysctls.items()) if isinstance(sysctls, dict) else tuple(sysctls)
+    for name in ("subnet_file", "state_file", "status_file", "metrics_file"):
+        if fields[name] is not None and not os.path.isabs(fields[name]):
+            raise InvalidInput("%s: %s is not an absolute path" % (name, show(fields[name])))
+    fields["sysctls"] = _sysctls(fields["sysctls"])
     fields.update(etcd=Etcd(**etcd), choice=Choice(**choice))
+    place.check(fields["choice"])
     return Settings(**fields)
+
+
+def _sysctls(found: Any) -> tuple[tuple[str, str], ...]:
+    pairs = found.items() if isinstance(found, dict) else found
+    for name, value in pairs:
+        # What the service may write is confined to these.
+        if not re.fullmatch(r"net(\.[\w-]+)+", name):
+            raise InvalidInput("sysctls: %s is not a name like net.ipv4.ip_forward" % show(name))
+        if not isinstance(value, str) or "\n" in value:
+            raise InvalidInput("sysctls: the value of %s must be text" % name)
+    return tuple(sorted(pairs))
 
 
 def _fields(where: str, found: Any, default: Any) -> dict[str, Any]:

@@ -36,11 +36,14 @@ from .monitor import Monitor
 from .settings import DEFAULT_PATH, Settings, load
 from .status import metrics, table
 
+# That of the package; none in the collection itself.
+VERSION: str = getattr(sys.modules[__package__ or ""], "__version__", "") if __package__ else ""
 # Seconds. What follows a change on disk is written this much later, many changes at once.
 _SAVE_DELAY = 1.0
 # The kernel's notifications of one cause come together; look once.
 _SETTLE = 0.02
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
+_UNDERLAY_PAUSE = 0.1
 _RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
 
 
@@ -74,6 +77,7 @@ class Service:
         self._monitor = Monitor()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._checks = 0
+        self._announced = False
         self._save_at: float | None = None
         now = time.monotonic()
         self._check_at = now + jitter(settings.check_interval)
@@ -94,23 +98,33 @@ class Service:
                     self._agent.take_listing(self._registry.listing())
                     self._agent.status.healed("etcd")
                     self._touched()
-                    notify("READY=1")
                     with self._registry.watch(self._agent.revision) as watch:
                         if watch.revision < self._agent.revision:
                             continue  # another history
                         self._agent.status.connected(True)
+                        self._announce()
                         retry = _FIRST_RETRY
                         self._serve(watch, None)
                 except FlatnetError as error:
                     kind = "etcd" if isinstance(error, EtcdError) else "network"
                     self._agent.failed(kind, str(error))
-                    notify("READY=1\nSTATUS=%s" % error)
+                    self._announce("\nSTATUS=%s" % error)
                 self._agent.status.connected(False)
                 self._touched()
                 self._serve(None, time.monotonic() + random.uniform(0, retry))
                 retry = min(retry * 2, _LONGEST_RETRY)
         notify("STOPPING=1")
+        self._agent.status.connected(False)
         self._write()
+
+    def _announce(self, more: str = "") -> None:
+        """Tell that the host is as right as it can be now; the first time with a status to read."""
+        if self._announced:
+            self._touched()
+        else:
+            self._write()
+            self._announced = True
+        notify("READY=1" + more)
 
     def _serve(self, watch: Watch | None, until: float | None) -> None:
         """Handle what comes, until ``until`` or until a new listing is needed."""
@@ -243,10 +257,15 @@ def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
 def once(settings: Settings, agent: Agent, registry: Registry) -> None:
     """One listing and one comparison."""
     remembered(settings, agent)
-    agent.take_listing(registry.listing())
-    agent.keep_alive()
-    agent.save()
-    write_status(settings, agent)
+    try:
+        agent.take_listing(registry.listing())
+        agent.keep_alive()
+        agent.save()
+    except FlatnetError as error:
+        agent.status.failed("etcd" if isinstance(error, EtcdError) else "network", str(error))
+        raise
+    finally:
+        write_status(settings, agent)
 
 
 def restore(settings: Settings, agent: Agent) -> None:
@@ -255,13 +274,30 @@ def restore(settings: Settings, agent: Agent) -> None:
     if known is None:
         log(NOTICE, "nothing to restore: there is no state %s yet" % settings.state_file)
         return
-    agent.remember(known)
-    agent.refuse_moved(known)
+    await_underlay(agent, known, settings.restore_wait)
     for name, value in settings.sysctls:
         set_sysctl(name, value)
     agent.check("restored")
     agent.write_subnet_env()
     write_status(settings, agent)
+
+
+def await_underlay(agent: Agent, known: state.State, seconds: float) -> None:
+    """Wait until the underlay is where it was: a boot may still be bringing its address."""
+    until = time.monotonic() + seconds
+    said = False
+    while True:
+        try:
+            agent.remember(known)
+            agent.refuse_moved(known)
+            return
+        except FlatnetError as error:
+            if time.monotonic() >= until:
+                raise
+            if not said:
+                log(INFO, "waiting for %s on %s: %s" % (known.address, known.interface, error))
+                said = True
+        time.sleep(_UNDERLAY_PAUSE)
 
 
 def set_sysctl(name: str, value: str) -> None:
@@ -292,6 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="flatnet-sync", description="Keeps this host in the overlay."
     )
     parser.add_argument("--settings", default=DEFAULT_PATH, help="default: %(default)s")
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("restore", help="bring back the last applied state, without etcd")
     commands.add_parser("watch", help="follow etcd until stopped")

@@ -1,0 +1,248 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The core as a package on a host, for the programs that stay there.
+
+    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
+    <prefix>/lib/flatnet/current                        a link to the one in use
+    <prefix>/sbin/flatnet-sync                          starts the one in use
+
+The sources are those that the running module was itself imported from: Ansible sends a module what
+it imports, so nothing else has to be copied to a host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+from typing import NamedTuple
+
+from . import state
+from .errors import FlatnetError
+
+VERSION = "0.1.0"  # the collection's, as in galaxy.yml
+NAME = "flatnet"
+# What is run; all that they import comes along.
+PROGRAMS = ("sync", "supervisor")
+
+_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
+_LAUNCHER = """\
+#!%s -I
+import os
+import sys
+
+# The folder itself, not the link: an update must not mix two versions in one process.
+sys.path.insert(0, os.path.realpath("%s"))
+from flatnet.sync import main
+
+sys.exit(main())
+"""
+
+
+class NotInstalled(FlatnetError):
+    """The package cannot be put in place."""
+
+
+class Installed(NamedTuple):
+    """What is in place: the version's name (None: nothing), and what is wrong with it."""
+
+    name: str | None
+    flaws: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return "none"
+        flaws = ", ".join(self.flaws[:3])
+        return "%s, but %s" % (self.name, flaws) if flaws else self.name
+
+
+def _payload() -> None:
+    """Never called. Ansible looks for imports to find what to send along with a module."""
+    from . import sync  # noqa: F401, PLC0415
+
+
+@functools.lru_cache(maxsize=1)
+def sources() -> dict[str, bytes]:
+    """The package's files, by their path in it."""
+    found = {}
+    todo = list(PROGRAMS)
+    seen = set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        spec = importlib.util.find_spec("%s.%s" % (__package__, name))
+        if spec is None or spec.loader is None:
+            if name in PROGRAMS:
+                raise NotInstalled("module_utils/%s.py was not sent along to this host" % name)
+            continue  # what looked like an import in a docstring
+        text: str = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
+        is_package = spec.submodule_search_locations is not None
+        path = name.replace(".", "/")
+        found[path + ("/__init__.py" if is_package else ".py")] = text.encode()
+        todo += _imported(name if is_package else name.rpartition(".")[0], text)
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(b"%s %d\n" % (path.encode(), len(found[path])) + found[path])
+    version = "%s-%s" % (VERSION, digest.hexdigest()[:12])
+    found["__init__.py"] = b'__version__ = "%s"\n' % version.encode()
+    return found
+
+
+def _imported(package: str, text: str) -> list[str]:
+    """The modules that relative imports in a source of ``package`` name."""
+    found = []
+    for dots, module, names in _IMPORT.findall(text):
+        parts = package.split(".") if package else []
+        parts = parts[: len(parts) - (len(dots) - 1)] + (module.split(".") if module else [])
+        if module:
+            found += [".".join(parts[: length + 1]) for length in range(len(parts))]
+        else:
+            words = re.findall(r"\w+(?: as \w+)?", names)
+            found += [".".join([*parts, word.split()[0]]) for word in words]
+    return found
+
+
+def version() -> str:
+    """The name of the version that ``sources`` are."""
+    return sources()["__init__.py"].decode().split('"')[1]
+
+
+def directory(prefix: str) -> str:
+    return os.path.join(prefix, "lib", NAME)
+
+
+def current(prefix: str) -> str:
+    """Where the version in use is; programs are started from here."""
+    return os.path.join(directory(prefix), "current")
+
+
+def launcher_path(prefix: str) -> str:
+    return os.path.join(prefix, "sbin", "flatnet-sync")
+
+
+def launcher(prefix: str, python: str) -> bytes:
+    """The file that is the command."""
+    if not os.path.isabs(python) or len(python.split()) != 1 or not os.access(python, os.X_OK):
+        raise NotInstalled("python: %s is not the absolute path of an interpreter" % python)
+    return (_LAUNCHER % (python, current(prefix))).encode()
+
+
+def observe(prefix: str) -> Installed:
+    """What is in place, held against ``sources``."""
+    link = current(prefix)
+    try:
+        target = os.path.join(directory(prefix), os.readlink(link))
+    except OSError:
+        return Installed(None, ())
+    flaws = _flaws(os.path.join(target, NAME), sources())
+    name = os.path.basename(target).partition("+")[0]
+    # Another version differs, as it should.
+    return Installed(name, tuple(flaws) if name == version() else ())
+
+
+def _flaws(top: str, wanted: dict[str, bytes]) -> list[str]:
+    """What is not as it was installed."""
+    flaws = []
+    seen = set()
+    for folder, folders, files in os.walk(top):
+        folders[:] = [each for each in folders if each != "__pycache__"]
+        for path in [folder, *(os.path.join(folder, name) for name in files)]:
+            status = os.lstat(path)
+            safe = 0o755 if stat.S_ISDIR(status.st_mode) else 0o644
+            if stat.S_IMODE(status.st_mode) != safe or status.st_uid != os.geteuid():
+                flaws.append("%s has other permissions" % os.path.relpath(path, top))
+        for name in files:
+            path = os.path.join(folder, name)
+            short = os.path.relpath(path, top)
+            seen.add(short)
+            with open(path, "rb") as file:
+                if file.read() != wanted.get(short):
+                    flaws.append("%s was changed" % short)
+    return flaws + ["%s is missing" % path for path in sorted(set(wanted) - seen)]
+
+
+def install(prefix: str, python: str) -> None:
+    """Put ``sources`` in place and in use; versions before it stay until ``clean``."""
+    top = directory(prefix)
+    target = os.path.join(top, version())
+    if os.path.lexists(target):  # damaged, or left by a run that was cut short
+        target += "+" + secrets.token_hex(4)
+    try:
+        for folder in (prefix, os.path.join(prefix, "lib")):
+            os.makedirs(folder, mode=0o755, exist_ok=True)
+        _folder(top)
+        _folder(target)
+        package = os.path.join(target, NAME)
+        _folder(package)
+        for path, content in sources().items():
+            for depth in range(path.count("/")):
+                _folder(os.path.join(package, *path.split("/")[: depth + 1]))
+            state.replace(os.path.join(package, path), content, 0o644)
+        _compile(package, python)
+        draft = "%s.%s" % (current(prefix), secrets.token_hex(4))
+        os.symlink(os.path.basename(target), draft)
+        os.replace(draft, current(prefix))
+    except OSError as error:
+        raise NotInstalled(
+            "the package cannot be put in place: %s: %s" % (error.filename, error.strerror)
+        ) from None
+
+
+def _folder(path: str) -> None:
+    """Root's alone, whatever the umask and the parent's group say."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
+    os.chown(path, os.geteuid(), os.getegid())
+    os.chmod(path, 0o755)
+
+
+def _compile(package: str, python: str) -> None:
+    """Bytecode, which the programs cannot write themselves; also shows that ``python`` works."""
+    done = subprocess.run(
+        [python, "-I", "-m", "compileall", "-q", package],
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o022,
+    )
+    if done.returncode:
+        raise NotInstalled(
+            "python: %s does not compile the package: %s"
+            % (python, (done.stdout + done.stderr).strip() or "status %d" % done.returncode)
+        )
+
+
+def clean(prefix: str) -> None:
+    """Remove versions that are not in use."""
+    top = directory(prefix)
+    used = {"current", os.path.basename(os.path.realpath(current(prefix)))}
+    for name in os.listdir(top):
+        path = os.path.join(top, name)
+        if name in used:
+            continue
+        if os.path.islink(path):
+            os.unlink(path)
+        else:
+            shutil.rmtree(path)
+
+
+def remove(prefix: str) -> None:
+    """Remove it all, and with it folders that ``install`` made."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(launcher_path(prefix))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory(prefix))
+    if os.path.dirname(prefix) not in ("/", "/usr"):  # the system's own, as /usr/local
+        for folder in (os.path.join(prefix, "lib"), os.path.join(prefix, "sbin"), prefix):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

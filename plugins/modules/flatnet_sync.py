@@ -1,0 +1,258 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Keeps a host right when no playbook runs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: flatnet_sync
+version_added: 0.1.0
+short_description: The program that keeps a host in the overlay
+description:
+  - Puts C(flatnet-sync) on a host and has it run there. It brings the overlay back at boot without
+    etcd and without a controller, follows the leases in etcd, and repairs what drifts.
+  - The program is the core of this collection, which comes to the host with the module itself. It
+    is a package of its own below O(prefix), which only root can write, replaced in one step.
+    Whenever it or its settings change, it is started anew.
+  - Once started, it has to say that it runs. What it has to complain about, such as an etcd that
+    does not answer, is a warning.
+  - Where systemd runs the host, that runs it. On other hosts a small supervisor of its own does,
+    which starts it again when it ends; to run C(flatnet-sync restore) at boot is left to whatever
+    boots such a host.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+  - flatnet.overlay.etcd
+  - flatnet.overlay.host
+options:
+  mode:
+    description:
+      - V(service) follows etcd all the time.
+      - V(timer) compares everything every O(check_interval) seconds, and follows nothing.
+      - V(none) restores at boot, and nothing else. What is restored is how the network was at the
+        last run of this module, which compares everything once each time.
+    type: str
+    choices: [service, timer, none]
+    default: service
+  units:
+    description:
+      - The texts of systemd's units, by their names, for a host that systemd runs. For every mode
+        C(flatnet-restore.service), for V(service) C(flatnet-sync.service), for V(timer)
+        C(flatnet-sync.timer) and C(flatnet-sync-once.service). Others are ignored.
+      - The role P(flatnet.overlay.sync#role) renders them.
+    type: dict
+    default: {}
+  prefix:
+    description:
+      - Where the program is, in C(lib/flatnet), and its command, in C(sbin).
+    type: path
+    default: /usr/local
+  python:
+    description:
+      - The interpreter to run it with, which can import pyroute2.
+      - By default the one that runs the module.
+    type: path
+  bridge:
+    description:
+      - The bridge that pods join, if the overlay has one.
+    type: str
+  vtep_mac:
+    description:
+      - MAC address of the VTEP, as for M(flatnet.overlay.flannel_subnet).
+    type: str
+  ttl:
+    description:
+      - Seconds that the lease lives without being renewed, as for
+        M(flatnet.overlay.flannel_subnet); it is renewed here.
+    type: int
+    default: 0
+  subnet_file:
+    description:
+      - Where container runtimes look for the host's subnet.
+    type: path
+    default: /run/flannel/subnet.env
+  ipmasq:
+    description:
+      - What O(subnet_file) says of masquerading.
+    type: bool
+    default: false
+  sysctls:
+    description:
+      - Kernel parameters to set at boot, with their values; of the network, C(net.) only.
+    type: dict
+    default: {}
+  state_file:
+    description:
+      - Where the state is kept that is restored at boot.
+    type: path
+    default: /var/lib/flatnet/state
+  metrics_file:
+    description:
+      - Where to write metrics for node_exporter's textfile collector; by default nowhere.
+    type: path
+  check_interval:
+    description:
+      - Seconds between comparisons of everything, whether or not something seems to have changed.
+    type: float
+    default: 60.0
+  retention:
+    description:
+      - Seconds that peers are kept after etcd lost its history and does not name them any more.
+    type: float
+    default: 600.0
+  restore_wait:
+    description:
+      - Seconds that are waited at boot for the underlay's address.
+    type: float
+    default: 30.0
+  state:
+    description:
+      - V(absent) removes the program, its units, settings and state. What the kernel holds stays.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: flatnet.overlay.flannel_peers
+"""
+
+EXAMPLES = r"""
+- name: Keep the host in the overlay
+  flatnet.overlay.flatnet_sync:
+    etcd_endpoints: [http://192.0.2.2:2379]
+    bridge: cni0
+    sysctls:
+      net.ipv4.ip_forward: 1
+    units:
+      flatnet-restore.service: "{{ lookup('ansible.builtin.template', 'restore.service.j2') }}"
+      flatnet-sync.service: "{{ lookup('ansible.builtin.template', 'sync.service.j2') }}"
+
+- name: Remove the program; the overlay stays as it is
+  flatnet.overlay.flatnet_sync:
+    state: absent
+"""
+
+RETURN = r"""
+version:
+  description: The collection's version and what identifies the program's sources; null if removed.
+  type: str
+  returned: success
+  sample: 0.1.0-3fb0c8d2a1e4
+command:
+  description: Path of the command.
+  type: str
+  returned: success
+restarted:
+  description: Whether the program was, or in check mode would be, started.
+  type: bool
+  returned: success
+sync:
+  description: What the program says about itself, as C(flatnet-sync status --json).
+  type: dict
+  returned: success, and not in check mode
+"""
+
+import os
+import sys
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import package, resident
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    ETCD_ARGUMENTS,
+    HOST_ARGUMENTS,
+    HOST_EXCLUSIVE,
+    create,
+    registry,
+    reporting,
+    warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Settings, parse
+
+DEFAULT = Settings()
+SETTINGS = {
+    "bridge": {"type": "str"},
+    "vtep_mac": {"type": "str"},
+    "ttl": {"type": "int", "default": DEFAULT.ttl},
+    "subnet_file": {"type": "path", "default": DEFAULT.subnet_file},
+    "ipmasq": {"type": "bool", "default": DEFAULT.ipmasq},
+    "sysctls": {"type": "dict", "default": {}},
+    "state_file": {"type": "path", "default": DEFAULT.state_file},
+    "metrics_file": {"type": "path"},
+    "check_interval": {"type": "float", "default": DEFAULT.check_interval},
+    "retention": {"type": "float", "default": DEFAULT.retention},
+    "restore_wait": {"type": "float", "default": DEFAULT.restore_wait},
+}
+ARGUMENTS = {
+    "mode": {"type": "str", "choices": ["service", "timer", "none"], "default": "service"},
+    "units": {"type": "dict", "default": {}},
+    "prefix": {"type": "path", "default": "/usr/local"},
+    "python": {"type": "path"},
+    **SETTINGS,
+    **HOST_ARGUMENTS,
+}
+
+
+def settings(module):
+    """The program's settings, checked; the options of this module are named as they are."""
+    option = module.params
+    found = {name: option[name] for name in SETTINGS}
+    found["sysctls"] = {name: str(value) for name, value in option["sysctls"].items()}
+    found["choice"] = {name: option[name] for name in HOST_ARGUMENTS}
+    found["etcd"] = {name[len("etcd_") :]: option[name] for name in ETCD_ARGUMENTS}
+    with registry(module):  # says what is wrong with an option; talks to nobody
+        return parse(found)
+
+
+def wanted(module):
+    option = module.params
+    if not os.path.isabs(option["prefix"]):
+        raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
+    if option["state"] == "absent":
+        return None
+    python = option["python"] or sys.executable
+    return resident.Wanted(settings(module), option["mode"], python, option["units"])
+
+
+def report(module, plan, chosen):
+    """Exit with what the program says."""
+    changed = bool(plan.steps)
+    result = {}
+    if chosen and not module.check_mode:
+        status = resident.status(chosen.settings)
+        warn_each(module, [each["text"] for each in status.get("errors", ())], "errors of the sync")
+        # It is run in the foreground here, to its end.
+        changed = changed or (chosen.mode == "none" and bool(status.get("changes")))
+        result["sync"] = status
+    module.exit_json(
+        changed=changed,
+        version=package.version() if chosen else None,
+        command=package.launcher_path(module.params["prefix"]),
+        restarted=plan.restarts,
+        diff=[
+            {
+                "before": step.before,
+                "after": step.after,
+                "before_header": step.where,
+                "after_header": step.where,
+            }
+            for step in plan.steps
+        ],
+        **result,
+    )
+
+
+def main():
+    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    with reporting(module):
+        chosen = wanted(module)
+        plan = resident.Plan(module.params["prefix"], chosen)
+        if not module.check_mode:
+            plan.carry_out()
+        report(module, plan, chosen)
+
+
+if __name__ == "__main__":
+    main()
