@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 
 import pytest
@@ -28,7 +29,9 @@ from tests.unit.given import (
     VXLAN,
     fleet,
     host_ips,
+    ipv4,
     leases,
+    prefixes4,
     subnets4,
     unicast_macs,
 )
@@ -362,6 +365,38 @@ def test_a_lease_with_a_byte_changed_is_a_lease_or_invalid(
 @given(host_ips)
 def test_a_hosts_address_is_read_as_it_is(address: str) -> None:
     assert parse_public_ip("public_ip", address) == address
+
+
+@given(ipv4 | st.text("0123456789.", max_size=15) | st.text(st.characters(codec=None)))
+def test_an_address_is_a_hosts_exactly_if_ipaddress_finds_nothing_against_it(text: str) -> None:
+    try:
+        address = ipaddress.IPv4Address(text)
+        bad = address.is_loopback or address.is_multicast or address.is_unspecified
+        usable = not bad and not address.is_reserved
+    except ValueError:
+        usable = False
+    try:
+        assert parse_public_ip("public_ip", text) == text
+    except InvalidLease:
+        assert not usable
+    else:
+        assert usable
+
+
+@given(prefixes4, st.integers(0, 32))
+def test_a_prefix_is_a_subnet_exactly_if_it_is_one_without_reserved_addresses(
+    prefix: str, length: int
+) -> None:
+    address = prefix.partition("/")[0]
+    for text in (prefix, "%s/%d" % (address, length)):
+        try:
+            network = ipaddress.IPv4Network(text)
+        except ValueError:
+            expected = None
+        else:
+            reserved = map(ipaddress.IPv4Network, ("127.0.0.0/8", "224.0.0.0/4"))
+            expected = None if any(map(network.overlaps, reserved)) else text
+        assert subnet_of_key(text.replace("/", "-")) == expected
 
 
 @given(unicast_macs)

@@ -33,8 +33,10 @@ links = st.builds(
     st.sampled_from(["flannel.1", "cni0"]),
     st.just("vxlan"),
     st.none() | st.integers(68, 9000),
-    up=st.none() | st.booleans(),
-    options=st.sampled_from([(), (("learning", True),), (("learning", False),)]),
+    st.none() | st.just("02:00:00:00:00:01"),
+    st.sampled_from([None, "", "br0"]),
+    st.none() | st.booleans(),
+    st.sampled_from([(), (("learning", True),), (("learning", False),)]),
 )
 entries = addresses | fdbs | neighs | routes | links
 
