@@ -96,7 +96,7 @@ def nft_script(wanted: list[Rule], present: list[Rule]) -> str:
         if rule[:2] not in keys or rule[:2] in seen:
             lines.append("delete rule inet filter %s handle %d" % (rule.chain, rule.handle))
         seen.add(rule[:2])
-    lines += ["insert rule %s" % rule for rule in wanted if rule[:2] not in seen]
+    lines += ["insert rule %s" % (rule,) for rule in wanted if rule[:2] not in seen]
     return "".join(line + "\n" for line in lines)
 
 

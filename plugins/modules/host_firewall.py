@@ -112,11 +112,11 @@ def nftables(module, needs, present):
     changes = []
     script = firewall.nft_script(wanted, have)
     if script:
-        lines = ["".join("%s\n" % rule for rule in sorted(rules)) for rules in (have, wanted)]
+        lines = ["".join("%s\n" % (rule,) for rule in sorted(rules)) for rules in (have, wanted)]
         changes.append(("nft list table inet filter", *lines))
         if not module.check_mode:
             tell(module, [nft, "-f", "-"], script)
-    files = {NFT_FILE: "".join("insert rule %s\n" % rule for rule in wanted)}
+    files = {NFT_FILE: "".join("insert rule %s\n" % (rule,) for rule in wanted)}
     conf = next((path for path in NFT_CONF if "inet filter" in read(path)), None)
     if conf:
         files[conf] = firewall.nft_include(read(conf), NFT_FILE, bool(wanted))

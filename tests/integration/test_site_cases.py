@@ -1,0 +1,168 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml where something is special: interrupted runs, several links, other ways to start it."""
+
+from __future__ import annotations
+
+import signal
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from tests.integration.playbooks import Ansible, Site
+from tests.lab import Lab
+
+KILLED = -signal.SIGKILL
+
+# Where runs are killed, one after the other, when the first host has done the task.
+TASKS = [
+    "Write the network's config to etcd",
+    "Keep forwarding, kernel modules, and the system's services off our devices",
+    "Lease a subnet",
+    "Make the container bridge",
+    "Make the VTEP",
+    "Reach every other host",
+    "Tell container runtimes the host's subnet",
+]
+
+
+def test_a_run_that_is_killed_at_any_task_is_made_up_for(
+    lab_factory: t.Callable[..., Lab], ansible: Ansible
+) -> None:
+    site = Site(lab_factory(hosts=3), ansible)
+    for task in TASKS:
+        killed = site.play(code=KILLED, env={"RECORD_KILL": task})
+        assert killed.records[-1]["task"].endswith(task)
+        site.wait_until_idle()
+    site.play()
+    site.add_pods()
+    assert site.lost() == []
+
+
+@pytest.fixture(scope="module")
+def routed(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
+    """host1 and host2 share a link, host3 is behind a router."""
+    return Site(lab_factory(hosts=3, segments=2), ansible)
+
+
+def test_host_gw_across_a_router_is_refused_and_names_the_host(routed: Site) -> None:
+    def routes() -> dict[str, str]:
+        return {
+            host.name: host.exec(["ip", "route", "show", "proto", "110"]).stdout
+            for host in routed.hosts
+        }
+
+    run = routed.play(code=2, flatnet_backend={"type": "host-gw"})
+    messages = run.failures()
+    assert "not on it: host3 (172.22.0.13) (it is reached through 172.21.0.1)" in messages["host1"]
+    assert "host1 (172.21.0.11) (it is reached through 172.22.0.1)" in messages["host3"]
+    assert routes() == {"host1": "", "host2": "", "host3": ""}
+
+
+def test_vxlan_crosses_a_router(routed: Site) -> None:
+    routed.play(flatnet_backend={"type": "vxlan"})
+    routed.add_pods()
+    assert routed.lost(mtu=1450) == []
+
+
+def test_direct_routing_spares_the_link_the_encapsulation(routed: Site) -> None:
+    backend = {"type": "vxlan", "direct_routing": True}
+    routed.play(flatnet_backend=backend)
+    assert routed.lost(mtu=1450) == []
+    first, second, third = (routed.leases()[host.address]["subnet"] for host in routed.hosts)
+    shown = {
+        host.name: host.exec(["ip", "route", "show", "proto", "110"], check=True).stdout
+        for host in routed.hosts
+    }
+    assert f"{second} via 172.21.0.12 dev eth0" in shown["host1"]
+    assert f"{third} via {third.split('/')[0]} dev flannel.1 onlink" in shown["host1"]
+    assert f"{first} via {first.split('/')[0]} dev flannel.1 onlink" in shown["host3"]
+
+
+def test_an_installed_collection_runs_by_name(
+    lab_factory: t.Callable[..., Lab], ansible: Ansible, tmp_path: Path
+) -> None:
+    done = ansible("ansible-galaxy", "collection", "build", "--output-path", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (artifact,) = tmp_path.glob("flatnet-overlay-*.tar.gz")
+    installed = tmp_path / "collections"
+    done = ansible("ansible-galaxy", "collection", "install", str(artifact), "-p", str(installed))
+    assert done.returncode == 0, done.stderr
+    site = Site(lab_factory(hosts=2), ansible)
+    # Not the working tree's.
+    (tmp_path / "ansible.cfg").touch()
+    env = {
+        "ANSIBLE_COLLECTIONS_PATH": str(installed),
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+    }
+    run = site.play("flatnet.overlay.site", env=env)
+    assert "2 hosts reached all their peers" in run.output
+    site.play("flatnet.overlay.verify", env=env)
+
+
+NFTABLES = """\
+#!/usr/sbin/nft -f
+
+flush ruleset
+
+table inet filter {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		iif "lo" accept
+		ct state established,related accept
+		reject
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state established,related accept
+	}
+	chain output {
+		type filter hook output priority filter;
+	}
+}
+"""
+
+
+def test_a_firewall_is_opened_and_stays_open(
+    lab_factory: t.Callable[..., Lab], ansible: Ansible
+) -> None:
+    site = Site(lab_factory(hosts=2), ansible)
+    for host in site.hosts:
+        (host.etc / "nftables.conf").write_text(NFTABLES)
+    load(site)
+    closed = ruleset(site)
+    site.play()
+    site.add_pods()
+    assert site.lost() == []
+    opened = ruleset(site)
+    assert "udp dport 8472 accept" in opened[0]
+
+    module = "host_firewall"
+    vxlan = {"network": "10.5.0.0/16", "port": 8472, "interface": "eth0"}
+    assert "CHANGED" not in site.module(module, vxlan)
+    load(site)
+    assert "CHANGED" not in site.module(module, vxlan)
+    assert sorted(opened[0].splitlines()) == sorted(ruleset(site)[0].splitlines())
+
+    host_gw = {"network": "10.5.0.0/16"}
+    assert "udp dport 8472" in site.module(module, host_gw, "--check", "--diff")
+    assert "udp dport 8472" in ruleset(site)[0]
+    assert "CHANGED" in site.module(module, host_gw)
+    assert "udp dport 8472" not in ruleset(site)[0]
+    assert "CHANGED" in site.module(module, {**host_gw, "state": "absent"})
+    assert ruleset(site) == closed
+    for host in site.hosts:
+        assert (host.etc / "nftables.conf").read_text() == NFTABLES
+
+
+def ruleset(site: Site) -> list[str]:
+    return [host.exec(["nft", "list", "ruleset"], check=True).stdout for host in site.hosts]
+
+
+def load(site: Site) -> None:
+    """As at boot, and whenever the service is reloaded."""
+    for host in site.hosts:
+        host.exec(["nft", "-f", "/etc/nftables.conf"], check=True)
