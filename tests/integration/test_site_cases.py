@@ -84,20 +84,19 @@ def test_direct_routing_spares_the_link_the_encapsulation(routed: Site) -> None:
 def test_an_installed_collection_runs_by_name(
     lab_factory: t.Callable[..., Lab], ansible: Ansible, tmp_path: Path
 ) -> None:
-    done = ansible("ansible-galaxy", "collection", "build", "--output-path", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    # Without the working tree's, which counts as an installed collection.
+    config, installed = tmp_path / "ansible.cfg", tmp_path / "collections"
+    config.touch()
+    env = {"ANSIBLE_COLLECTIONS_PATH": str(installed), "ANSIBLE_CONFIG": str(config)}
+
+    def galaxy(*arguments: str) -> None:
+        done = ansible("ansible-galaxy", "collection", *arguments, **env)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    galaxy("build", "--output-path", str(tmp_path))
     (artifact,) = tmp_path.glob("flatnet-overlay-*.tar.gz")
-    installed = tmp_path / "collections"
-    done = ansible("ansible-galaxy", "collection", "install", str(artifact), "-p", str(installed))
-    assert done.returncode == 0, done.stderr
+    galaxy("install", str(artifact), "-p", str(installed))
     site = Site(lab_factory(hosts=2), ansible)
-    # Not the working tree's.
-    (tmp_path / "ansible.cfg").touch()
-    env = {
-        "ANSIBLE_COLLECTIONS_PATH": str(installed),
-        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
-    }
     run = site.play("flatnet.overlay.site", env=env)
     assert "2 hosts reached all their peers" in run.output
     site.play("flatnet.overlay.verify", env=env)

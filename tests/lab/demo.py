@@ -54,7 +54,7 @@ def main() -> int:
                 lab.down()
             raise
         if keep:
-            print_hints(lab)
+            print_hints(lab, backend)
         else:
             headline("Taking the lab down")
             lab.down()
@@ -97,11 +97,14 @@ def commands(backend: str) -> list[str]:
     ]
 
 
+def variables(backend: str) -> str:
+    return json.dumps({"flatnet_backend": {"type": backend}})
+
+
 def playbook(backend: str) -> None:
     """Run site.yml, its output as it comes."""
-    variables = {"flatnet_backend": {"type": backend}}
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "playbooks/site.yml"]
-    command += ["-i", INVENTORY, "-e", json.dumps(variables)]
+    command += ["-i", INVENTORY, "-e", variables(backend)]
     # A session of its own: a Ctrl-C is for us, who then end it before the lab goes.
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True
@@ -128,7 +131,7 @@ def add_pod(lab: Lab, host: Host) -> Pod:
     return lab.add_pod(host, address, str(gateway.ip))
 
 
-def print_hints(lab: Lab) -> None:
+def print_hints(lab: Lab, backend: str) -> None:
     one, two = lab.hosts[:2]
     headline("The lab stays up. To look around")
     print(f"""\
@@ -137,7 +140,7 @@ python3 -m tests.lab exec {lab.name} {one.name} -- ip route
 python3 -m tests.lab exec {lab.name} {lab.pods[0].name} -- ping -c 3 {lab.pods[1].address}
 python3 -m tests.lab etcdctl {lab.name} -- get --prefix {PREFIX}
 python3 -m tests.lab exec {lab.name} {two.name}      # a shell on a host
-.venv/bin/ansible-playbook playbooks/site.yml    # again: changes nothing
+.venv/bin/ansible-playbook playbooks/site.yml -e '{variables(backend)}'      # changes nothing
 
 To take it down
 python3 -m tests.lab down {lab.name}
