@@ -40,7 +40,7 @@ options:
         type: str
         required: true
       config:
-        description: Files that the service reads when it starts or reloads.
+        description: Files that the service reads when it starts or reloads; shell patterns count.
         type: list
         elements: str
         default: []
@@ -100,6 +100,14 @@ networkd:
   description: Whether the host has systemd-networkd, running or not.
   type: bool
   returned: success
+network_drop_ins:
+  description:
+    - For each interface that systemd-networkd configures from a file, where a drop-in of ours for that
+      file goes.
+  type: list
+  elements: str
+  returned: success
+  sample: [/etc/systemd/network/eth0.network.d/flatnet.conf]
 networkmanager:
   description: Whether the host has NetworkManager, running or not.
   type: bool
@@ -116,7 +124,9 @@ stale:
   returned: success
 """
 
+import glob
 import importlib
+import json
 import os
 import re
 import sys
@@ -137,6 +147,7 @@ ARGUMENTS = {
         },
     },
 }
+OURS = "10-flatnet.network"
 NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
 
 
@@ -192,10 +203,26 @@ def services(module, wanted):
             continue
         running.append(each["name"])
         age = time.monotonic() - int(values["StateChangeTimestampMonotonic"]) / 1e6
-        changed = [os.stat(path).st_mtime for path in each["config"] if os.path.exists(path)]
+        paths = [path for pattern in each["config"] for path in glob.glob(pattern)]
+        changed = [os.stat(path).st_mtime for path in paths]
         if changed and max(changed) > time.time() - age:
             stale.append(each["name"])
     return running, stale
+
+
+def network_drop_ins(module):
+    """Drop-ins for the .network files in use. Tells of none before systemd 250, which has no JSON."""
+    networkctl = module.get_bin_path("networkctl")
+    if not networkctl:
+        return []
+    code, answer, _error = module.run_command([networkctl, "--json=short", "list"])
+    try:
+        links = json.loads(answer)["Interfaces"] if code == 0 else []
+    except ValueError:
+        links = []
+    files = {os.path.basename(link["NetworkFile"]) for link in links if link.get("NetworkFile")}
+    # Ours says that our devices are not networkd's.
+    return ["/etc/systemd/network/%s.d/flatnet.conf" % name for name in sorted(files - {OURS})]
 
 
 def main():
@@ -215,6 +242,7 @@ def main():
         ip_forward=read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         systemd=systemd,
         networkd=systemd and any(os.path.exists(path) for path in NETWORKD),
+        network_drop_ins=network_drop_ins(module) if "systemd-networkd" in running else [],
         networkmanager=os.path.isdir("/etc/NetworkManager"),
         running=running,
         stale=stale,
