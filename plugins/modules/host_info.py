@@ -102,8 +102,8 @@ networkd:
   returned: success
 network_drop_ins:
   description:
-    - For each interface that systemd-networkd configures from a file, where a drop-in of ours for that
-      file goes.
+    - For each interface that systemd-networkd configures from a file, where a drop-in of ours for
+      that file goes.
   type: list
   elements: str
   returned: success
@@ -211,7 +211,7 @@ def services(module, wanted):
 
 
 def network_drop_ins(module):
-    """Drop-ins for the .network files in use. Tells of none before systemd 250, which has no JSON."""
+    """Drop-ins for the .network files in use; none before systemd 250, which tells no JSON."""
     networkctl = module.get_bin_path("networkctl")
     if not networkctl:
         return []
