@@ -375,6 +375,15 @@ def test_what_the_kernel_acknowledges_without_doing_it_is_noticed(kernel: Kernel
         kernel.converge(both, check_mode=False)
 
 
+def test_a_route_that_somebody_made_since_we_looked_is_theirs(kernel: Kernel) -> None:
+    theirs = Route("10.20.0.0/16", UNDERLAY, "172.30.1.12", protocol=4)
+    ours = theirs._replace(gateway="172.30.1.13", protocol=PROTOCOL)
+    start(kernel, SORTS["route"], [theirs])
+    with pytest.raises(KernelError, match="EEXIST"):
+        kernel.apply((Change(None, ours),))
+    assert SORTS["route"].observe(kernel) == [theirs]
+
+
 class InterruptedSocket:
     """A fake, for what a real kernel does too rarely for a test: it reports of the first dumps that
     its tables changed meanwhile (NLM_F_DUMP_INTR, or an error), and answers properly then."""
