@@ -237,8 +237,7 @@ class Registry:
                     changed = True
                 elif ttl and now:
                     self._client.lease_keepalive(now.etcd_lease)
-                assert now
-                if all(self._remove(lease, now) for lease in decision.obsolete):
+                if now and all(self._remove(lease, now) for lease in decision.obsolete):
                     before = before if changed else now
                     changed = changed or bool(decision.obsolete)
                     done = Decision(before, now, decision.surplus)

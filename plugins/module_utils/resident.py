@@ -168,14 +168,13 @@ class Plan:
                 os.makedirs(os.path.dirname(wanted.settings.metrics_file), exist_ok=True)
             os.makedirs(os.path.dirname(DEFAULT_PATH), mode=0o755, exist_ok=True)
             state.replace(DEFAULT_PATH, self._settings_file.encode(), 0o600)
-            if self.restarts:
-                _unlink(wanted.settings.status_file)
+            begin = time.time()
             self._manager.change(self._changes)
             package.clean(self._prefix)
             for path in self._obsolete:
                 _unlink(path)
             if self.restarts:
-                self._await(wanted.settings)
+                self._await(wanted.settings, begin)
         if wanted.mode == "none":
             # Nothing else leaves on disk what is restored at boot.
             services.run([package.launcher_path(self._prefix), "once"])
@@ -192,12 +191,12 @@ class Plan:
                 with contextlib.suppress(OSError):
                     os.rmdir(os.path.dirname(path))
 
-    def _await(self, settings: Settings) -> None:
-        """Wait until the program has told how it is doing."""
+    def _await(self, settings: Settings, begin: float) -> None:
+        """Wait until a program that was started since ``begin`` has told how it is doing."""
         etcd = settings.etcd
         seconds = etcd.timeout * (len(etcd.endpoints) + 1) + 15
         until = time.monotonic() + seconds
-        while not status(settings):
+        while status(settings).get("started", 0.0) < begin:
             if time.monotonic() > until:
                 names = [each.after.name for each in self._changes if each.after.definition]
                 raise NotReady(

@@ -84,7 +84,7 @@ class Supervisor:
                 return
 
     def _say(self, text: str) -> None:
-        print("%s: %s" % (os.path.basename(self._command[0]), text), flush=True)
+        sys.stderr.write("%s: %s\n" % (os.path.basename(self._command[0]), text))
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         libc = ctypes.CDLL(None)
@@ -188,4 +188,4 @@ def _redirect(log: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_detach(os.path.abspath(sys.argv[1])))
+    raise SystemExit(_detach(os.path.abspath(sys.argv[1])))

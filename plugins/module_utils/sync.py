@@ -50,7 +50,8 @@ _RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
 def log(level: int, text: str) -> None:
     """A line for the journal, which takes the level from the prefix; plain elsewhere."""
     prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
-    print(prefix + text.replace("\n", " "), file=sys.stderr, flush=True)
+    sys.stderr.write(prefix + text.replace("\n", " ") + "\n")
+    sys.stderr.flush()
 
 
 def notify(text: str) -> None:
@@ -367,4 +368,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

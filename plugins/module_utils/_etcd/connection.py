@@ -103,10 +103,10 @@ class Connection:
 
     def receive(self, answer: Answer, deadline: float) -> bytes:
         """The next piece of the answer's body, which may be empty."""
-        assert self.sock is not None
         try:
-            self.sock.settimeout(_remaining(deadline))
-            body = answer.feed(self.sock.recv(RECEIVE))
+            sock = self._connected()
+            sock.settimeout(_remaining(deadline))
+            body = answer.feed(sock.recv(RECEIVE))
             if answer.ended and not answer.complete:
                 raise ConnectionError("the connection was closed before an answer was complete")
             return body
@@ -129,10 +129,10 @@ class Connection:
 
         b"" where the stream ended, or a part of the HTTP came that says nothing yet.
         """
-        assert self.sock is not None
         try:
-            self.sock.settimeout(timeout)
-            return answer.feed(self.sock.recv(RECEIVE))
+            sock = self._connected()
+            sock.settimeout(timeout)
+            return answer.feed(sock.recv(RECEIVE))
         except (socket.timeout, BlockingIOError, ssl.SSLWantReadError) as error:
             if error.errno == errno.ETIMEDOUT:
                 raise Failed(EtcdUnreachable, "its host is gone") from None
@@ -142,13 +142,18 @@ class Connection:
         except OSError as error:
             raise self._failure(error, time.monotonic(), sent=True) from None
 
+    def _connected(self) -> socket.socket:
+        if self.sock is None:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        return self.sock
+
     def keep_alive(self) -> None:
         """Have the kernel find out, within about half a minute, that the member's host is gone."""
-        assert self.sock is not None
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock = self._connected()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, number in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, option):
-                self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
 
     def wake(self) -> None:
         """End a wait that is under way in another thread."""

@@ -76,11 +76,12 @@ class Watch:
         return self
 
     def __next__(self) -> WatchResponse:
+        response = None
         try:
-            response = self.read()
+            while response is None:
+                response = self.read()
         except EtcdWatchClosed:
             raise StopIteration from None
-        assert response is not None
         return response
 
     def fileno(self) -> int:
@@ -116,13 +117,13 @@ class Watch:
                     self._ended_by(error)
             return self._ready.popleft()
 
-    def _ended_by(self, error: Exception) -> None:
+    def _ended_by(self, error: Failed | EtcdError) -> None:
         """What came before is still to be read; then comes the error."""
         self._connection.close()
         if isinstance(error, Failed):
-            error = exhausted([(f"watch at {self.endpoint}", error)])
-        assert isinstance(error, EtcdError)
-        self._end = error
+            self._end = exhausted([(f"watch at {self.endpoint}", error)])
+        else:
+            self._end = error
 
     def begin(self, request: Request, token: str, timeout: float) -> Watch | Refusal:
         """Ask for the watch and wait until etcd confirms it, or says why not."""
