@@ -60,6 +60,11 @@ def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return out
 
 
+def is_number(value: Any) -> bool:
+    """Whether a decoded value is a whole number; Python's True is one too, Go's is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def show(value: Any) -> str:
     """A foreign value, short enough for an error message."""
     try:

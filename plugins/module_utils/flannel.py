@@ -17,7 +17,7 @@ import socket
 from typing import Any, NamedTuple
 
 from .errors import InvalidInput
-from .fields import dumps, fold, load_object, show
+from .fields import dumps, fold, is_number, load_object, show
 from .network import NetworkConfig, reserved, reserved_ipv4
 
 DEFAULT_PREFIX = "/coreos.com/network"
@@ -189,7 +189,7 @@ def _vtep(where: str, data: Any) -> tuple[int | None, str]:
         raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)
     fields = fold(data, ("VNI", "VtepMAC"))
     vni = fields.get("VNI")
-    if vni is not None and (type(vni) is not int or not 0 < vni < 1 << 24):
+    if vni is not None and not (is_number(vni) and 0 < vni < 1 << 24):
         raise InvalidLease("%s.VNI %s is not a VNI" % (where, show(vni)))
     return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from .errors import InvalidInput
-from .fields import dumps, fold, load_object, show
+from .fields import dumps, fold, is_number, load_object, show
 
 # Backends that flannel knows and this collection can share a network with.
 BACKENDS = ("vxlan", "host-gw", "udp", "alloc")
@@ -310,13 +310,14 @@ def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipad
 
 def _given(value: Any, default: Any = None) -> Any:
     """``default`` for Go's zero values, which mean "not set"."""
-    return default if value is None or (type(value) in (int, str) and not value) else value
+    unset = value in (None, "") or (is_number(value) and value == 0)
+    return default if unset else value
 
 
 def _integer(name: str, value: Any, default: Any, low: int, high: int) -> Any:
     if value is None:
         return default
-    if type(value) is not int or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise InvalidConfig(
             "%s %s is not a whole number from %d to %d" % (name, show(value), low, high)
         )

@@ -308,7 +308,7 @@ def main():
     with reporting(module):
         config = wanted(module.params) if module.params["state"] == "present" else None
         with registry(module) as store:
-            for _ in range(TRIES):
+            for dummy in range(TRIES):
                 result = converge(module, store, config)
                 if result:
                     module.exit_json(**result)

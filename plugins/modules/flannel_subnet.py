@@ -199,7 +199,8 @@ ARGUMENTS = {
     **HOST_ARGUMENTS,
 }
 # etcd's own bounds: shorter times it rounds up by itself, longer ones it refuses.
-TTL_MIN, TTL_MAX = 5, 9000000000
+TTL_MIN = 5
+TTL_MAX = 9000000000
 
 
 def remembered(path):
