@@ -94,6 +94,14 @@ def test_the_inverse_restores_what_was_there_from_any_step(
     assert inverse(inverse(changes)) == changes
 
 
+def test_the_inverse_takes_the_last_change_back_first() -> None:
+    neigh = Neigh("flannel.1", "10.5.94.0", "aa:bb:cc:dd:ee:ff")
+    route = Route("10.5.94.0/24", "flannel.1", "10.5.94.0", onlink=True)
+    added = plan([route, neigh], ())
+    assert added == (Change(None, neigh), Change(None, route))
+    assert inverse(added) == (Change(route, None), Change(neigh, None)) == plan((), [neigh, route])
+
+
 ORDER = [Link, Address, Neigh, Fdb, Route]
 
 
