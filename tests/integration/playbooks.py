@@ -60,13 +60,22 @@ class Run:
 
 
 class Site:
-    """A lab and its inventory; ``hosts`` are those that Ansible manages (default: all)."""
+    """A lab and its inventory; ``hosts`` are those that Ansible manages (default: all).
 
-    def __init__(self, lab: Lab, ansible: Ansible, hosts: t.Sequence[Host] | None = None) -> None:
+    ``sync`` as flatnet_sync: by default nothing else puts right what a test breaks.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        ansible: Ansible,
+        hosts: t.Sequence[Host] | None = None,
+        sync: str = "none",
+    ) -> None:
         self.lab = lab
         self.hosts = list(hosts or lab.hosts)
         self._ansible = ansible
-        self._inventory = str(lab.inventory())
+        self._inventory = str(lab.inventory({"flatnet_sync": sync}))
         self._runs = 0
 
     def play(

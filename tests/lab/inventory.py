@@ -26,6 +26,9 @@ def inventory(name: str, hosts: t.Sequence[Host], variables: t.Mapping[str, t.An
             "ansible_netns_etc": f"{directory}/{own}/etc",
             "ansible_netns_run": f"{directory}/{own}/run",
             "ansible_netns_hostname": own,
+            # Hosts share the file system but for /etc and /run, and the machine has it, too.
+            "flatnet_sync_prefix": "/etc/flatnet",
+            "flatnet_sync_state_file": "/etc/flatnet/state",
             **variables,
         }
     lines += [f"    {key}: {json.dumps(value)}" for key, value in variables.items()]

@@ -1,0 +1,50 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the package on a host consists of."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import package
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_IMPORTS = """
+import sys
+import flatnet.sync
+print(*(name for name in sys.modules if name.startswith("flatnet.")))
+"""
+
+
+def test_it_is_what_the_program_imports_and_the_supervisor(tmp_path: Path) -> None:
+    for path, content in package.sources().items():
+        file = tmp_path / "flatnet" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {re.sub(r"^flatnet\.", "", name).replace(".", "/") for name in done.stdout.split()}
+    there = {re.sub(r"(/__init__)?\.py$", "", path) for path in package.sources()}
+    assert there - {"__init__", "supervisor"} == imported
+
+
+def test_nothing_of_ansible_is_in_it() -> None:
+    for path, content in package.sources().items():
+        assert b"import ansible" not in content, path
+        assert b"from ansible" not in content, path
+
+
+def test_its_version_is_the_collections() -> None:
+    found = re.search(r"^version: (.+)$", (REPOSITORY / "galaxy.yml").read_text(), re.MULTILINE)
+    assert found
+    assert found[1] == package.VERSION
+    assert re.fullmatch(re.escape(found[1]) + "-[0-9a-f]{12}", package.version())
