@@ -30,7 +30,10 @@ options:
     type: str
     required: true
   port:
-    description: The backend's UDP port, if it has one.
+    description:
+      - The backend's UDP port, if it has one.
+      - C(firewalld) does not tell who opened a port, so one that was opened for an earlier backend
+        stays open there.
     type: int
   interface:
     description:
