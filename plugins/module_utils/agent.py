@@ -63,6 +63,7 @@ class Agent:
         self._place: Place | None = None
         self._own: Lease | None = None
         self._table: PeerTable | None = None
+        self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
         self._unsure: dict[str, str] = {}
         self._retained: dict[str, Lease] = {}
@@ -74,10 +75,23 @@ class Agent:
     # --- what is known --------------------------------------------------------------------------
 
     def remember(self, known: state.State) -> None:
-        """Start from the last applied state."""
-        self._place = find(self._kernel, known.config, self._settings.choice)
+        """Have the last applied state at hand."""
+        self._remembered = known
+        self._own = known.own_lease
         self.revision = known.revision
-        self._learn(known.config, known.own_lease, known.leases)
+
+    def recall(self) -> None:
+        """Start from the last applied state, if there is no listing to start from."""
+        if self._table is None and self._remembered:
+            known = self._remembered
+            self._place = find(self._kernel, known.config, self._settings.choice)
+            self._learn(known.config, known.own_lease, known.leases)
+
+    def _leases(self) -> dict[str, Lease]:
+        """What was known until now."""
+        if self._table is None and self._remembered:
+            return {lease.key_name: lease for lease in self._remembered.leases}
+        return dict(self._table.leases) if self._table else {}
 
     def take_listing(self, listing: Listing) -> None:
         """Start over from everything that etcd has, then bring the kernel after it."""
@@ -86,14 +100,15 @@ class Agent:
         self._place = place
         own, leases = self._hold(listing, place)
         names = {lease.key_name for lease in leases}
-        known = dict(self._table.leases) if self._table else {}
+        others = names - {own.key_name}
+        another = snapshot.revision < self.revision
+        known = self._leases() if snapshot.garbage or another or not others else {}
         self._unsure = {
             self._registry.lease_name(each.key) or each.key: each.reason
             for each in snapshot.garbage
         }
         kept = [known[name] for name in self._unsure if name in known and name not in names]
-        others = names - {own.key_name}
-        if snapshot.revision < self.revision or (known and not others):
+        if another or (known and not others):
             self._retain(lease for name, lease in known.items() if name not in names)
         self._forget_retained(leases)
         self.revision = snapshot.revision
@@ -212,15 +227,16 @@ class Agent:
 
     def refuse_moved(self, known: state.State) -> None:
         """Raise PlaceChanged if the underlay is not where it was: tunnels would lead nowhere."""
-        if self._place and self._place.underlay.ip != known.address.partition("/")[0]:
+        place = find(self._kernel, known.config, self._settings.choice)
+        if place.underlay.ip != known.address.partition("/")[0]:
             raise PlaceChanged(
                 "the underlay's address was %s on %s and is %s on %s now: nothing is restored; the "
                 "service will move the lease when etcd answers"
                 % (
                     known.address,
                     known.interface,
-                    self._place.underlay.address,
-                    self._place.underlay.interface,
+                    place.underlay.address,
+                    place.underlay.interface,
                 )
             )
 
@@ -369,7 +385,7 @@ class Agent:
             self._settings.state_file,
             state.State(
                 self._config,
-                tuple(leases.values()),
+                {name: lease.to_json() for name, lease in leases.items()},
                 self._own.key_name,
                 self.revision,
                 underlay.interface,

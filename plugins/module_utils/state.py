@@ -34,18 +34,31 @@ class DamagedState(FlatnetError):
 
 
 class State(NamedTuple):
-    """``own`` is the key name of this host's lease; ``address`` the underlay's, with its length."""
+    """``values`` are the leases as in etcd, by key name, read when they are needed: mostly etcd
+    answers, and then they are not. ``own`` is the key name of this host's lease; ``address`` is the
+    underlay's, with its length."""
 
     config: NetworkConfig
-    leases: tuple[Lease, ...]
+    values: dict[str, str]
     own: str
     revision: int
     interface: str
     address: str
 
     @property
+    def leases(self) -> tuple[Lease, ...]:
+        """All leases, this host's too; raises DamagedState."""
+        return tuple(map(self.lease, self.values))
+
+    @property
     def own_lease(self) -> Lease:
-        return next(lease for lease in self.leases if lease.key_name == self.own)
+        return self.lease(self.own)
+
+    def lease(self, name: str) -> Lease:
+        try:
+            return parse_lease(name, self.values[name])
+        except InvalidLease as error:
+            raise DamagedState("the last applied state does not parse: %s" % error) from None
 
 
 def save(path: str, state: State) -> None:
@@ -53,7 +66,7 @@ def save(path: str, state: State) -> None:
     body = dumps(
         {
             "config": state.config.to_json(),
-            "leases": {lease.key_name: lease.to_json() for lease in state.leases},
+            "leases": state.values,
             "own": state.own,
             "revision": state.revision,
             "interface": state.interface,
@@ -88,21 +101,20 @@ def load(path: str) -> State | None:
         )
     try:
         return _parse(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidConfig, InvalidLease) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidConfig) as error:
         raise DamagedState("the state %s does not parse: %s" % (path, error)) from None
 
 
 def _parse(found: dict[str, Any]) -> State:
-    leases = tuple(parse_lease(name, value) for name, value in found["leases"].items())
     state = State(
         parse_config(found["config"]),
-        leases,
+        {str(name): str(value) for name, value in found["leases"].items()},
         str(found["own"]),
         int(found["revision"]),
         str(found["interface"]),
         str(found["address"]),
     )
-    if state.own not in found["leases"]:
+    if state.own not in state.values:
         raise ValueError("this host's own lease %s is not in it" % state.own)
     return state
 

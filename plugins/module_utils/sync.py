@@ -109,6 +109,7 @@ class Service:
                 except FlatnetError as error:
                     kind = "etcd" if isinstance(error, EtcdError) else "network"
                     self._agent.failed(kind, str(error))
+                    self._recall()
                     self._announce("\nSTATUS=%s" % error)
                 self._agent.status.connected(False)
                 self._touched()
@@ -117,6 +118,13 @@ class Service:
         notify("STOPPING=1")
         self._agent.status.connected(False)
         self._write()
+
+    def _recall(self) -> None:
+        """Without a listing, repair what drifts from the last applied state."""
+        try:
+            self._agent.recall()
+        except FlatnetError as error:
+            self._agent.failed("state", str(error))
 
     def _announce(self, more: str = "") -> None:
         """Tell that the host is as right as it can be now; the first time with a status to read."""
@@ -236,28 +244,25 @@ def write_status(settings: Settings, agent: Agent) -> None:
         log(ERROR, "the status cannot be written: %s" % error)
 
 
-def remembered(settings: Settings, agent: Agent) -> bool:
-    """Start from the state on disk; False if there is none that can be used."""
+def remember(settings: Settings, agent: Agent) -> None:
+    """Have the state on disk at hand, if there is one that can be used."""
     try:
         known = state.load(settings.state_file)
-        if known is None:
-            return False
-        agent.remember(known)
+        if known:
+            agent.remember(known)
     except FlatnetError as error:
         log(WARNING, str(error))
-        return False
-    return True
 
 
 def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
     """The service."""
-    remembered(settings, agent)
+    remember(settings, agent)
     Service(settings, agent, registry).run()
 
 
 def once(settings: Settings, agent: Agent, registry: Registry) -> None:
     """One listing and one comparison."""
-    remembered(settings, agent)
+    remember(settings, agent)
     try:
         agent.take_listing(registry.listing())
         agent.keep_alive()
@@ -276,6 +281,8 @@ def restore(settings: Settings, agent: Agent) -> None:
         log(NOTICE, "nothing to restore: there is no state %s yet" % settings.state_file)
         return
     await_underlay(agent, known, settings.restore_wait)
+    agent.remember(known)
+    agent.recall()
     for name, value in settings.sysctls:
         set_sysctl(name, value)
     agent.check("restored")
@@ -289,7 +296,6 @@ def await_underlay(agent: Agent, known: state.State, seconds: float) -> None:
     said = False
     while True:
         try:
-            agent.remember(known)
             agent.refuse_moved(known)
             return
         except FlatnetError as error:
