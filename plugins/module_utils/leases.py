@@ -59,12 +59,16 @@ class Garbage(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All leases at one revision. ``taken`` also has the subnets of keys with a garbage value."""
+    """All leases at one revision."""
 
     revision: int
     leases: tuple[Lease, ...]
-    taken: tuple[str, ...]
     garbage: tuple[Garbage, ...]
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The subnets of all keys, also of those with a garbage value."""
+        return tuple(lease.subnet for lease in self.leases) + self.unsure
 
     @property
     def unsure(self) -> tuple[str, ...]:
@@ -96,12 +100,7 @@ class Planned(NamedTuple):
             for lease in snapshot.leases
             if lease.key_name not in keys and lease.host_id not in hosts
         ]
-        gone = {lease.subnet for lease in snapshot.leases} - {lease.subnet for lease in kept}
-        taken = [subnet for subnet in snapshot.taken if subnet not in gone]
-        return snapshot._replace(
-            leases=tuple(kept) + self.leases,
-            taken=tuple(taken) + tuple(lease.subnet for lease in self.leases),
-        )
+        return snapshot._replace(leases=(*kept, *self.leases))
 
 
 class Outcome(NamedTuple):
@@ -177,21 +176,16 @@ class Registry:
         """Every lease, at one revision, by default the present one."""
         found = self._client.range_prefix(self._subnets, revision=revision)
         leases: list[Lease] = []
-        taken: list[str] = []
         garbage: list[Garbage] = []
         for entry in found.kvs:
             name = entry.key[len(self._subnets) :]
             try:
                 lease = parse_lease(name, entry.value, entry.mod_revision, entry.lease)
             except InvalidLease as error:
-                subnet = subnet_of_key(name)
-                garbage.append(Garbage(entry.key, str(error), subnet))
-                if subnet:
-                    taken.append(subnet)
-                continue
-            leases.append(lease)
-            taken.append(lease.subnet)
-        return Snapshot(found.revision, tuple(leases), tuple(taken), tuple(garbage))
+                garbage.append(Garbage(entry.key, str(error), subnet_of_key(name)))
+            else:
+                leases.append(lease)
+        return Snapshot(found.revision, tuple(leases), tuple(garbage))
 
     # --- write ----------------------------------------------------------------------------------
 

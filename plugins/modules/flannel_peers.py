@@ -170,7 +170,7 @@ def read(module):
     if given:
         config = parse_config("snapshot.config", given["config"])
         leases = parse_leases("snapshot.leases", given["leases"])
-        found = Snapshot(given["revision"], leases, (), ())
+        found = Snapshot(given["revision"], leases, ())
     else:
         with registry(module) as store:
             config = planned.config or store.config()
