@@ -80,12 +80,30 @@ class Agent:
         self._own = known.own_lease
         self.revision = known.revision
 
-    def recall(self) -> None:
-        """Start from the last applied state, if there is no listing to start from."""
-        if self._table is None and self._remembered:
-            known = self._remembered
-            self._place = find(self._kernel, known.config, self._settings.choice)
-            self._learn(known.config, known.own_lease, known.leases)
+    def recall(self) -> bool:
+        """Start from the last applied state, if there is one and no listing to start from.
+
+        Raises PlaceChanged if the underlay is not where it was: tunnels would lead nowhere.
+        """
+        known = self._remembered
+        if known is None or self._table is not None:
+            return False
+        place = find(self._kernel, known.config, self._settings.choice)
+        if place.underlay.ip != known.address.partition("/")[0]:
+            raise PlaceChanged(
+                "the underlay's address was %s on %s and is %s on %s now: nothing is restored; the "
+                "service will move the lease when etcd answers"
+                % (
+                    known.address,
+                    known.interface,
+                    place.underlay.address,
+                    place.underlay.interface,
+                )
+            )
+        leases = known.leases
+        self._place = place
+        self._learn(known.config, known.own_lease, leases)
+        return True
 
     def _leases(self) -> dict[str, Lease]:
         """What was known until now."""
@@ -224,21 +242,6 @@ class Agent:
         for name in names:
             del self._retained[name]
         return names
-
-    def refuse_moved(self, known: state.State) -> None:
-        """Raise PlaceChanged if the underlay is not where it was: tunnels would lead nowhere."""
-        place = find(self._kernel, known.config, self._settings.choice)
-        if place.underlay.ip != known.address.partition("/")[0]:
-            raise PlaceChanged(
-                "the underlay's address was %s on %s and is %s on %s now: nothing is restored; the "
-                "service will move the lease when etcd answers"
-                % (
-                    known.address,
-                    known.interface,
-                    place.underlay.address,
-                    place.underlay.interface,
-                )
-            )
 
     # --- this host's own lease -------------------------------------------------------------------
 

@@ -120,11 +120,15 @@ class Service:
         self._write()
 
     def _recall(self) -> None:
-        """Without a listing, repair what drifts from the last applied state."""
+        """Without a listing, repair what drifted, and what will, from the last applied state."""
         try:
-            self._agent.recall()
+            recalled = self._agent.recall()
         except FlatnetError as error:
-            self._agent.failed("state", str(error))
+            self._agent.failed("place", str(error))
+        else:
+            self._agent.status.healed("place")
+            if recalled:
+                self._check("drift")
 
     def _announce(self, more: str = "") -> None:
         """Tell that the host is as right as it can be now; the first time with a status to read."""
@@ -280,9 +284,8 @@ def restore(settings: Settings, agent: Agent) -> None:
     if known is None:
         log(NOTICE, "nothing to restore: there is no state %s yet" % settings.state_file)
         return
-    await_underlay(agent, known, settings.restore_wait)
     agent.remember(known)
-    agent.recall()
+    recall(agent, known, settings.restore_wait)
     for name, value in settings.sysctls:
         set_sysctl(name, value)
     agent.check("restored")
@@ -290,14 +293,16 @@ def restore(settings: Settings, agent: Agent) -> None:
     write_status(settings, agent)
 
 
-def await_underlay(agent: Agent, known: state.State, seconds: float) -> None:
-    """Wait until the underlay is where it was: a boot may still be bringing its address."""
+def recall(agent: Agent, known: state.State, seconds: float) -> None:
+    """Have the agent start from the state; a boot may still be bringing the underlay's address."""
     until = time.monotonic() + seconds
     said = False
     while True:
         try:
-            agent.refuse_moved(known)
+            agent.recall()
             return
+        except state.DamagedState:
+            raise
         except FlatnetError as error:
             if time.monotonic() >= until:
                 raise

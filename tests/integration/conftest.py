@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.namespace import Modules, Namespace
+from tests.integration.programs import Programs
 from tests.lab import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -88,3 +89,13 @@ def ns(modules: Modules) -> t.Iterator[Namespace]:
     """A network namespace with an underlay."""
     with Namespace(modules) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def programs(lab: Lab) -> t.Iterator[Programs]:
+    """flatnet-sync on the hosts of the module's lab."""
+    made = Programs(lab)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -93,11 +93,17 @@ class Host(Node):
             self.netns, argv, etc=str(self.etc), run=str(self.run), hostname=self.name
         )
 
-    def make_files(self, hosts_file: str) -> None:
-        """Make its /etc and /run."""
+    def clear_run(self) -> None:
+        """Make its /run as it is after a boot."""
+        if self.run.exists():
+            shutil.rmtree(self.run)
         self.run.mkdir(parents=True)
         # No systemd/ in there: what looks for it must find that systemd does not run this host.
         (self.run / "lock").mkdir(mode=0o1777)
+
+    def make_files(self, hosts_file: str) -> None:
+        """Make its /etc and /run."""
+        self.clear_run()
         upper, work = self.directory / "etc.upper", self.directory / "etc.work"
         for path in (self.etc, upper, work):
             path.mkdir()

@@ -204,6 +204,21 @@ class Lab:
         self.pods.remove(pod)
         self._save()
 
+    def reboot(self, host: Host | str) -> None:
+        """Take from a host all that a reboot takes: its processes, its pods, its kernel, its /run.
+
+        It comes back on the underlay with its address, and with its /etc.
+        """
+        host = self.host(host) if isinstance(host, str) else host
+        kill_netns_processes([host.netns])
+        for pod in [pod for pod in self.pods if pod.host == host.name]:
+            self.remove_pod(pod)
+        underlay.leave(self.name, host.netns)
+        run(["ip", "netns", "del", host.netns])
+        host.clear_run()
+        run(["ip", "netns", "add", host.netns])
+        underlay.join(self.name, self.mtu, [(host.netns, host.segment, host.address)])
+
     def ping_matrix(
         self,
         nodes: t.Sequence[Node] | None = None,

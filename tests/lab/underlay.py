@@ -60,23 +60,40 @@ def build(name: str, segments: int, mtu: int, nodes: list[tuple[str, int, str]])
         bridges.append(f"link set seg{segment} up")
     ip_batch(bridges, netns=underlay)
 
-    # Both ends are created where they belong and are never seen by the machine itself.
-    ip_batch(
-        f"link add {end} netns {netns} mtu {mtu} type veth peer name {port} mtu {mtu} "
-        f"netns {underlay}"
-        for end, netns, port in [(f"seg{s}", router, f"router{s}") for s in range(1, segments + 1)]
-        + [("eth0", netns, _port(name, netns)) for netns, _segment, _address in nodes]
-    )
-    ports = [(f"router{s}", s) for s in range(1, segments + 1)]
-    ports += [(_port(name, netns), segment) for netns, segment, _address in nodes]
-    ip_batch((f"link set {port} master seg{segment} up" for port, segment in ports), netns=underlay)
-
+    ends = [(f"seg{s}", router, f"router{s}", s) for s in range(1, segments + 1)]
+    _connect(underlay, mtu, ends)
     lines = ["link set lo up"]
     for segment in range(1, segments + 1):
         lines.append(f"addr add {router_address(segment)}/16 dev seg{segment}")
         lines.append(f"link set seg{segment} up")
     ip_batch(lines, netns=router)
+    join(name, mtu, nodes)
+
+
+def join(name: str, mtu: int, nodes: list[tuple[str, int, str]]) -> None:
+    """Join nodes to an underlay that is there."""
+    ends = [("eth0", netns, _port(name, netns), segment) for netns, segment, _address in nodes]
+    _connect(f"{name}-underlay", mtu, ends)
     parallel(_configure, nodes)
+
+
+def leave(name: str, netns: str) -> None:
+    """Take a node off the underlay, which does away with its interface."""
+    ip_batch([f"link del {_port(name, netns)}"], netns=f"{name}-underlay")
+
+
+def _connect(underlay: str, mtu: int, ends: list[tuple[str, str, str, int]]) -> None:
+    """Veths from (interface, namespace) to (port, segment)."""
+    # Both ends are created where they belong and are never seen by the machine itself.
+    ip_batch(
+        f"link add {end} netns {netns} mtu {mtu} type veth peer name {port} mtu {mtu} "
+        f"netns {underlay}"
+        for end, netns, port, _segment in ends
+    )
+    ip_batch(
+        (f"link set {port} master seg{segment} up" for _end, _netns, port, segment in ends),
+        netns=underlay,
+    )
 
 
 def _configure(node: tuple[str, int, str]) -> None:
