@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 
 from . import messages, netlink
 from .devices import by_index
-from .entries import MAIN_TABLE, PROTOCOL, Entry
+from .entries import MAIN_TABLE, PROTOCOL, Entry, Neigh
 from .netlink import NetlinkError
 
 # RTNLGRP_*: link, neigh, ipv4 address, ipv4 route, ipv6 address, ipv6 route.
@@ -96,6 +96,7 @@ class Monitor:
             mine = entry is not None
         if entry is None or not mine:
             return False
-        if gone:
+        # What is no longer permanent is on its way out: so the kernel begins a removal of ours, too.
+        if gone or (isinstance(entry, Neigh) and not entry.mac):
             return entry.key in desired
         return desired.get(entry.key) != entry
