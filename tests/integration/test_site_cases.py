@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import typing as t
+import venv
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,32 @@ def test_a_run_that_is_killed_at_any_task_is_made_up_for(
 def routed(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
     """host1 and host2 share a link, host3 is behind a router."""
     return Site(lab_factory(hosts=3, segments=2), ansible)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"flatnet_backend": {"type": "udp"}}, "not provisioned by this version"),
+        ({"flatnet_subnet_len": "x"}, "flatnet_subnet_len"),
+        ({"flatnet_network": "10.5.0.0"}, "is not an IPv4 network"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_changes(
+    routed: Site, variables: dict[str, t.Any], message: str
+) -> None:
+    run = routed.play(code=2, **variables)
+    assert message in " ".join(run.output.split())
+    assert run.changed() == set()
+    assert routed.lab.etcd.get_prefix("/") == {}
+
+
+def test_an_interpreter_without_pyroute2_is_named(routed: Site, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = str(tmp_path / "venv/bin/python")
+    run = routed.play(code=2, ansible_python_interpreter=python)
+    message = run.failures()["host2"]
+    assert f"{python}, cannot import pyroute2" in message
+    assert f"{python} -m pip install pyroute2" in message
 
 
 def test_host_gw_across_a_router_is_refused_and_names_the_host(routed: Site) -> None:
