@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import typing as t
@@ -27,6 +28,14 @@ _NUMBERS = itertools.count(1)
 def _needs_root() -> None:
     if os.geteuid() != 0:
         pytest.fail("the integration tests build network namespaces: run them as root")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    # A shell starts background jobs, which CI may be one of, with SIGINT ignored, and whatever they
+    # start inherits that: tests that interrupt a program would wait for nothing.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
