@@ -95,6 +95,12 @@ test: venv ## All gates and all tests
 matrix: venv ## The tests with other versions of ansible-core, pyroute2, Python (ARGS='oldest newest')
 	.ci/matrix $(ARGS)
 
+.PHONY: bench
+bench: venv ## The targets for speed, into docs/performance.md (ARGS='--quick', ARGS='kernel watch') (root)
+	[ -n '$(findstring --quick,$(ARGS))' ] || \
+		pip install -qq --disable-pip-version-check -r tests/bench/requirements.txt
+	python -m tests.bench $(ARGS)
+
 # --- use ----------------------------------------------------------------------------------------------
 
 .PHONY: demo

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A fleet of hand-written leases, as a flanneld would have written them."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import typing as t
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import peers
+from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Entry
+from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
+from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
+
+PREFIX = "/coreos.com/network"
+# Hosts that lease for themselves do so above the hand-written leases.
+CONFIG = (
+    '{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.200.0.0","SubnetMax":"10.250.0.0",'
+    '"Backend":{"Type":"vxlan"}}'
+)
+DEVICE = "flannel.1"
+_FIRST_SUBNET = int(ipaddress.IPv4Address("10.1.0.0"))
+# RFC 2544's block for benchmarks. Nothing is ever sent there: a lab has no uplink.
+_FIRST_PUBLIC_IP = int(ipaddress.IPv4Address("198.18.0.1"))
+# etcd takes 128 operations in a transaction.
+_CHUNK = 100
+
+
+def lease(number: int) -> tuple[str, str]:
+    """Key name and value of the lease of this number."""
+    subnet = ipaddress.IPv4Address(_FIRST_SUBNET + number * 256)
+    value = {
+        "PublicIP": str(ipaddress.IPv4Address(_FIRST_PUBLIC_IP + number)),
+        "PublicIPv6": None,
+        "BackendType": "vxlan",
+        "BackendData": {"VNI": 1, "VtepMAC": "0a:00:%s" % number.to_bytes(4, "big").hex(":")},
+    }
+    return "%s-24" % subnet, json.dumps(value, separators=(",", ":"))
+
+
+def subnet(number: int) -> str:
+    return lease(number)[0].replace("-", "/")
+
+
+def put(client: EtcdClient, numbers: t.Iterable[int], chunk: int = _CHUNK) -> None:
+    """Write leases, ``chunk`` in a transaction."""
+    pairs = [lease(number) for number in numbers]
+    for start in range(0, len(pairs), chunk):
+        client.txn(
+            [],
+            [
+                Op.put("%s/subnets/%s" % (PREFIX, name), value)
+                for name, value in pairs[start : start + chunk]
+            ],
+        )
+
+
+def leases(count: int) -> list[Lease]:
+    return [parse_lease(*lease(number)) for number in range(count)]
+
+
+def entries(count: int) -> tuple[Entry, ...]:
+    """What the kernel should hold for so many peers."""
+    underlay = Underlay("eth0", "172.21.0.11/16", 1500, "")
+    return peers.entries(parse_config(CONFIG), leases(count), underlay, ())
