@@ -17,13 +17,14 @@ It never tears down on missing information:
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import time
 from collections.abc import Iterable
 from typing import Callable
 
 from . import overlay, peers, state
-from .assignment import Decision, Host, Wish, decide, held
+from .assignment import Decision, Wish, decide, held
 from .entries import Fdb, Neigh
 from .errors import FlatnetError
 from .etcd import WatchResponse
@@ -154,6 +155,8 @@ class Agent:
                             name, event.kv.value, event.kv.mod_revision, event.kv.lease
                         )
                     except InvalidLease as error:
+                        if name == own.key_name:
+                            return False
                         self._unsure[name] = str(error)
                         self._log(WARNING, "key %r is not used: %s" % (name, error))
                         continue
@@ -253,7 +256,8 @@ class Agent:
         leases = list(snapshot.leases)
         previous = self._own
         try:
-            decision = decide(config, leases, snapshot.taken, host, self._wish(leases, host))
+            wish = self._wish(leases, place)
+            decision = decide(config, leases, snapshot.taken, host, wish)
             before = decision.before
             if decision.moved and before:
                 raise OwnLeaseLost(
@@ -261,8 +265,9 @@ class Agent:
                     "by the playbook, not under its containers" % before.subnet
                 )
             if before and self._as_decided(decision, before):
+                self.status.healed("lease")
                 return before, leases
-            outcome = self._registry.acquire(host, self._wish(leases, host), settings.ttl)
+            outcome = self._registry.acquire(host, wish, settings.ttl)
         except FlatnetError as error:
             if previous is None:
                 raise
@@ -274,11 +279,12 @@ class Agent:
         gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
         return after, [each for each in leases if each.key_name not in gone] + [after]
 
-    def _wish(self, leases: list[Lease], host: Host) -> Wish:
+    def _wish(self, leases: list[Lease], place: Place) -> Wish:
         """The subnet in use and no other, if there is one; containers have its addresses."""
-        if self._own and held(leases, host) is None:
+        if self._own and held(leases, place.host) is None:
             return Wish(subnet=self._own.subnet)
-        return Wish()
+        networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
+        return Wish(avoid=tuple(map(str, networks)))
 
     def _as_decided(self, decision: Decision, before: Lease) -> bool:
         renewable = bool(before.etcd_lease) == bool(self._settings.ttl)

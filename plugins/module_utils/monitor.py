@@ -96,7 +96,7 @@ class Monitor:
             mine = entry is not None
         if entry is None or not mine:
             return False
-        # What is no longer permanent is on its way out: so the kernel begins a removal of ours, too.
+        # No longer permanent, it is on its way out: so the kernel begins a removal of ours, too.
         if gone or (isinstance(entry, Neigh) and not entry.mac):
             return entry.key in desired
         return desired.get(entry.key) != entry

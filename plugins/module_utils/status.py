@@ -22,10 +22,10 @@ _KEPT = 20  # of the last repairs
 
 
 class Status:
-    """Counters and the present state; ``dirty`` when something worth writing down changed."""
+    """Counters and the present state; ``pid`` is the service's, None for what ends by itself."""
 
     def __init__(self) -> None:
-        self.dirty = True
+        self.pid: int | None = None
         self.listings = 0
         self._started = time.time()
         self._connected = False
@@ -42,7 +42,6 @@ class Status:
     def connected(self, connected: bool) -> None:
         """Whether a watch on etcd stands."""
         self._connected = connected
-        self.dirty = True
 
     def place(self, config: NetworkConfig, own: Lease, place: Place) -> None:
         self._place = {
@@ -55,7 +54,6 @@ class Status:
             "interface": place.underlay.interface,
             "mtu": config.backend.overlay_mtu(place.underlay.mtu),
         }
-        self.dirty = True
 
     def known(self, table: PeerTable, unsure: Mapping[str, str], revision: int) -> None:
         self._revision = revision
@@ -63,12 +61,10 @@ class Status:
         if table.skipped or unsure or self._skipped:
             self._skipped = [str(each) for each in table.skipped.values()]
             self._skipped += ["key %s: %s" % each for each in unsure.items()]
-        self.dirty = True
 
     def applied(self, changes: Changes) -> None:
         self._changes += len(changes)
         self._last_change = time.time()
-        self.dirty = True
 
     def repaired(self, changes: Changes) -> None:
         self._repaired += len(changes)
@@ -82,16 +78,15 @@ class Status:
         if known and known["text"] == text:
             return False
         self._errors[what] = {"since": known["since"] if known else time.time(), "text": text}
-        self.dirty = True
         return True
 
     def healed(self, what: str) -> None:
-        if self._errors.pop(what, None):
-            self.dirty = True
+        self._errors.pop(what, None)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **self._place,
+            "pid": self.pid,
             "started": self._started,
             "updated": time.time(),
             "connected": self._connected,
@@ -108,18 +103,20 @@ class Status:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The status for a person."""
+    """The status for a person; ``running`` tells whether its service is still there."""
     rows = [
         ("network", "%s over %s" % (found.get("network"), found.get("backend"))),
         ("subnet", found.get("subnet")),
         ("underlay", "%s on %s" % (found.get("public_ip"), found.get("interface"))),
         ("device", "%s, MTU %s" % (found.get("device") or "none", found.get("mtu"))),
+        ("service", "running, process %d" % found["pid"] if found["running"] else "not running"),
         ("etcd", "watching" if found["connected"] else "not connected"),
         ("revision", found["revision"]),
         ("peers", found["peers"]),
         ("changes", "%d, the last %s" % (found["changes"], _when(found["last_change"]))),
         ("drift repaired", found["repaired"]),
-        ("running since", _when(found["started"])),
+        ("started", _when(found["started"])),
+        ("as of", _when(found["updated"])),
     ]
     lines = ["%-15s %s" % row for row in rows]
     lines += ["repaired        %s %s" % (_when(e["time"]), e["what"]) for e in found["repairs"]]

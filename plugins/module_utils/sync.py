@@ -76,10 +76,12 @@ class Service:
         self._agent = agent
         self._registry = registry
         self._monitor = Monitor()
+        agent.status.pid = os.getpid()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._checks = 0
         self._announced = False
         self._save_at: float | None = None
+        self._look_at: float | None = None
         now = time.monotonic()
         self._check_at = now + jitter(settings.check_interval)
         self._renew_at = now + jitter(settings.ttl / 3) if settings.ttl else None
@@ -97,15 +99,19 @@ class Service:
             while True:
                 try:
                     self._agent.take_listing(self._registry.listing())
-                    self._agent.status.healed("etcd")
+                    for kind in ("etcd", "network", "place"):
+                        self._agent.status.healed(kind)
                     self._touched()
+                    if self._settings.ttl:
+                        # How much is left of it after we were away, nobody knows.
+                        self._renew_at = time.monotonic()
                     with self._registry.watch(self._agent.revision) as watch:
-                        if watch.revision < self._agent.revision:
-                            continue  # another history
-                        self._agent.status.connected(True)
-                        self._announce()
-                        retry = _FIRST_RETRY
-                        self._serve(watch, None)
+                        # Else another history, or a member that lags behind.
+                        if watch.revision >= self._agent.revision:
+                            self._agent.status.connected(True)
+                            self._announce()
+                            retry = _FIRST_RETRY
+                            self._serve(watch, None)
                 except FlatnetError as error:
                     kind = "etcd" if isinstance(error, EtcdError) else "network"
                     self._agent.failed(kind, str(error))
@@ -117,6 +123,7 @@ class Service:
                 retry = min(retry * 2, _LONGEST_RETRY)
         notify("STOPPING=1")
         self._agent.status.connected(False)
+        self._agent.status.pid = None
         self._write()
 
     def _recall(self) -> None:
@@ -146,7 +153,6 @@ class Service:
         poll.register(self._monitor.fileno(), select.POLLIN)
         if watch:
             poll.register(watch.fileno(), select.POLLIN)
-        look_at: float | None = None
         while True:
             if watch:
                 responses = list(_ready(watch))
@@ -157,19 +163,19 @@ class Service:
             now = time.monotonic()
             if until is not None and now >= until:
                 return
-            if look_at is not None and now >= look_at:
-                look_at = None
+            if self._look_at is not None and now >= self._look_at:
+                self._look_at = None
                 if not self._check("drift"):
                     return
             if not self._timers(now):
                 return
-            times = [until, look_at, self._check_at, self._renew_at, self._save_at, self._alive_at]
-            first = min(each for each in times if each is not None)
+            times = [until, self._look_at, self._check_at, self._renew_at, self._save_at]
+            first = min(each for each in [*times, self._alive_at] if each is not None)
             ready = {number for number, _event in poll.poll(max(first - now, 0) * 1000 + 1)}
             if self._wake in ready:
                 raise Stop
-            if self._monitor.fileno() in ready and self._suspicious() and look_at is None:
-                look_at = time.monotonic() + _SETTLE
+            if self._monitor.fileno() in ready and self._suspicious() and self._look_at is None:
+                self._look_at = time.monotonic() + _SETTLE
 
     def _suspicious(self) -> bool:
         ours, underlay = self._agent.watched
@@ -191,6 +197,7 @@ class Service:
                 self._agent.failed("renewal", str(error))
             else:
                 self._agent.status.healed("renewal")
+            self._touched()
         if now >= self._check_at:
             self._check_at = now + jitter(self._settings.check_interval)
             self._checks += 1
@@ -200,17 +207,14 @@ class Service:
         return True
 
     def _check(self, why: str) -> bool:
+        self._touched()
         try:
-            changes = self._agent.check(why)
+            self._agent.check(why)
         except PlaceChanged as error:
             log(WARNING, str(error))
             return False
         except FlatnetError as error:
             self._agent.failed("kernel", str(error))
-            self._touched()
-            return True
-        if changes:
-            self._touched()
         return True
 
     def _touched(self) -> None:
@@ -332,7 +336,17 @@ def show_status(settings: Settings, as_json: bool) -> None:
         raise FlatnetError(
             "there is no status to show (%s); is the service running?" % error
         ) from None
+    found["running"] = is_running(found.get("pid"))
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else table(found))
+
+
+def is_running(pid: int | None) -> bool:
+    """Whether the process is there, and is one of this program."""
+    try:
+        with open("/proc/%d/cmdline" % (pid or 0), "rb") as file:
+            return b"flatnet" in file.read()
+    except OSError:
+        return False
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+
 from tests.integration.overlay import PREFIX, vxlan_lease
 from tests.lab import Host, Lab
 
@@ -38,8 +39,8 @@ ip -d -o link; ip -o addr; ip route show table all; ip -6 route show table all
 ip neigh show nud permanent; bridge fdb show
 sysctl net.ipv4.ip_forward net.ipv4.conf.flannel/1.forwarding; cat /run/flannel/subnet.env
 """
-# The lab's veths, those of pods, too, have other MACs every time, and IPv6 addresses made from them.
-_OF_THE_LAB = re.compile(r"\bpod\d|^eth0:? <|^eth0 inet6 fe80|:.* dev eth0\b")
+# Veths of the lab and of pods have other MACs every time. IPv6 within a link is the kernel's affair.
+_NOT_OURS = re.compile(r"\bpod\d|^eth0:? <|\b(fe80|ff00)::|^33:33:|:.* dev eth0\b")
 
 T = t.TypeVar("T")
 
@@ -152,13 +153,14 @@ class Program:
     def start(self, ready: bool = True) -> Program:
         """Start the service; wait until it has told how it is doing."""
         assert self._process is None
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by _end()
         begin = time.time()
         self._process = subprocess.Popen(
             self.host.command(self._argv("watch")), stderr=self._log, env=self._environment()
         )
         if ready:
-            wait(lambda: self.told("started", 0) >= begin, 20, "the service of " + self.host.name)
+            wait(lambda: self.told("started", 0) >= begin or not self.running, 20, "the service")
+            assert self.running, self.said()
         return self
 
     def stop(self) -> int:
@@ -223,11 +225,16 @@ class Program:
         """All of the kernel that is ours or near it, comparable between boots."""
         found = self.host.exec(["sh", "-c", _DUMP]).stdout
         lines = [_timeless(line) for line in found.splitlines()]
-        return sorted(line for line in lines if not _OF_THE_LAB.search(line))
+        return sorted(line for line in lines if not _NOT_OURS.search(line))
 
-    def device(self) -> str:
-        found = self.host.exec(["ip", "-d", "-o", "addr", "show", VTEP]).stdout
-        return found + self.host.exec(["ip", "-d", "-o", "link", "show", VTEP]).stdout
+    def becomes(self, dump: list[str], seconds: float) -> None:
+        """Wait until the kernel is as it was."""
+        until = time.monotonic() + seconds
+        while (found := self.dump()) != dump:
+            if time.monotonic() > until:
+                differences = sorted(set(found) ^ set(dump))
+                raise AssertionError("after %s s: %s\n%s" % (seconds, differences, self.said()))
+            time.sleep(0.03)
 
     @property
     def own(self) -> Peer:
@@ -247,7 +254,7 @@ def _timeless(line: str) -> str:
     kept: list[str] = []
     skip = False
     for word in words:
-        if skip or word.startswith(("if", "veth")) and "@" in word:
+        if skip:
             skip = False
             continue
         if word == "tentative":

@@ -87,10 +87,10 @@ def with_another_body(body: bytes) -> t.Callable[[bytes], bytes]:
 DAMAGES = [
     (cut, "its checksum does not fit"),
     (changed, "its checksum does not fit"),
-    (lambda state: b"", "is not a state of this program"),
+    (lambda _state: b"", "is not a state of this program"),
     (lambda state: b"\0" * len(state), "is not a state of this program"),
-    (lambda state: b'{"leases": {}}\n', "is not a state of this program"),
-    (lambda state: b"\xff\xfe\n\n\xff", "is not a state of this program"),
+    (lambda _state: b'{"leases": {}}\n', "is not a state of this program"),
+    (lambda _state: b"\xff\xfe\n\n\xff", "is not a state of this program"),
     (of_another_version, "is of version 2, this program reads version 1"),
     (with_another_body(b"[]"), "does not parse"),
     (with_another_body(b'{"config":"{}"}'), "does not parse"),
