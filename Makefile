@@ -80,10 +80,10 @@ sanity: venv ## ansible-test sanity on the built and installed collection
 
 .PHONY: unit integration
 unit: venv ## tests/unit
-	pytest tests/unit $(ARGS)
+	pytest -n auto tests/unit $(ARGS)
 
 integration: venv ## tests/integration: in the lab, on real etcd and netlink (root)
-	pytest tests/integration $(ARGS)
+	pytest -n auto --dist loadfile tests/integration $(ARGS)
 
 .PHONY: test
 test: venv ## All gates and all tests

@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 import typing as t
 from pathlib import Path
 
@@ -98,6 +99,12 @@ class Namespace:
                 "ip address add 172.30.1.21/24 dev u0",
                 *(["ip address add fd30::11/64 dev u0"] if self._ipv6 else []),
             )
+            # The kernel makes an IPv6 address's own route a moment later, from a work queue.
+            until = time.monotonic() + 10
+            while self._ipv6 and "fd30::11" not in self.sh("ip -6 route show table local"):
+                if time.monotonic() > until:
+                    raise AssertionError("the namespace never got the route of its IPv6 address")
+                time.sleep(0.01)
         except BaseException:
             self.__exit__()
             raise
