@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import ipaddress
 import random
-import time
 from collections.abc import Iterable
 from typing import Callable
 
 from . import overlay, peers, state
 from .assignment import Decision, Wish, decide, held
-from .entries import Fdb, Neigh
+from .entries import MAIN_TABLE, Route
 from .errors import FlatnetError
 from .etcd import WatchResponse
 from .flannel import InvalidLease, Lease, parse_lease, subnet_env
@@ -36,6 +35,7 @@ from .lock import locked
 from .network import NetworkConfig
 from .place import Place, find
 from .plan import Changes, RouteTaken
+from .retention import Retention
 from .settings import Settings
 from .status import Status
 from .table import PeerTable
@@ -62,13 +62,13 @@ class Agent:
         self._log = log
         self._config: NetworkConfig | None = None
         self._place: Place | None = None
+        self._foreign: list[Route] = []
         self._own: Lease | None = None
         self._table: PeerTable | None = None
         self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
         self._unsure: dict[str, str] = {}
-        self._retained: dict[str, Lease] = {}
-        self._retained_until = 0.0
+        self._retention = Retention(settings.retention)
         self._saved: object = None
         self.revision = 0
         self.status = Status()
@@ -77,8 +77,10 @@ class Agent:
 
     def remember(self, known: state.State) -> None:
         """Have the last applied state at hand."""
-        self._remembered = known
+        retained = list(map(known.lease, known.retained))
         self._own = known.own_lease
+        self._remembered = known
+        self._retention.resume(retained, known.retained_until)
         self.revision = known.revision
 
     def recall(self) -> bool:
@@ -123,17 +125,30 @@ class Agent:
         another = snapshot.revision < self.revision
         known = self._leases() if snapshot.garbage or another or not others else {}
         self._unsure = {
-            self._registry.lease_name(each.key) or each.key: each.reason
-            for each in snapshot.garbage
+            self._registry.lease_name(each.key) or "": each.reason for each in snapshot.garbage
         }
         kept = [known[name] for name in self._unsure if name in known and name not in names]
         if another or (known and not others):
             self._retain(lease for name, lease in known.items() if name not in names)
-        self._forget_retained(leases)
+        self._retention.see(leases)
+        expired = self._retention.expire()
+        if expired:
+            self._log(WARNING, "%d peers are not retained any longer" % expired)
         self.revision = snapshot.revision
-        self._learn(config, own, [*leases, *kept, *self._retained.values()])
+        self._learn(config, own, [*leases, *kept, *self._retention.leases.values()])
         self.status.listings += 1
         self.check("listing")
+
+    def _retain(self, leases: Iterable[Lease]) -> None:
+        own = self._own
+        missed = [each for each in leases if own is None or each.key_name != own.key_name]
+        if self._retention.keep(missed):
+            self._log(
+                ERROR,
+                "etcd has lost its history (revision %d was known) and names %d peers fewer; they "
+                "are kept for %d seconds, or until their leases are back"
+                % (self.revision, len(missed), self._settings.retention),
+            )
 
     def take_events(self, responses: Iterable[WatchResponse]) -> bool:
         """Take in what changed; False if that asks for a listing."""
@@ -165,13 +180,13 @@ class Agent:
                     if lease is None or not lease.same_content(own):
                         return False
                     self._own = own = lease
+                    self.status.healed("lease")
                 changed[name] = lease
-                self._retained.pop(name, None)
+                self._retention.leases.pop(name, None)
             self.revision = max(self.revision, response.revision)
-        for name in self._superseded(lease for lease in changed.values() if lease):
+        for name in self._retention.see(lease for lease in changed.values() if lease):
             changed.setdefault(name, None)
-        if changed:
-            self._apply_events(table, changed)
+        self._apply_events(table, changed)
         return True
 
     def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
@@ -199,52 +214,13 @@ class Agent:
         if place is None:
             return
         self._config, self._own = config, own
-        link = peers.Adjacency(place.underlay, self._kernel.routes())
+        self._foreign = self._kernel.routes(foreign=True)
+        link = peers.Adjacency(place.underlay, self._foreign)
         rules = peers.Rules(config, own, place.addresses, link)
         self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
         self._table.replace(leases)
         self.status.place(config, own, place)
         self.status.known(self._table, self._unsure, self.revision)
-
-    # --- leases that etcd does not name any more -------------------------------------------------
-
-    def _retain(self, leases: Iterable[Lease]) -> None:
-        found = {lease.key_name: lease for lease in leases}
-        if self._own:
-            found.pop(self._own.key_name, None)
-        if found and not self._retained:
-            self._retained_until = time.monotonic() + self._settings.retention
-            self._log(
-                ERROR,
-                "etcd has lost its history (revision %d was known) and names %d peers fewer; they "
-                "are kept for %d seconds, or until their leases are back"
-                % (self.revision, len(found), self._settings.retention),
-            )
-        self._retained.update(found)
-
-    def _forget_retained(self, leases: Iterable[Lease]) -> None:
-        for lease in leases:
-            self._retained.pop(lease.key_name, None)
-        self._superseded(leases)
-        if self._retained and time.monotonic() > self._retained_until:
-            self._log(WARNING, "%d peers are not retained any longer" % len(self._retained))
-            self._retained.clear()
-
-    def _superseded(self, leases: Iterable[Lease]) -> list[str]:
-        """Forget retained leases whose host has another one; their names."""
-        if not self._retained:
-            return []
-        new = list(leases)
-        hosts = {lease.host_id for lease in new if lease.host_id}
-        addresses = {lease.public_ip for lease in new}
-        names = [
-            name
-            for name, lease in self._retained.items()
-            if lease.host_id in hosts or lease.public_ip in addresses
-        ]
-        for name in names:
-            del self._retained[name]
-        return names
 
     # --- this host's own lease -------------------------------------------------------------------
 
@@ -305,7 +281,8 @@ class Agent:
         if self._config is None or self._own is None or self._table is None or place is None:
             return ()
         now = find(self._kernel, self._config, self._settings.choice)
-        if now != place or why == "drift":
+        # What makes peers usable or not, apart from their leases.
+        if now != place or self._kernel.routes(foreign=True) != self._foreign:
             self._place = now
             self._learn(self._config, self._own, list(self._table.leases.values()))
         if now.underlay.ip != place.underlay.ip:
@@ -346,24 +323,23 @@ class Agent:
         if self._config is None or self._table is None:
             return ()
         changes: Changes = ()
+        routes = self._kernel.routes(None)
+        held = {}
         for device in self.devices():
             name = device.link.name
+            held[name] = self._kernel.held(name, routes)
             changes += plan_link(
                 device.link,
                 self._kernel.link(name),
                 device.addresses,
-                self._kernel.held(name),
+                held[name],
                 device.exclusive,
             ).changes
-        name = self._config.backend.device or ""
-        entries: list[Neigh | Fdb] = []
-        if name:
-            entries += self._kernel.neighbours(name)
-            entries += self._kernel.fdb(name)
+        tunnel = self._config.backend.device
         wanted = [e for key, e in self._table.desired.items() if key not in without]
         unsure = [name.replace("-", "/") for name in self._unsure if name not in self._table.leases]
-        routes = self._kernel.routes()
-        return changes + peers.changes(wanted, name or None, entries, routes, unsure)
+        routes = [route for route in routes if route.table == MAIN_TABLE]
+        return changes + peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, unsure)
 
     def devices(self) -> list[overlay.Device]:
         """The overlay's devices on this host."""
@@ -385,7 +361,9 @@ class Agent:
         """Keep the applied state for the next boot, and write subnet.env; if they changed."""
         if self._config is None or self._own is None or self._table is None or self._place is None:
             return
-        mark = (self.revision, self._config, self._own, self._place, len(self._table.leases))
+        retained = tuple(name for name in self._retention.leases if name in self._table.leases)
+        size = len(self._table.leases)
+        mark = (self.revision, self._config, self._own, self._place, size, retained)
         if mark == self._saved:
             return
         underlay = self._place.underlay
@@ -399,6 +377,8 @@ class Agent:
                 self.revision,
                 underlay.interface,
                 underlay.address,
+                retained,
+                self._retention.until,
             ),
         )
         self.write_subnet_env()

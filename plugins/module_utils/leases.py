@@ -128,6 +128,10 @@ class Registry:
         self._guards = prefix + "/flatnet/"
         self.prefix = prefix
 
+    def disconnect(self) -> None:
+        """Have the next call connect anew: connections do not survive a change of our address."""
+        self._client.close()
+
     # --- read -----------------------------------------------------------------------------------
 
     def config_entry(self) -> KeyValue | None:

@@ -36,7 +36,7 @@ class DamagedState(FlatnetError):
 class State(NamedTuple):
     """``values`` are the leases as in etcd, by key name, read when they are needed: mostly etcd
     answers, and then they are not. ``own`` is the key name of this host's lease; ``address`` is the
-    underlay's, with its length."""
+    underlay's, with its length; ``retained`` are key names, see Retention."""
 
     config: NetworkConfig
     values: dict[str, str]
@@ -44,6 +44,8 @@ class State(NamedTuple):
     revision: int
     interface: str
     address: str
+    retained: tuple[str, ...] = ()
+    retained_until: float = 0.0
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -71,6 +73,8 @@ def save(path: str, state: State) -> None:
             "revision": state.revision,
             "interface": state.interface,
             "address": state.address,
+            "retained": state.retained,
+            "retained_until": state.retained_until,
         }
     ).encode()
     header = "%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest())
@@ -113,7 +117,11 @@ def _parse(found: dict[str, Any]) -> State:
         int(found["revision"]),
         str(found["interface"]),
         str(found["address"]),
+        tuple(map(str, found["retained"])),
+        float(found["retained_until"]),
     )
+    if not state.values.keys() >= set(state.retained):
+        raise ValueError("a retained lease is not in it")
     if state.own not in state.values:
         raise ValueError("this host's own lease %s is not in it" % state.own)
     return state

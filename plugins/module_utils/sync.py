@@ -212,6 +212,7 @@ class Service:
             self._agent.check(why)
         except PlaceChanged as error:
             log(WARNING, str(error))
+            self._registry.disconnect()
             return False
         except FlatnetError as error:
             self._agent.failed("kernel", str(error))

@@ -39,7 +39,7 @@ ip -d -o link; ip -o addr; ip route show table all; ip -6 route show table all
 ip neigh show nud permanent; bridge fdb show
 sysctl net.ipv4.ip_forward net.ipv4.conf.flannel/1.forwarding; cat /run/flannel/subnet.env
 """
-# Veths of the lab and of pods have other MACs every time. IPv6 within a link is the kernel's affair.
+# Veths of the lab and of pods have other MACs every time. IPv6 within a link is the kernel's.
 _NOT_OURS = re.compile(r"\bpod\d|^eth0:? <|\b(fe80|ff00)::|^33:33:|:.* dev eth0\b")
 
 T = t.TypeVar("T")
@@ -334,6 +334,13 @@ class Programs:
 
     def delete(self, name: str) -> None:
         self.inside(self.client.delete, SUBNETS + name)
+
+    def clear(self) -> None:
+        """Delete every key below ``subnets`` but the hosts' own."""
+        own = {each.own.name for each in self.all}
+        for found in self.inside(self.client.range_prefix, SUBNETS).kvs:
+            if found.key[len(SUBNETS) :] not in own:
+                self.inside(self.client.delete, found.key)
 
     def leases(self) -> dict[str, dict[str, t.Any]]:
         found = self.inside(self.client.range_prefix, SUBNETS).kvs

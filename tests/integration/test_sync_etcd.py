@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""flatnet-sync watch follows etcd: bursts, garbage, members that die, hosts without a way to it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+import typing as t
+
+import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdError, Op
+
+from tests.integration.overlay import vxlan_lease
+from tests.integration.programs import SUBNETS, Program, Programs, peer, wait
+from tests.lab import Lab
+
+_CUT = """
+add table inet cut
+add chain inet cut out { type filter hook output priority 0; }
+add chain inet cut in { type filter hook input priority 0; }
+add rule inet cut out tcp dport 2379 drop
+add rule inet cut in tcp sport 2379 drop
+"""
+BURST = list(map(peer, range(1, 101)))
+
+
+@pytest.fixture(scope="module")
+def fleet(programs: Programs) -> Programs:
+    programs.started()
+    programs.add_pods()
+    assert programs.pods_answer()
+    return programs
+
+
+@pytest.fixture
+def program(fleet: Programs) -> t.Iterator[Program]:
+    """The first host, whose service may be stopped; afterwards all are right again."""
+    first = fleet.all[0]
+    fleet.settle()
+    yield first
+    if not first.running:
+        first.start()
+    fleet.clear()
+    fleet.settle()
+
+
+def test_a_burst_is_whole(fleet: Programs, program: Program) -> None:
+    for _round in range(3):
+        for each in BURST:
+            fleet.join(each)
+        fleet.settle(2)
+        fleet.txn(Op.delete_prefix(SUBNETS + "10.5.1"))
+        fleet.settle(2)
+        for first in range(0, 100, 20):
+            fleet.join(*BURST[first : first + 20])
+        fleet.settle(2)
+        fleet.leave(*BURST)
+        fleet.settle(2)
+        # And undone before anybody may have looked.
+        fleet.join(*BURST)
+        fleet.leave(*BURST)
+        fleet.join(*BURST[:30])
+        fleet.settle(2)
+        fleet.leave(*BURST[:30])
+    for each in fleet.all:
+        assert each.told("listings") == 1, each.said()
+        assert each.told("repaired") == 0, each.repairs()
+    assert program.told("errors") == []
+
+
+def test_who_left_while_it_was_down_is_gone_at_its_start(fleet: Programs, program: Program) -> None:
+    fleet.join(*BURST[:30])
+    fleet.settle()
+    wait(lambda: b"10.5.30.0-24" in program.state.read_bytes(), 3)
+    program.kill()
+    fleet.leave(*BURST[:20])
+    moved = BURST[25]._replace(public_ip="172.21.8.8", mac="aa:bb:cc:dd:ee:01")
+    fleet.join(moved)
+    program.start()
+    fleet.reaches(program, fleet.peers(), 3)
+    assert BURST[3].mac not in str(program.dump())
+    assert BURST[25].mac not in str(program.dump())
+    fleet.settle()
+
+
+@pytest.fixture
+def unplugged(program: Program) -> t.Iterator[Program]:
+    """A host that can reach etcd no more; it may still reach its peers."""
+    program.host.exec(["nft", "-f", "-"], check=True, stdin=_CUT)
+    yield program
+    program.host.exec(["nft", "delete table inet cut"])
+
+
+def test_who_joins_while_a_host_cannot_reach_etcd_is_reached_later(
+    fleet: Programs, unplugged: Program
+) -> None:
+    fleet.join(*BURST[:10])
+    others = [each for each in fleet.all if each is not unplugged]
+    fleet.settle(2, others)
+    assert fleet.pods_answer()
+    assert "10.5.1.0/24" not in str(unplugged.dump())
+    unplugged.host.exec(["nft", "delete table inet cut"], check=True)
+    fleet.settle(15)
+    assert fleet.pods_answer()
+
+
+def test_a_service_that_starts_without_etcd_keeps_what_there_is(
+    fleet: Programs, unplugged: Program
+) -> None:
+    before = unplugged.dump()
+    time.sleep(1.5)  # what is on disk is at most a second older
+    unplugged.kill()
+    unplugged.start()
+    assert unplugged.dump() == before
+    assert "etcd" in unplugged.errors()
+    fleet.join(*BURST[:10])
+    unplugged.host.exec(["nft", "delete table inet cut"], check=True)
+    fleet.settle(15)
+    wait(lambda: unplugged.told("errors") == [], 3)
+
+
+GARBAGE_VALUES = [
+    "garbage",
+    "",
+    "null",
+    "[]",
+    '{"PublicIP":',
+    '{"PublicIP":"172.21.0.300","BackendType":"vxlan"}',
+    '{"PublicIP":"172.21.9.9","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"zz"}}',
+    '{"PublicIP":"172.21.9.9","BackendType":"vxlan","BackendData":7}',
+    '{"PublicIP":"0.0.0.0","BackendType":"vxlan"}',
+    "\x00\x01\x02",
+]
+GARBAGE_KEYS = [
+    "x", "10.5.1.0", "10.5.1.0-33", "10.5.1.0-24-1", "10.5.1.1-24", "10.5.1.0-24&", "10.5.1.0/24",
+    "300.5.1.0-24", "10.5.1.0-24/x", "", "ä", "fd00::-64", "010.5.1.0-24",
+]  # fmt: skip
+
+
+def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
+    fleet.join(*BURST[:10])
+    peers = fleet.peers()
+    fleet.settle()
+    for number, value in enumerate(GARBAGE_VALUES):
+        fleet.put(BURST[number % 10].name, value)
+    for key in GARBAGE_KEYS:
+        fleet.put(key, BURST[50].value)
+        fleet.put(key, "garbage")
+    # Whose leases are not valid any more stay peers; whom nobody knows does not become one.
+    fleet.put("10.5.99.0-24", "garbage")
+    time.sleep(0.5)
+    for each in fleet.all:
+        fleet.reaches(each, peers, 2)
+    wait(lambda: "10.5.99.0-24" in str(program.told("skipped")), 3)
+    # Also for a service that starts now, from what it remembers.
+    wait(lambda: program.state.stat().st_mtime > time.time() - 3, 3)
+    program.stop()
+    program.start()
+    fleet.reaches(program, peers, 2)
+    # Joins and leaves go on in the middle of it.
+    fleet.join(*BURST[20:30])
+    fleet.txn(Op.put(SUBNETS + "y", "garbage"), Op.put(SUBNETS + BURST[30].name, BURST[30].value))
+    peers += BURST[20:31]
+    for each in fleet.all:
+        fleet.reaches(each, peers, 2)
+    # A garbage key that goes takes its peer along; one that is put right changes it.
+    fleet.delete(BURST[0].name)
+    right = BURST[1]._replace(mac="aa:bb:cc:dd:ee:02")
+    fleet.join(right)
+    peers = [each for each in peers if each not in BURST[:2]] + [right]
+    for each in fleet.all:
+        fleet.reaches(each, peers, 2)
+    fleet.clear()
+    fleet.settle()
+    time.sleep(1.5)
+    assert program.told("skipped") == []
+
+
+def test_leases_that_must_not_be_used_are_named(fleet: Programs, program: Program) -> None:
+    own = program.own
+    bad = {
+        "10.6.1.0-24": vxlan_lease("172.21.9.1", "aa:bb:cc:dd:00:01"),
+        "10.5.41.0-24": vxlan_lease("172.21.9.1", "aa:bb:cc:dd:00:01", vni=7),
+        "10.5.42.0-24": vxlan_lease("172.21.9.2", own.mac),
+        "10.5.43.0-24": vxlan_lease(own.public_ip, "aa:bb:cc:dd:00:03"),
+        "10.5.44.0-24": '{"PublicIP":"172.21.9.4","PublicIPv6":null,"BackendType":"host-gw"}',
+        "10.5.45.0-24": vxlan_lease("10.5.230.7", "aa:bb:cc:dd:00:05"),
+    }
+    peers = fleet.peers()
+    for name, value in bad.items():
+        fleet.put(name, value)
+    fleet.join(*BURST[:5])
+    fleet.reaches(program, [*peers, *BURST[:5]], 3)
+    skipped = wait(lambda: len(program.told("skipped")) >= len(bad) and program.told("skipped"), 3)
+    for name in bad:
+        assert name.replace("-", "/") in str(skipped)
+
+
+def test_an_etcd_that_was_compacted(fleet: Programs, program: Program) -> None:
+    fleet.etcd.kill()
+    program.kill()
+    fleet.etcd.start()
+    for each in BURST[:10]:
+        fleet.join(each)
+    fleet.leave(*BURST[:5])
+    revision = fleet.inside(fleet.client.get, "x").revision
+    fleet.etcd.ctl("compact", str(revision))
+    program.start()
+    fleet.settle(15)
+
+
+@pytest.fixture(scope="module")
+def cluster(lab_factory: t.Callable[..., Lab]) -> t.Iterator[Programs]:
+    """Three hosts and an etcd of three members."""
+    made = Programs(lab_factory(hosts=3, etcd=3))
+    try:
+        made.started()
+        made.add_pods()
+        yield made
+    finally:
+        made.close()
+
+
+class Pinging:
+    """Pods of all hosts ping each other ten times a second; how many answers did not come."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._running = [
+            subprocess.Popen(
+                pod.command(["fping", "-l", "-p", "100", "-q", *self._others(lab, pod.address)]),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for pod in lab.pods
+        ]
+
+    @staticmethod
+    def _others(lab: Lab, address: str) -> list[str]:
+        return [pod.address for pod in lab.pods if pod.address != address]
+
+    def lost(self) -> list[str]:
+        """Ends it; lines of fping that tell of a loss."""
+        lines: list[str] = []
+        for process in self._running:
+            process.send_signal(2)
+            lines += process.communicate()[1].splitlines()
+        told = [line for line in lines if "%loss" in line]
+        assert len(told) == len(self._running) * (len(self._running) - 1)
+        self.sent = sum(int(line.split("= ")[1].split("/")[0]) for line in told)
+        return [line for line in told if "/0%" not in line]
+
+
+def test_members_of_etcd_are_killed_in_turn(cluster: Programs) -> None:
+    """Under a stream of joins and leaves no host ends with a wrong table, and no ping is lost."""
+    over = threading.Event()
+    chance = random.Random(1)
+    written = failed = 0
+
+    def stream() -> None:
+        nonlocal written, failed
+        while not over.is_set():
+            each = chance.choice(BURST)
+            try:
+                (cluster.join if chance.random() < 0.6 else cluster.leave)(each)
+                written += 1
+            except EtcdError:
+                failed += 1  # perhaps done, perhaps not: etcd will tell
+            time.sleep(0.005)
+
+    pinging = Pinging(cluster.lab)
+    thread = threading.Thread(target=stream)
+    thread.start()
+    try:
+        for member in cluster.etcd.members:
+            time.sleep(1)
+            cluster.etcd.kill(member)
+            time.sleep(3)
+            cluster.etcd.start(member)
+    finally:
+        over.set()
+        thread.join()
+    cluster.settle(15)
+    assert pinging.lost() == []
+    print("%d events, %d uncertain, %d pings" % (written, failed, pinging.sent))
+    assert written > 200
+    assert pinging.sent > 500
+    # Quorum lost and back.
+    cluster.etcd.kill(1)
+    cluster.etcd.kill(2)
+    for each in cluster.all:
+        wait(lambda each=each: not each.told("connected"), 15)
+    assert cluster.pods_answer()
+    cluster.etcd.start()
+    cluster.join(*BURST[:20])
+    cluster.settle(20)
