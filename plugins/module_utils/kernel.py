@@ -20,6 +20,7 @@ from . import linkinfo, messages, netlink
 from .devices import Devices, by_index, by_name
 from .entries import (
     MAIN_TABLE,
+    PROTOCOL,
     ZERO_MAC,
     Address,
     Entry,
@@ -137,8 +138,12 @@ class Kernel:
             found = [entry for entry in found if entry != default]
         return found
 
-    def routes(self, table: int | None = MAIN_TABLE) -> list[Route]:
-        """The routes of a table, everybody's, of both families; None: of all tables."""
+    def routes(self, table: int | None = MAIN_TABLE, foreign: bool = False) -> list[Route]:
+        """The routes of a table, of both families; None: of all tables.
+
+        Everybody's, or only the ``foreign`` ones, of another protocol than ours: few, where ours
+        are thousands.
+        """
         names = by_index()
         found = []
         for family in _FAMILIES:
@@ -150,21 +155,28 @@ class Kernel:
                     raise
                 continue  # a strict dump of a table that does not exist is refused with ENOENT
             for body in bodies:
+                if foreign and messages.route_protocol(body) == PROTOCOL:
+                    continue
                 route = messages.decode_route(body, table, names)
                 if route:
                     found.append(route)
         return found
 
-    def held(self, dev: str) -> list[Entry]:
+    def held(self, dev: str, routes: Iterable[Route] | None = None) -> list[Entry]:
         """All that a device holds and would lose with it: addresses, neighbours, FDB, routes of
-        all tables. Routes that the kernel makes by itself for an address are left out."""
+        all tables. Routes that the kernel makes by itself for an address are left out.
+
+        ``routes`` are those of all tables, where they have been read already.
+        """
         if dev not in by_name():
             return []
+        if routes is None:
+            routes = self.routes(None)
         found: list[Entry] = []
         found += self.addresses(dev)
         found += self.neighbours(dev)
         found += self.fdb(dev)
-        found += [r for r in self.routes(None) if r.dev == dev and r.protocol != 2]
+        found += [r for r in routes if r.dev == dev and r.protocol != 2]
         return found
 
     def _dump(self, kind: int, family: int, request: bytes) -> list[bytes]:

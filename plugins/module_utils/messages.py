@@ -237,6 +237,11 @@ def _via(number: int, names: Mapping[int, str]) -> str:
     return names.get(number, str(number))
 
 
+def route_protocol(body: bytes) -> int:
+    """Whose route it is, without a look at the rest."""
+    return body[5]
+
+
 def decode_route(body: bytes, table: int | None, names: Mapping[int, str]) -> Route | None:
     """A route of ``table``; None: of all but the kernel's own, ``local``."""
     family, length, dummy, tos, low, protocol, dummy, kind, flags = _RTMSG.unpack_from(body)

@@ -73,7 +73,7 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
     found = underlay.choose(
         kernel.interfaces(),
         addresses,
-        kernel.routes(),
+        kernel.routes(foreign=True),
         interface=choice.interface,
         pattern=choice.interface_regex,
         can_reach=choice.can_reach,

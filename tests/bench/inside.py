@@ -29,10 +29,9 @@ class Failed(Exception):
 
 def call(node: t.Any, module: str, function: str, **arguments: t.Any) -> t.Any:
     """Run ``tests.bench.<module>.<function>`` on a node of the lab."""
-    paths = [str(REPOSITORY), str(REPOSITORY / ".cache" / "collections")]
     argv = [PYTHON, "-m", "tests.bench.inside", module, function, json.dumps(arguments)]
     done = subprocess.run(
-        node.command(["env", "PYTHONPATH=" + ":".join(paths), *argv]),
+        node.command(["env", "PYTHONPATH=%s" % REPOSITORY, *argv]),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

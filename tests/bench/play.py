@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import time
 import typing as t
 from dataclasses import dataclass
@@ -52,7 +53,13 @@ def play(playbook: Path, inventory: Path, record: Path, *arguments: str) -> Cost
     record.write_bytes(b"")
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
-        ["ansible-playbook", str(playbook), "-i", str(inventory), *arguments],
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            str(playbook),
+            "-i",
+            str(inventory),
+            *arguments,
+        ],
         cwd=REPOSITORY,
         stdin=subprocess.DEVNULL,
         capture_output=True,
