@@ -27,7 +27,7 @@ from .assignment import Decision, Wish, decide, held
 from .entries import MAIN_TABLE, Route
 from .errors import FlatnetError
 from .etcd import WatchResponse
-from .flannel import InvalidLease, Lease, parse_lease, subnet_env
+from .flannel import InvalidLease, Lease, parse_lease, subnet_env, subnet_of_key
 from .kernel import Kernel, KernelError
 from .leases import Listing, Registry
 from .links import plan_link
@@ -156,6 +156,7 @@ class Agent:
         if table is None or own is None:
             return False
         changed: dict[str, Lease | None] = {}
+        unknown = False  # what the kernel held for a lease that nobody understood
         for response in responses:
             for event in response.events:
                 name = self._registry.lease_name(event.kv.key)
@@ -175,7 +176,8 @@ class Agent:
                         self._unsure[name] = str(error)
                         self._log(WARNING, "key %r is not used: %s" % (name, error))
                         continue
-                self._unsure.pop(name, None)
+                if self._unsure.pop(name, None) and name not in table.leases:
+                    unknown = True
                 if name == own.key_name:
                     if lease is None or not lease.same_content(own):
                         return False
@@ -187,6 +189,8 @@ class Agent:
         for name in self._retention.see(lease for lease in changed.values() if lease):
             changed.setdefault(name, None)
         self._apply_events(table, changed)
+        if unknown:
+            self.check("events")
         return True
 
     def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
@@ -337,7 +341,8 @@ class Agent:
             ).changes
         tunnel = self._config.backend.device
         wanted = [e for key, e in self._table.desired.items() if key not in without]
-        unsure = [name.replace("-", "/") for name in self._unsure if name not in self._table.leases]
+        leases = self._table.leases
+        unsure = filter(None, (subnet_of_key(n) for n in self._unsure if n not in leases))
         routes = [route for route in routes if route.table == MAIN_TABLE]
         return changes + peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, unsure)
 

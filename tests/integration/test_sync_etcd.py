@@ -159,6 +159,10 @@ def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
     # Also for a service that starts now, from what it remembers.
     wait(lambda: program.state.stat().st_mtime > time.time() - 3, 3)
     program.stop()
+    # 10.5.1.0 is in garbage keys, too; they stand for no subnet and keep nothing.
+    changed = BURST[0]._replace(mac="aa:bb:cc:dd:ee:01")
+    fleet.join(changed)
+    peers = [each for each in peers if each != BURST[0]] + [changed]
     program.start()
     fleet.reaches(program, peers, 2)
     # Joins and leaves go on in the middle of it.
@@ -171,13 +175,32 @@ def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
     fleet.delete(BURST[0].name)
     right = BURST[1]._replace(mac="aa:bb:cc:dd:ee:02")
     fleet.join(right)
-    peers = [each for each in peers if each not in BURST[:2]] + [right]
+    peers = [each for each in peers if each not in (changed, BURST[1])] + [right]
     for each in fleet.all:
         fleet.reaches(each, peers, 2)
     fleet.clear()
     fleet.settle()
     time.sleep(1.5)
     assert program.told("skipped") == []
+
+
+@pytest.mark.parametrize("after", ["gone", "another"])
+def test_peers_that_only_the_kernel_knows(fleet: Programs, program: Program, after: str) -> None:
+    """Their leases became garbage while nobody looked: they stay until it is known better."""
+    fleet.join(*BURST[:3])
+    fleet.settle()
+    program.kill()
+    program.state.unlink()
+    peers = fleet.peers()
+    for each in BURST[:3]:
+        fleet.put(each.name, "garbage")
+    program.start()
+    fleet.reaches(program, peers, 2)
+    if after == "gone":
+        fleet.leave(*BURST[:3])
+    else:
+        fleet.join(*(each._replace(mac=each.mac.replace("aa", "ae")) for each in BURST[:3]))
+    fleet.reaches(program, fleet.peers(), 2)
 
 
 def test_leases_that_must_not_be_used_are_named(fleet: Programs, program: Program) -> None:
