@@ -85,6 +85,11 @@ unit: venv ## tests/unit
 integration: venv ## tests/integration: in the lab, on real etcd and netlink (root)
 	pytest -n auto --dist loadfile tests/integration $(ARGS)
 
+.PHONY: soak
+soak: venv ## 10,000 random events against a model (EVENTS=, SEED=) (root)
+	FLATNET_EVENTS=$(or $(EVENTS),10000) FLATNET_SEED=$(or $(SEED),0) \
+		pytest -s tests/integration/test_sync_events.py $(ARGS)
+
 .PHONY: test
 test: venv ## All gates and all tests
 	@echo 'Gates and unit tests, two at a time; each shows its output when it is done'

@@ -189,6 +189,27 @@ def test_nothing_leads_out_of_a_lab(routed: Lab) -> None:
             assert routed.hosts[0].exec(["fping", "-r", "0", "-t", "200", address]).returncode == 1
 
 
+def test_a_reboot_takes_all_but_the_disk(lab_factory: t.Callable[..., Lab]) -> None:
+    lab = lab_factory(hosts=2, segments=2)
+    host = lab.host("host2")
+    give_subnets(lab)
+    lab.add_pod(host, "10.5.2.2/24")
+    (host.etc / "kept").write_text("x")
+    (host.run / "lost").write_text("x")
+    with subprocess.Popen(host.command(["sleep", "60"])) as process:
+        for _again in range(2):
+            lab.reboot(host)
+        assert process.wait(5) == -signal.SIGKILL
+    assert not host.exec(["ip", "link", "show", "cni0"]).stdout
+    assert host.exec(["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout == "0\n"
+    assert host.exec(["cat", "/etc/kept"]).stdout == "x"
+    assert host.exec(["ls", "/run"]).stdout == "lock\n"
+    assert lab.pods == []
+    assert all(lab.ping_matrix(lab.hosts).values())
+    lab.down()
+    assert traces(lab.name) == NOTHING
+
+
 def test_two_labs_run_side_by_side(routed: Lab, lab_factory: t.Callable[..., Lab]) -> None:
     other = lab_factory(hosts=2)
     assert [host.address for host in other.hosts] == [host.address for host in routed.hosts[:2]]
