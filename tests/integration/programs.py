@@ -385,6 +385,36 @@ class Programs:
         return all(self.lab.ping_matrix().values())
 
 
+class Pinging:
+    """Pods of all hosts ping each other ten times a second; how many answers did not come."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._running = [
+            subprocess.Popen(
+                pod.command(["fping", "-l", "-p", "100", "-q", *self._others(lab, pod.address)]),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for pod in lab.pods
+        ]
+
+    @staticmethod
+    def _others(lab: Lab, address: str) -> list[str]:
+        return [pod.address for pod in lab.pods if pod.address != address]
+
+    def lost(self) -> list[str]:
+        """Ends it; lines of fping that tell of a loss."""
+        lines: list[str] = []
+        for process in self._running:
+            process.send_signal(signal.SIGINT)
+            lines += process.communicate()[1].splitlines()
+        told = [line for line in lines if "%loss" in line]
+        assert len(told) == len(self._running) * (len(self._running) - 1)
+        self.sent = sum(int(line.split("= ")[1].split("/")[0]) for line in told)
+        return [line for line in told if "/0%" not in line]
+
+
 def _enter(netns: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/run/netns/" + netns) as file:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
 import time
 import typing as t
@@ -15,7 +14,7 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdError, Op
 
 from tests.integration.overlay import vxlan_lease
-from tests.integration.programs import SUBNETS, Program, Programs, peer, wait
+from tests.integration.programs import SUBNETS, Pinging, Program, Programs, peer, wait
 from tests.lab import Lab
 
 _CUT = """
@@ -246,36 +245,6 @@ def cluster(lab_factory: t.Callable[..., Lab]) -> t.Iterator[Programs]:
         yield made
     finally:
         made.close()
-
-
-class Pinging:
-    """Pods of all hosts ping each other ten times a second; how many answers did not come."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._running = [
-            subprocess.Popen(
-                pod.command(["fping", "-l", "-p", "100", "-q", *self._others(lab, pod.address)]),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for pod in lab.pods
-        ]
-
-    @staticmethod
-    def _others(lab: Lab, address: str) -> list[str]:
-        return [pod.address for pod in lab.pods if pod.address != address]
-
-    def lost(self) -> list[str]:
-        """Ends it; lines of fping that tell of a loss."""
-        lines: list[str] = []
-        for process in self._running:
-            process.send_signal(2)
-            lines += process.communicate()[1].splitlines()
-        told = [line for line in lines if "%loss" in line]
-        assert len(told) == len(self._running) * (len(self._running) - 1)
-        self.sent = sum(int(line.split("= ")[1].split("/")[0]) for line in told)
-        return [line for line in told if "/0%" not in line]
 
 
 def test_members_of_etcd_are_killed_in_turn(cluster: Programs) -> None:
