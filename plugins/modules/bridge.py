@@ -148,9 +148,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils import bridges
 from ansible_collections.flatnet.overlay.plugins.module_utils.identity import stable_mac
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
-    converge_link,
     create,
     reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+    converge_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 

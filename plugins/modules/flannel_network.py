@@ -154,8 +154,11 @@ import re
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
-    registry,
     reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
+    registry,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
     InvalidConfig,
@@ -304,7 +307,9 @@ def converge(module, store, config):
 
 
 def main():
-    module = create(arguments(), etcd=True, required_if=[("state", "present", ["network"])])
+    module = create(
+        {**arguments(), **ETCD_ARGUMENTS}, required_if=[("state", "present", ["network"])]
+    )
     with reporting(module):
         config = wanted(module.params) if module.params["state"] == "present" else None
         with registry(module) as store:

@@ -130,18 +130,23 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.errors import Flat
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
 from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Snapshot
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+    warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+    converge,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
     PLANNED_ARGUMENT,
-    converge,
-    create,
     observe,
     parse_config,
     parse_leases,
     parse_planned,
     registry,
-    reporting,
-    warn_each,
 )
 
 ARGUMENTS = {
@@ -248,7 +253,7 @@ def leave(module, kernel, config, snapshot):
 
 
 def main():
-    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
         config, snapshot = read(module)
         with Kernel() as kernel:

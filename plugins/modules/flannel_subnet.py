@@ -176,15 +176,18 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.errors import Inva
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
     PLANNED_ARGUMENT,
-    create,
     lease_result,
     observe,
     parse_planned,
     registry,
-    reporting,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 
@@ -282,7 +285,7 @@ def acquire(module, store, kernel):
 
 
 def main():
-    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     option = module.params
     with reporting(module):
         if option["subnet"]:

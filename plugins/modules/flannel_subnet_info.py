@@ -60,15 +60,18 @@ revision:
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
-    lease_result,
-    registry,
     reporting,
     warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
+    lease_result,
+    registry,
 )
 
 
 def main():
-    module = create({}, etcd=True, state=False)
+    module = create(ETCD_ARGUMENTS, state=False)
     with reporting(module), registry(module) as store:
         config = store.config()
         snapshot = store.snapshot()

@@ -161,13 +161,15 @@ import sys
 from ansible_collections.flatnet.overlay.plugins.module_utils import package, resident
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+    warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
-    create,
     registry,
-    reporting,
-    warn_each,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Settings, parse
 
@@ -245,7 +247,7 @@ def report(module, plan, chosen):
 
 
 def main():
-    module = create(ARGUMENTS, etcd=True, mutually_exclusive=HOST_EXCLUSIVE)
+    module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
         chosen = wanted(module)
         plan = resident.Plan(module.params["prefix"], chosen)

@@ -73,7 +73,10 @@ import stat
 import tempfile
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import create, reporting
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+)
 
 ARGUMENTS = {
     "files": {

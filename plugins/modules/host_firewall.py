@@ -68,7 +68,10 @@ import os
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import firewall, options
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import create, reporting
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+)
 
 ARGUMENTS = {
     "network": {"type": "str", "required": True},

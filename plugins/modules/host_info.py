@@ -132,7 +132,9 @@ import re
 import sys
 import time
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import create
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+)
 
 ARGUMENTS = {
     "commands": {"type": "list", "elements": "str", "default": []},

@@ -106,9 +106,11 @@ entries:
 from ansible_collections.flatnet.overlay.plugins.module_utils import asked
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
-    converge,
     create,
     reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+    converge,
 )
 
 ENTRY = {

@@ -67,12 +67,15 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import 
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
-    create,
     observe,
     registry,
-    reporting,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.ping import PingFailed, ping
 
@@ -84,7 +87,9 @@ def target(lease):
 
 
 def main():
-    module = create(HOST_ARGUMENTS, etcd=True, state=False, mutually_exclusive=HOST_EXCLUSIVE)
+    module = create(
+        {**HOST_ARGUMENTS, **ETCD_ARGUMENTS}, state=False, mutually_exclusive=HOST_EXCLUSIVE
+    )
     fping = module.get_bin_path("fping")
     with reporting(module):
         if fping is None:

@@ -247,9 +247,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Add
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.links import plan_link, remove_link
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
-    converge_link,
     create,
     reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+    converge_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 
