@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The options by which a module reaches the network's etcd; their code: module_utils/module_registry.py."""
+"""The options by which a module reaches etcd; see module_utils/module_registry.py."""
 
 from __future__ import annotations
 
