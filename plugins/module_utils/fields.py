@@ -11,9 +11,12 @@ from typing import Any
 
 from .errors import InvalidInput
 
+# Made once: json.dumps would make one for each of thousands of leases.
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 def dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _refuse(constant: str) -> Any:

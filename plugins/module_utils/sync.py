@@ -38,8 +38,9 @@ from .status import metrics, table
 
 # That of the package; none in the collection itself.
 VERSION: str = getattr(sys.modules[__package__ or ""], "__version__", "") if __package__ else ""
-# Seconds. What follows a change on disk is written this much later, many changes at once.
-_SAVE_DELAY = 1.0
+# Seconds. What follows a change on disk is written when nothing has changed for the first, and in a
+# storm of changes, which it would hold up, every so often.
+_SAVE_DELAY, _LONGEST_SAVE_DELAY = 1.0, 5.0
 # The kernel's notifications of one cause come together; look once.
 _SETTLE = 0.02
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
@@ -81,6 +82,7 @@ class Service:
         self._checks = 0
         self._announced = False
         self._save_at: float | None = None
+        self._unsaved_since: float | None = None
         self._look_at: float | None = None
         now = time.monotonic()
         self._check_at = now + jitter(settings.check_interval)
@@ -219,11 +221,12 @@ class Service:
         return True
 
     def _touched(self) -> None:
-        if self._save_at is None:
-            self._save_at = time.monotonic() + _SAVE_DELAY
+        now = time.monotonic()
+        self._unsaved_since = self._unsaved_since or now
+        self._save_at = min(now + _SAVE_DELAY, self._unsaved_since + _LONGEST_SAVE_DELAY)
 
     def _write(self) -> None:
-        self._save_at = None
+        self._save_at = self._unsaved_since = None
         try:
             self._agent.save()
         except OSError as error:

@@ -36,6 +36,7 @@ def measure(name: str, quick: bool) -> Part:
                 part.show("`ip -batch` and `bridge -batch`", seconds(batches))
                 part.show("the core, `Kernel.apply`", seconds(core))
                 part.hold("ratio", core / batches, LIMIT, times)
+        part.hold(f"ratio with {sizes[-1]:,} peers", core / batches, LIMIT, times)
     return part
 
 
