@@ -197,6 +197,9 @@ def test_a_reboot_takes_all_but_the_disk(lab_factory: t.Callable[..., Lab]) -> N
     (host.etc / "kept").write_text("x")
     (host.run / "lost").write_text("x")
     with subprocess.Popen(host.command(["sleep", "60"])) as process:
+        # Until it has become the command it is still on its way into the namespace.
+        while Path(f"/proc/{process.pid}/comm").read_text(encoding="ascii") != "sleep\n":
+            time.sleep(0.01)
         for _again in range(2):
             lab.reboot(host)
         assert process.wait(5) == -signal.SIGKILL
