@@ -1,0 +1,163 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the relay is told: its settings, which need a restart, and its table, which does not.
+
+Both are JSON files that root writes and the relay's user reads. Errors name file and field.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import Any, NamedTuple
+
+from ..errors import InvalidInput
+from ..fields import dumps, is_number, load_object, show
+
+SETTINGS_PATH = "/etc/flatnet/relay.json"
+TABLE_PATH = "/var/lib/flatnet/relay-table.json"
+CONTROL_PATH = "/run/flatnet-relay/control"
+# The newest format of whole packets in vectors that this version reads: see vector.py.
+VECTOR = 1
+
+_MOST_WORKERS = 16
+
+
+class InvalidRelayConfig(InvalidInput):
+    """The relay's settings or its table are missing or broken."""
+
+
+class RelaySettings(NamedTuple):
+    """One relay. ``address`` is the device's own, from which it answers with ICMP; ``subnet`` this
+    host's; ``listen`` its underlay address; ``mtu`` the device's.
+
+    ``vector``: whether peers that can are sent whole vectors. ``workers`` are processes, one a queue
+    of the device; 0 chooses by the cores. ``user`` is whom to become if started by root.
+    """
+
+    device: str
+    address: str
+    subnet: str
+    network: str
+    listen: str
+    mtu: int
+    port: int = 8285
+    vector: bool = True
+    workers: int = 0
+    user: str = ""
+    table_file: str = TABLE_PATH
+    control: str = CONTROL_PATH
+    metrics_file: str | None = None
+
+    def to_json(self) -> str:
+        """What ``parse_settings`` reads back; defaults left out."""
+        defaults = self._field_defaults
+        out = {k: v for k, v in self._asdict().items() if k not in defaults or v != defaults[k]}
+        return json.dumps(out, indent=2, sort_keys=True) + "\n"
+
+
+class RelayPeer(NamedTuple):
+    """``vector``: the newest format that its lease says it reads; 0: flannel's only."""
+
+    subnet: str
+    address: str
+    vector: int = 0
+
+
+class RelayTable(NamedTuple):
+    """Where the network's subnets are, as of an etcd revision (0: as the user says)."""
+
+    peers: tuple[RelayPeer, ...] = ()
+    revision: int = 0
+
+    def to_json(self) -> str:
+        """What ``parse_table`` reads back; the same peers are always the same text."""
+        peers = [list(peer) for peer in sorted(self.peers)]
+        return dumps({"revision": self.revision, "peers": peers}) + "\n"
+
+
+def load_settings(path: str = SETTINGS_PATH) -> RelaySettings:
+    """Read and check; raises InvalidRelayConfig."""
+    return parse_settings(_read(path, "settings"), "settings %s" % path)
+
+
+def load_table(path: str = TABLE_PATH) -> RelayTable:
+    """Read and check; raises InvalidRelayConfig."""
+    return parse_table(_read(path, "table"), "table %s" % path)
+
+
+def parse_settings(text: str | bytes, what: str = "settings") -> RelaySettings:
+    found = load_object(text, InvalidRelayConfig, what)
+    defaults = RelaySettings._field_defaults
+    unknown = sorted(set(found) - set(RelaySettings._fields))
+    missing = [name for name in RelaySettings._fields if name not in {**defaults, **found}]
+    if unknown or missing:
+        words = "there is no field %s" % unknown[0] if unknown else "%s is missing" % missing[0]
+        raise InvalidRelayConfig("%s: %s" % (what, words))
+    for name, value in found.items():
+        kind = bool if name == "vector" else int if name in _RANGES else str
+        if not isinstance(value, kind) or (kind is int and not is_number(value)):
+            raise InvalidRelayConfig("%s: %s: %s is of the wrong type" % (what, name, show(value)))
+        low, high = _RANGES.get(name, (0, 1))
+        if kind is int and not low <= value <= high:
+            raise InvalidRelayConfig(
+                "%s: %s: %d is not from %d to %d" % (what, name, value, low, high)
+            )
+    for name in ("address", "listen"):
+        _address("%s: %s" % (what, name), found[name])
+    for name in ("subnet", "network"):
+        _network("%s: %s" % (what, name), found[name])
+    return RelaySettings(**found)
+
+
+# IPv4's smallest MTU; the largest that fits in a datagram.
+_RANGES = {"mtu": (68, 65507), "port": (1, 65535), "workers": (0, _MOST_WORKERS)}
+
+
+def parse_table(text: str | bytes, what: str = "table") -> RelayTable:
+    found = load_object(text, InvalidRelayConfig, what)
+    peers = found.get("peers")
+    revision = found.get("revision", 0)
+    if not isinstance(peers, list) or not is_number(revision):
+        raise InvalidRelayConfig("%s: peers must be a list, revision a number" % what)
+    subnets: dict[str, str] = {}
+    for peer in peers:
+        if not isinstance(peer, list) or len(peer) != 3 or not is_number(peer[2]):
+            raise InvalidRelayConfig(
+                "%s: %s is not a subnet, an address and a number" % (what, show(peer))
+            )
+        _network(what, peer[0])
+        _address(what, peer[1])
+        if peer[0] in subnets:
+            raise InvalidRelayConfig(
+                "%s: %s is both %s's and %s's" % (what, peer[0], subnets[peer[0]], peer[1])
+            )
+        subnets[peer[0]] = peer[1]
+    return RelayTable(tuple(RelayPeer(*peer) for peer in peers), revision)
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InvalidRelayConfig("%s %s cannot be read: %s" % (what, path, error.strerror)) from None
+
+
+def _address(where: str, text: Any) -> None:
+    try:
+        if isinstance(text, str) and str(ipaddress.IPv4Address(text)) == text:
+            return
+    except ValueError:
+        pass
+    raise InvalidRelayConfig("%s: %s is not an IPv4 address" % (where, show(text)))
+
+
+def _network(where: str, text: Any) -> None:
+    try:
+        if isinstance(text, str) and str(ipaddress.IPv4Network(text)) == text:
+            return
+    except ValueError:
+        pass
+    raise InvalidRelayConfig("%s: %s is not an IPv4 network" % (where, show(text)))
