@@ -27,17 +27,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import state
-from .agent import ERROR, INFO, NOTICE, WARNING, Agent, PlaceChanged, jitter
+from .agent import Agent, PlaceChanged, jitter
 from .errors import FlatnetError
 from .etcd import EtcdClient, EtcdError, Watch, WatchResponse
 from .kernel import Kernel
 from .leases import Registry
 from .monitor import Monitor
+from .program import ERROR, INFO, NOTICE, WARNING, log, notify, version
 from .settings import DEFAULT_PATH, Settings, load
 from .status import metrics, table
 
-# That of the package; none in the collection itself.
-VERSION: str = getattr(sys.modules[__package__ or ""], "__version__", "") if __package__ else ""
+VERSION = version(__package__)
 # Seconds. What follows a change on disk is written when nothing has changed for the first, and in a
 # storm of changes, which it would hold up, every so often.
 _SAVE_DELAY, _LONGEST_SAVE_DELAY = 1.0, 5.0
@@ -46,23 +46,6 @@ _SETTLE = 0.02
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
 _UNDERLAY_PAUSE = 0.1
 _RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
-
-
-def log(level: int, text: str) -> None:
-    """A line for the journal, which takes the level from the prefix; plain elsewhere."""
-    prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
-    sys.stderr.write(prefix + text.replace("\n", " ") + "\n")
-    sys.stderr.flush()
-
-
-def notify(text: str) -> None:
-    """Tell systemd, as sd_notify(3); nothing where nobody listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        name = "\0" + address[1:] if address.startswith("@") else address
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        with channel, contextlib.suppress(OSError):
-            channel.sendto(text.encode(), name)
 
 
 class Stop(Exception):

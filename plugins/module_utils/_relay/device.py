@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the relay asks of the kernel: the TUN device's queues and the UDP sockets.
+
+Everything that makes it fast is probed, and done without where the kernel lacks it:
+
+- frames of up to 64 KB from the device instead of packets (TUNSETOFFLOAD): TCP segments not yet
+  cut (TSO), UDP datagrams likewise (USO, from Linux 6.2), checksums left to whoever sends;
+- one sendmsg for many datagrams (UDP_SEGMENT, from 4.18);
+- many datagrams in one recvmsg (UDP_GRO, from 5.0).
+
+Numbers are those of ``linux/if_tun.h``, ``linux/udp.h`` and ``linux/in.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import NamedTuple
+
+from ..errors import FlatnetError
+
+_TUNSETIFF, _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
+_IFF_TUN, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR = 0x1, 0x100, 0x1000, 0x4000
+_CSUM, _TSO4, _TSO6, _TSO_ECN, _USO4, _USO6 = 0x1, 0x2, 0x4, 0x8, 0x20, 0x40
+# From the best to none; the kernel takes USO for both versions of IP or not at all.
+_OFFLOADS = (
+    ("tso+uso", _CSUM | _TSO4 | _TSO_ECN | _TSO6 | _USO4 | _USO6),
+    ("tso", _CSUM | _TSO4 | _TSO_ECN),
+    ("checksum", _CSUM),
+    ("none", 0),
+)
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
+_BUFFER = 8 << 20
+VNET = 10  # bytes of struct virtio_net_hdr
+
+
+class DeviceUnavailable(FlatnetError):
+    """The TUN device, or the address to listen on, cannot be had."""
+
+
+class Queue(NamedTuple):
+    """One queue of the device. ``offload`` is one of the names above."""
+
+    fileno: int
+    offload: str
+    multiple: bool
+
+    @property
+    def uso(self) -> bool:
+        """Whether datagrams of UDP may be written many at once."""
+        return self.offload == "tso+uso"
+
+
+def attach(device: str, offload: bool = True) -> Queue:
+    """Open a queue of a device that is there; raises DeviceUnavailable."""
+    try:
+        socket.if_nametoindex(device)  # the next would make it
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        missing = error.errno in (errno.ENODEV, errno.ENXIO) or not error.filename
+        what = "there is no device %s" % device if missing else "/dev/net/tun: %s" % error.strerror
+        raise DeviceUnavailable("%s; tun_relay and flatnet-sync make it" % what) from None
+    try:
+        multiple = _attach(descriptor, device)
+        fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("=i", VNET))
+        return Queue(descriptor, _set_offload(descriptor, offload), multiple)
+    except OSError as error:
+        os.close(descriptor)
+        hints = {
+            errno.EPERM: "it belongs to another user",
+            errno.EBUSY: "another process has it",
+            errno.EINVAL: "it is not a TUN device with virtio headers",
+        }
+        raise DeviceUnavailable(
+            "device %s: %s" % (device, hints.get(error.errno or 0, error.strerror))
+        ) from None
+
+
+def _attach(descriptor: int, device: str) -> bool:
+    """Whether the device can have several queues."""
+    flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
+    name = device.encode()
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name, flags | _IFF_MULTI_QUEUE))
+        return True
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name, flags))
+    return False
+
+
+def _set_offload(descriptor: int, wanted: bool) -> str:
+    for name, bits in _OFFLOADS if wanted else _OFFLOADS[-1:]:
+        try:
+            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, bits)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not bits:
+                raise
+        else:
+            return name
+    return "none"
+
+
+class Socket(NamedTuple):
+    """A bound UDP socket. ``gso``, ``gro``: whether it sends and receives many datagrams at once;
+    ``buffer``: bytes that may wait to be received."""
+
+    udp: socket.socket
+    gso: bool
+    gro: bool
+    buffer: int
+
+
+def listen(address: str, port: int, shared: bool, segments: bool = True) -> Socket:
+    """A socket for one worker; ``shared`` with others on the same port. Outer packets carry DF, so
+    that the underlay says when they are too big. Raises DeviceUnavailable."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        if shared:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        for option, force in (
+            (socket.SO_RCVBUF, _SO_RCVBUFFORCE),
+            (socket.SO_SNDBUF, _SO_SNDBUFFORCE),
+        ):
+            try:
+                udp.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+            except OSError:  # not root: up to net.core.rmem_max
+                udp.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+        gso = segments and _takes(udp, UDP_SEGMENT, 0)
+        gro = segments and _takes(udp, UDP_GRO, 1)
+        udp.bind((address, port))
+    except OSError as error:
+        udp.close()
+        raise DeviceUnavailable(
+            "cannot listen on %s:%d: %s" % (address, port, error.strerror)
+        ) from None
+    # The kernel doubles it for its own bookkeeping.
+    size = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    return Socket(udp, gso, gro, size)
+
+
+def _takes(udp: socket.socket, option: int, value: int) -> bool:
+    try:
+        udp.setsockopt(SOL_UDP, option, value)
+    except OSError:
+        return False
+    return True
+
+
+def path_mtu(local: str, peer: tuple[str, int]) -> int | None:
+    """What the kernel knows of the way to a peer: the largest IP packet, in bytes."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((local, 0))
+        probe.connect(peer)
+        return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    return None

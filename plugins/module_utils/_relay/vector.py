@@ -1,0 +1,343 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Vector mode: a frame of up to 64 KB goes to a relay of ours whole, without being cut in packets.
+
+    byte  0       0xF1: format 1. No IPv4 packet starts so.
+          1       which part of the frame, from 0; 255: a report
+          2 to 3  length of the packet in the frame
+          4       which of the sender's workers numbers it
+          5 to 7  the frame's number
+    then, in the first part, 4 bytes: GSO type, 0, payload of a segment; and the packet.
+
+All numbers are big-endian. All parts but the last are of one length, and are sent in one call. The
+packet's own TCP or UDP checksum is left partial, as between two devices of one host: on the way the
+outer datagrams' checksums protect it.
+
+Losing one part loses the frame, as much as a window's worth of packets. So the receiver counts and
+reports, a few times a second, how many frames of each of the sender's workers were numbered and how
+many arrived; a report has no frame's fields from byte 2 on, but
+
+          2       0
+          3       the sender's worker that it is for
+          4 to 7  frames that were sent, as far as one can tell, modulo 2**32
+          8 to 11 frames that arrived, likewise
+
+A sender that hears of too many losses, or nothing at all, goes back to packets for this peer, for a
+time that doubles each time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from .frames import GSO_ECN, GSO_TCP4, GSO_UDP, NEEDS_CSUM, TCP, UDP, VNET, View
+
+MAGIC = 0xF1
+HEADER = struct.Struct("!BBHI")
+_META = struct.Struct("!BBH")
+_REPORT = struct.Struct("!BBBBII")
+_REPORT_PART = 0xFF
+_SERIAL = (1 << 24) - 1
+_WORD = 0xFFFFFFFF
+
+# What may be incomplete at a time: frames of one worker of a peer, and bytes of all peers.
+_MOST_PENDING = 32
+_MOST_WAITING = 16 << 20
+_MOST_WORKERS = 16
+_PATIENCE = 1.0  # seconds that a frame may take to be complete
+REPORT_EVERY = 0.25
+# A judgement needs so many frames.
+_ENOUGH = 32
+_BEARABLE_LOSS = 0.02
+_SILENCE = 3.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 640.0
+
+
+class Sending:
+    """How one worker's frames to one peer fare, and whether to send it any."""
+
+    def __init__(self) -> None:
+        self._serial = 0
+        self._reported: tuple[int, int] | None = None
+        self._unheard = 0
+        self._unheard_since = 0.0
+        self._pause = _FIRST_PAUSE
+        self._paused_until = 0.0
+        self.paused = False
+        self.fallbacks = 0
+
+    def number(self) -> int:
+        """The next frame's."""
+        self._serial = (self._serial + 1) & _SERIAL
+        self._unheard += 1
+        return self._serial
+
+    def heard(self, sent: int, arrived: int, now: float) -> None:
+        """Take in a report."""
+        self._unheard = 0
+        self._unheard_since = now
+        before = self._reported
+        if before is None or (sent - before[0]) & _WORD > _WORD // 2:  # it started anew
+            self._reported = (sent, arrived)
+            return
+        frames = (sent - before[0]) & _WORD
+        if frames < _ENOUGH:
+            return
+        self._reported = (sent, arrived)
+        lost = frames - ((arrived - before[1]) & _WORD)
+        if lost > frames * _BEARABLE_LOSS:
+            self._fall_back(now)
+        else:
+            self._pause = _FIRST_PAUSE
+
+    def tick(self, now: float) -> None:
+        """Now and then: see whether anything is heard, and whether a pause is over."""
+        if self.paused and now >= self._paused_until:
+            self.paused = False
+            self._reported = None
+            self._unheard = 0
+        if self._unheard < _ENOUGH:
+            self._unheard_since = now
+        elif now - self._unheard_since > _SILENCE and not self.paused:
+            self._fall_back(now)
+
+    def _fall_back(self, now: float) -> None:
+        self.paused = True
+        self.fallbacks += 1
+        self._paused_until = now + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+
+def parts(packet: View, kind: int, size: int, number: int, room: int) -> list[bytes | View]:
+    """A frame's parts, header and content of each in turn, in datagrams of ``room`` bytes."""
+    length = len(packet)
+    content = room - HEADER.size
+    pack = HEADER.pack
+    first = content - _META.size
+    out: list[bytes | View] = [
+        pack(MAGIC, 0, length, number) + _META.pack(kind, 0, size),
+        packet[:first],
+    ]
+    add = out.append
+    part = 1
+    for at in range(first, length, content):
+        add(pack(MAGIC, part, length, number))
+        add(packet[at : at + content])
+        part += 1
+    return out
+
+
+class Waiting:
+    """How many bytes of incomplete frames there are, over all peers."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+class _Pending:
+    __slots__ = ("got", "length", "parts", "since")
+
+    def __init__(self, length: int, since: float) -> None:
+        self.length = length
+        self.since = since
+        self.got = 0
+        self.parts: dict[int, bytes] = {}
+
+
+class _Stream:
+    """What one of a peer's workers sent."""
+
+    __slots__ = ("arrived", "last", "pending", "sent")
+
+    def __init__(self, serial: int) -> None:
+        self.last = (serial - 1) & _SERIAL
+        self.sent = 0
+        self.arrived = 0
+        self.pending: dict[int, _Pending] = {}
+
+
+class Receiving:
+    """One peer's frames on their way in: rejoined, counted."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._streams: dict[int, _Stream] = {}
+        self._told: tuple[int, ...] = ()
+        self.report_at = 0.0
+
+    def take(self, run: View, length: int, now: float) -> tuple[list[list[View | bytes]], int]:
+        """Datagrams of ``length`` bytes each, the last may be shorter: the frames that are complete
+        with them (each to be checked, see ``unwrap``), and how many datagrams made no sense."""
+        frames: list[list[View | bytes]] = []
+        bad = 0
+        at = 0
+        end = len(run)
+        while at < end:
+            whole = self._whole(run, at, length)
+            if whole:
+                frames.append(whole[0])
+                at = whole[1]
+                continue
+            found = self._part(run[at : at + length], now)
+            if found is None:
+                bad += 1
+            elif found:
+                frames.append(found)
+            at += length
+        return frames, bad
+
+    def _whole(
+        self, run: View, at: int, length: int
+    ) -> tuple[list[View | bytes], int] | None:
+        """The usual case: from ``at`` on there is all of a frame, in order."""
+        if run[at + 1] or at + HEADER.size > len(run):
+            return None
+        dummy, dummy, size, number = HEADER.unpack_from(run, at)
+        content = length - HEADER.size
+        count = -(-(size + _META.size) // content) if content > 0 else 0
+        last = at + (count - 1) * length
+        stop = last + size + _META.size - (count - 1) * content + HEADER.size
+        if number >> 24 >= _MOST_WORKERS:
+            return None
+        if not 1 <= count < _REPORT_PART or stop > len(run) or (count > 1 and stop - last > length):
+            return None
+        if stop < len(run) and stop != last + length:
+            return None  # only a run's last datagram can be short
+        head = bytes(run[at : at + HEADER.size])
+        for part in range(1, count):
+            place = at + part * length
+            if run[place : place + HEADER.size] != head[:1] + bytes((part,)) + head[2:]:
+                return None
+        stream = self._stream(number)
+        if number & _SERIAL in stream.pending or not _see(stream, number & _SERIAL):
+            return None
+        stream.arrived += 1
+        pieces: list[View | bytes] = [
+            run[place + HEADER.size : min(place + length, stop)]
+            for place in range(at, last + 1, length)
+        ]
+        return pieces, at + count * length
+
+    def _part(self, datagram: View, now: float) -> list[View | bytes] | None:
+        """A frame that this part completes; empty if it does not, None if it makes no sense."""
+        if len(datagram) <= HEADER.size:
+            return None
+        magic, part, length, number = HEADER.unpack_from(datagram)
+        if magic != MAGIC or part == _REPORT_PART or number >> 24 >= _MOST_WORKERS:
+            return None
+        stream = self._stream(number)
+        serial = number & _SERIAL
+        frame = stream.pending.get(serial)
+        if frame is None:
+            if not _see(stream, serial):
+                return []  # complete already, or too old
+            if len(stream.pending) >= _MOST_PENDING:
+                self._drop(stream, next(iter(stream.pending)))
+            frame = stream.pending[serial] = _Pending(length, now)
+        content = bytes(datagram[HEADER.size :])
+        if length != frame.length or frame.got + len(content) > length + _META.size:
+            return None
+        if part in frame.parts:
+            return []
+        if self._waiting.size + len(content) > _MOST_WAITING:
+            self._drop(stream, serial)
+            return []
+        self._waiting.size += len(content)
+        frame.parts[part] = content
+        frame.got += len(content)
+        if frame.got < length + _META.size:
+            return []
+        self._drop(stream, serial)
+        if len(frame.parts) <= max(frame.parts):
+            return None
+        stream.arrived += 1
+        return [frame.parts[number] for number in range(len(frame.parts))]
+
+    def _stream(self, number: int) -> _Stream:
+        stream = self._streams.get(number >> 24)
+        if stream is None:
+            stream = self._streams[number >> 24] = _Stream(number & _SERIAL)
+        return stream
+
+    def tick(self, now: float) -> None:
+        """Forget what will not be complete."""
+        for stream in self._streams.values():
+            for serial in [s for s, f in stream.pending.items() if now - f.since > _PATIENCE]:
+                self._drop(stream, serial)
+
+    def close(self) -> None:
+        """Forget all of it."""
+        for stream in self._streams.values():
+            for serial in list(stream.pending):
+                self._drop(stream, serial)
+
+    def _drop(self, stream: _Stream, serial: int) -> None:
+        self._waiting.size -= stream.pending.pop(serial).got
+
+    def reports(self) -> Iterator[bytes]:
+        """What to tell the sender: frames still on their way count as neither sent nor arrived."""
+        told = tuple(stream.sent for stream in self._streams.values())
+        if told != self._told:
+            self._told = told
+            for worker, stream in self._streams.items():
+                sent = stream.sent - len(stream.pending)
+                yield _REPORT.pack(
+                    MAGIC, _REPORT_PART, 0, worker, sent & _WORD, stream.arrived & _WORD
+                )
+
+
+def _see(stream: _Stream, serial: int) -> bool:
+    """Count a frame not seen before, and those skipped with it; False if it is from before."""
+    ahead = (serial - stream.last) & _SERIAL
+    if ahead == 0:
+        return False
+    if ahead <= _SERIAL // 2:
+        stream.sent += ahead
+        stream.last = serial
+        return True
+    if _SERIAL + 1 - ahead > 4096:
+        # Not late but another count: the sender started anew.
+        stream.sent += 1
+        stream.last = serial
+        return True
+    # Counted as sent when a later one came.
+    return True
+
+
+def read_report(datagram: View) -> tuple[int, int, int] | None:
+    """The sender's worker, frames sent, frames arrived; None if it is no report."""
+    if len(datagram) != _REPORT.size or datagram[1] != _REPORT_PART:
+        return None
+    dummy, dummy, dummy, worker, sent, arrived = _REPORT.unpack(datagram)
+    return worker, sent, arrived
+
+
+def unwrap(first: View | bytes, length: int, whole: int) -> tuple[bytes, int] | None:
+    """The virtio header for a frame whose first part is ``first``, and where the packet starts in
+    it. What was sent is not believed: everything follows from the packet's own headers. None if it
+    is no frame that the device may be given."""
+    if len(first) < _META.size + 40 or whole != length + _META.size:
+        return None
+    kind, dummy, size = _META.unpack_from(first)
+    at = _META.size
+    start = (first[at] & 15) * 4
+    protocol = first[at + 9]
+    if start < 20 or len(first) < at + start + 20:
+        return None
+    if (first[at + 2] << 8 | first[at + 3]) != length or (first[at + 6] & 0x3F) or first[at + 7]:
+        return None
+    if kind & ~GSO_ECN == GSO_TCP4 and protocol == TCP:
+        head = start + (first[at + start + 12] >> 4) * 4
+        offset = 16
+        if head < start + 20:
+            return None
+    elif kind == GSO_UDP and protocol == UDP:
+        head = start + 8
+        offset = 6
+    else:
+        return None
+    if not head < length or len(first) < at + head or not 0 < size <= length - head:
+        return None
+    return VNET.pack(NEEDS_CSUM, kind, head, size, start, offset), at

@@ -1,0 +1,181 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker: one queue of the device and one socket, carried by one process.
+
+The main process tells it, over a socket pair, in messages of a length and marshalled values:
+
+    ("table", records)                      another table; answered when it is in use
+    ("status",)                             answered with counters
+    ("heard", address, sent, arrived)       a report on vectors that came to another worker
+
+and is told of reports that came here for another: ("heard", worker, address, sent, arrived).
+"""
+
+from __future__ import annotations
+
+import marshal
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from typing import Any
+
+from . import packets, vector
+from .config import RelaySettings
+from .device import Queue, Socket
+from .receiver import Receiver
+from .router import Peer, Router
+from .sender import Sender
+from .wires import Wires
+
+_SIZE = struct.Struct("=I")
+_TICK = 0.25
+# What is counted of a peer.
+COUNTERS = (
+    "tx_packets",
+    "tx_bytes",
+    "tx_vectors",
+    "rx_packets",
+    "rx_bytes",
+    "rx_vectors",
+)
+
+
+class DeviceGone(Exception):
+    """The device was removed."""
+
+
+def tell(channel: socket.socket, *message: Any) -> None:
+    data = marshal.dumps(message)
+    channel.sendall(_SIZE.pack(len(data)) + data)
+
+
+def hear(channel: socket.socket) -> tuple[Any, ...] | None:
+    """The next message; None if the other end is closed."""
+    head = _exactly(channel, _SIZE.size)
+    body = head and _exactly(channel, _SIZE.unpack(head)[0])
+    return marshal.loads(body) if body else None
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = channel.recv(size - len(data))
+        if not part:
+            return b""
+        data += part
+    return bytes(data)
+
+
+class Worker:
+    """Carries packets until its channel to the main process closes."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: RelaySettings,
+        queue: Queue,
+        sock: Socket,
+        channel: socket.socket,
+    ) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._router = Router(settings.port, settings.mtu)
+        self._wires = Wires(settings, queue, sock, self._router)
+        self._sender = Sender(self._wires, number)
+        self._receiver = Receiver(self._wires, number, self._forward)
+        # Of peers that are in the table no longer, so that totals never fall.
+        self._retired: Counter[str] = Counter()
+        self._next_tick = 0.0
+
+    def run(self) -> None:
+        """Raises DeviceGone."""
+        poll = select.poll()
+        udp, tun, control = (
+            self._wires.socket.udp.fileno(),
+            self._wires.queue.fileno,
+            self._channel.fileno(),
+        )
+        for number in (udp, tun, control):
+            poll.register(number, select.POLLIN)
+        receive, send = self._receiver.drain, self._sender.drain
+        busy = False
+        try:
+            while True:
+                ready = dict(poll.poll(0 if busy else _TICK * 1000))
+                busy = False
+                if udp in ready:
+                    busy = receive()
+                if tun in ready:
+                    busy = send() or busy
+                if control in ready and not self._obey():
+                    return
+                now = time.monotonic()
+                if now >= self._next_tick:
+                    self._next_tick = now + _TICK
+                    self._tick(now)
+        except OSError as error:
+            if error.errno in packets.GONE:
+                raise DeviceGone from None
+            raise
+
+    def _tick(self, now: float) -> None:
+        self._receiver.tick(now)
+        for peer in self._router.peers.values():
+            if peer.vectors is not None:
+                peer.vectors.tick(now)  # type: ignore[attr-defined]
+
+    def _forward(self, worker: int, address: str, sent: int, arrived: int) -> None:
+        tell(self._channel, "heard", worker, address, sent, arrived)
+
+    def _obey(self) -> bool:
+        message = hear(self._channel)
+        if message is None:
+            return False
+        what, *values = message
+        if what == "table":
+            self._replace(values[0])
+            tell(self._channel, "done")
+        elif what == "status":
+            tell(self._channel, "status", self._status())
+        elif what == "heard":
+            self._receiver.heard(*values, time.monotonic())
+        return True
+
+    def _replace(self, records: bytes) -> None:
+        for peer in self._router.replace(records):
+            for name in COUNTERS:
+                self._retired[name] += getattr(peer, name)
+        wanted = self._settings.vector
+        for peer in self._router.peers.values():
+            if not (wanted and peer.vector):
+                peer.vectors = None
+            elif peer.vectors is None:
+                peer.vectors = vector.Sending()
+
+    def _status(self) -> dict[str, Any]:
+        """Plain values; of the peers only those that something was exchanged with."""
+        wires = self._wires
+        totals = Counter(self._retired)
+        peers = []
+        for name, peer in self._router.peers.items():
+            counts = [getattr(peer, each) for each in COUNTERS]
+            if any(counts):
+                totals.update(dict(zip(COUNTERS, counts)))
+                peers.append((name, counts, _mode(peer), peer.mtu))
+        return {
+            "totals": dict(totals),
+            "drops": {reason: count for reason, count in wires.drops.items() if count},
+            "icmp_sent": wires.icmp_sent,
+            "peers": peers,
+        }
+
+
+def _mode(peer: Peer) -> str:
+    """How frames go to it."""
+    sending = peer.vectors
+    if not isinstance(sending, vector.Sending):
+        return "packets"
+    return "packets, fallen back" if sending.paused else "vectors"

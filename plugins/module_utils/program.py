@@ -1,0 +1,36 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What resident programs have in common: how they speak to the journal and to systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+
+# syslog's levels
+ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+
+def version(package: str | None) -> str:
+    """That of the installed package; none in the collection itself."""
+    return str(getattr(sys.modules.get(package or ""), "__version__", ""))
+
+
+def log(level: int, text: str) -> None:
+    """A line for the journal, which takes the level from the prefix; plain elsewhere."""
+    prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
+    sys.stderr.write(prefix + text.replace("\n", " ") + "\n")
+    sys.stderr.flush()
+
+
+def notify(text: str) -> None:
+    """Tell systemd, as sd_notify(3); nothing where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        name = "\0" + address[1:] if address.startswith("@") else address
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with channel, contextlib.suppress(OSError):
+            channel.sendto(text.encode(), name)
