@@ -5,10 +5,10 @@
 
     python3 flannel_peer.py DEVICE LISTEN PORT [SUBNET=ADDRESS …]
 
-Made from the description of the format alone, as what the relay is compared with: it shares no code
-with the relay, not even with the tests. DEVICE is a TUN device that exists; a datagram is one IPv4
-packet; the TTL is decremented on the way out and on the way in. Like flannel's, it checks nothing of
-what peers send.
+Made from the format's description alone, as what the relay is compared with: it shares no
+code with the relay or with the tests. DEVICE is a TUN device that exists; a datagram is one IPv4
+packet; the TTL is decremented on the way out and on the way in. Like flannel's, it checks nothing
+of what peers send.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ def decremented(packet: bytearray) -> bool:
     """Take one from the TTL; whether any is left."""
     if packet[8] <= 1:
         return False
+    # The change of one word, not a new sum: a wrong checksum stays wrong (RFC 1624, 4).
+    old = packet[8] << 8 | packet[9]
     packet[8] -= 1
-    packet[10:12] = b"\0\0"
-    length = (packet[0] & 15) * 4
-    words = struct.unpack("!%dH" % (length // 2), packet[:length])
-    total = sum(words)
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    packet[10:12] = struct.pack("!H", total ^ 0xFFFF)
+    new = packet[8] << 8 | packet[9]
+    (field,) = struct.unpack_from("!H", packet, 10)
+    total = (field ^ 0xFFFF) + (old ^ 0xFFFF) + new
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    struct.pack_into("!H", packet, 10, total ^ 0xFFFF)
     return True
 
 

@@ -6,8 +6,8 @@
     python3 forwarder.py ADDRESS PORT ONE OTHER [loss=P] [twice=P] [late=P] [spoil=P] [seed=N]
 
 Each of the two has ADDRESS in its table in place of the other. Probabilities are of a datagram.
-``late`` keeps one back until a few others have passed. ``spoil`` turns over one bit behind the inner
-IP header; the datagram's own checksum is right again then, as if a peer had sent it so.
+``late`` keeps one back until a few others have passed. ``spoil`` turns over one bit behind the
+inner IP header; the datagram's own checksum is right again then, as if a peer had sent it so.
 """
 
 from __future__ import annotations

@@ -40,12 +40,12 @@ def ipv4(
     *,
     ttl: int = 64,
     ident: int = 0,
-    flags: int = DF,
+    frag: int = DF,
     tos: int = 0,
     options: bytes = b"",
     spoil: int = 0,
 ) -> bytes:
-    """``flags``: DF, MF and the fragment's offset in units of 8; ``spoil`` is XORed to the checksum."""
+    """``frag``: DF, MF and the fragment's offset in units of 8; ``spoil`` changes the checksum."""
     assert len(options) % 4 == 0
     length = 20 + len(options)
     header = struct.pack(
@@ -54,7 +54,7 @@ def ipv4(
         tos,
         length + len(payload),
         ident,
-        flags,
+        frag,
         ttl,
         protocol,
         0,
@@ -108,8 +108,8 @@ def udp(
     return ipv4(source, destination, UDP, header[:6] + struct.pack("!H", found) + payload, **ip)
 
 
-def echo(source: str, destination: str, ident: int, seq: int, payload: bytes, **ip: t.Any) -> bytes:
-    return icmp(source, destination, 8, 0, struct.pack("!HH", ident, seq), payload, **ip)
+def echo(source: str, destination: str, number: int, payload: bytes, **ip: t.Any) -> bytes:
+    return icmp(source, destination, 8, 0, struct.pack("!HH", 1, number), payload, **ip)
 
 
 def icmp(
@@ -134,7 +134,7 @@ def fragments(packet: bytes, size: int) -> list[bytes]:
             ttl=found.ttl,
             ident=found.ident,
             tos=packet[1],
-            flags=offset // 8 | (MF if offset + step < len(payload) else 0),
+            frag=offset // 8 | (MF if offset + step < len(payload) else 0),
         )
         for offset in range(0, len(payload), step)
     ]
@@ -194,6 +194,55 @@ class Packet(t.NamedTuple):
     def data(self) -> bytes:
         """What TCP or UDP carries."""
         return self.payload[(self.payload[12] >> 4) * 4 if self.protocol == TCP else 8 :]
+
+
+def partial(packet: bytes) -> bytes:
+    """The packet with only the pseudo header's sum where TCP's or UDP's checksum is."""
+    start = (packet[0] & 15) * 4
+    place = start + (16 if packet[9] == TCP else 6)
+    found = Packet.parse(packet)
+    total = pseudo(found.source, found.destination, found.protocol, len(packet) - start)
+    return packet[:place] + struct.pack("!H", total) + packet[place + 2 :]
+
+
+def head(packet: bytes) -> int:
+    """Where what TCP or UDP carries begins."""
+    start = (packet[0] & 15) * 4
+    return start + (8 if packet[9] == UDP else (packet[start + 12] >> 4) * 4)
+
+
+def cut(packet: bytes, size: int) -> list[bytes]:
+    """The TCP or UDP packet, which is longer than any link takes, as packets with ``size`` bytes of
+    payload each; what an offload has to make of it."""
+    start, at = (packet[0] & 15) * 4, head(packet)
+    payload = packet[at:]
+    found = Packet.parse(packet)
+    made = []
+    for number, offset in enumerate(range(0, len(payload), size)):
+        part = payload[offset : offset + size]
+        last = offset + size >= len(payload)
+        inner = bytearray(packet[start:at] + part)
+        if found.protocol == TCP:
+            sequence = struct.unpack_from("!I", inner, 4)[0] + offset
+            struct.pack_into("!I", inner, 4, sequence & 0xFFFFFFFF)
+            inner[13] &= 0xFF if last else 0xFF ^ (FIN | PSH)
+            inner[13] &= 0xFF if number == 0 else 0xFF ^ CWR
+            place = 16
+        else:
+            struct.pack_into("!H", inner, 4, len(inner))
+            place = 6
+        inner[place : place + 2] = b"\0\0"
+        total = pseudo(found.source, found.destination, found.protocol, len(inner))
+        check = checksum(bytes(inner), total)
+        if found.protocol == UDP:
+            check = check or 0xFFFF
+        struct.pack_into("!H", inner, place, check)
+        outer = bytearray(packet[:start])
+        struct.pack_into("!HH", outer, 2, start + len(inner), (found.ident + number) & 0xFFFF)
+        outer[10:12] = b"\0\0"
+        struct.pack_into("!H", outer, 10, checksum(bytes(outer)))
+        made.append(bytes(outer + inner))
+    return made
 
 
 def unnumbered(raw: bytes) -> bytes:

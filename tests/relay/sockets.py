@@ -101,10 +101,8 @@ class Frames:
         self._out.close()
 
     def clear(self) -> None:
-        self._in.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._in.recv(1)
+        while self.received(quiet=0):
+            pass
 
     def received(
         self, count: int | None = None, quiet: float = 0.3, longest: float = 10
@@ -113,22 +111,93 @@ class Frames:
         found: list[bytes] = []
         until = time.monotonic() + longest
         while (count is None or len(found) < count) and time.monotonic() < until:
-            self._in.settimeout(quiet if count is None or len(found) >= count else longest)
+            self._in.settimeout(quiet if count is None else longest)
             try:
                 data, source = self._in.recvfrom(1 << 17)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 break
             if source[2] != _PACKET_OUTGOING:
                 found.append(data)
         return found
 
-    def send(self, packet: bytes, mac: bytes, gso: int = 0, size: int = 0, header: int = 0) -> None:
-        """``gso``: how the packet, whose checksum is the pseudo header's sum then, is to be cut into
-        ``size`` bytes of payload behind ``header`` bytes."""
-        if gso:
+    def send(
+        self,
+        packet: bytes,
+        mac: bytes,
+        gso: int = 0,
+        size: int = 0,
+        header: int = 0,
+        partial: bool = False,
+    ) -> None:
+        """``partial``: TCP's or UDP's checksum is only the pseudo header's sum, the kernel is to
+        complete it. So it is with ``gso``, which says how the packet is to be cut: into ``size``
+        bytes of payload each, behind ``header`` bytes."""
+        if gso or partial:
             start = _ETHERNET + (packet[0] & 15) * 4
-            offset = 16 if gso & ~GSO_ECN == GSO_TCP4 else 6
-            virtio = struct.pack("=BBHHHH", 1, gso, _ETHERNET + header, size, start, offset)
+            offset = 16 if packet[9] == socket.IPPROTO_TCP else 6
+            virtio = struct.pack(
+                "=BBHHHH", 1, gso, header and _ETHERNET + header, size, start, offset
+            )
         else:
             virtio = bytes(10)
         self._out.send(virtio + mac + mac + struct.pack("!H", _ETH_P_IP) + packet)
+
+
+class Wire:
+    """The other end of the relay's wire: a peer's address and port, a datagram at a time."""
+
+    def __init__(self, node: Node, port: int, to: str) -> None:
+        self._udp = udp_socket(node, port)
+        self._to = (to, port)
+        self.sources: set[tuple[str, int]] = set()
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._udp.close()
+
+    def clear(self) -> None:
+        while self.received(quiet=0):
+            pass
+
+    def received(
+        self, count: int | None = None, quiet: float = 0.3, longest: float = 10
+    ) -> list[bytes]:
+        """Datagrams until there are so many, or until none comes for a while."""
+        found: list[bytes] = []
+        until = time.monotonic() + longest
+        while (count is None or len(found) < count) and time.monotonic() < until:
+            self._udp.settimeout(quiet if count is None else longest)
+            try:
+                data, source = self._udp.recvfrom(1 << 16)
+            except (TimeoutError, BlockingIOError):
+                break
+            self.sources.add(source)
+            found.append(data)
+        return found
+
+    def send(self, *packets: bytes) -> None:
+        """Each on its own."""
+        for packet in packets:
+            self._udp.sendto(packet, self._to)
+
+    def send_together(self, packets: t.Sequence[bytes]) -> None:
+        """In one call: all of one length, the last may be shorter."""
+        control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(packets[0])))]
+        self._udp.sendmsg([b"".join(packets)], control if len(packets) > 1 else (), 0, self._to)
+
+    def send_batches(self, packets: t.Sequence[bytes], most: int = 60) -> None:
+        """In order, in as few calls as there can be."""
+        batch: list[bytes] = []
+        for packet in packets:
+            if batch and (
+                len(packet) > len(batch[0])
+                or len(batch[-1]) < len(batch[0])
+                or len(batch) >= min(most, 65000 // len(batch[0]))
+            ):
+                self.send_together(batch)
+                batch = []
+            batch.append(packet)
+        if batch:
+            self.send_together(batch)
