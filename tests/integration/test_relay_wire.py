@@ -17,45 +17,24 @@ import pytest
 
 from tests.lab import Lab
 from tests.relay import packets
-from tests.relay.hosts import PORT, Fleet, Peer, RelayHost
+from tests.relay.ends import HERE, THERE, Ends
+from tests.relay.ends import ends as ends_of
+from tests.relay.hosts import PORT
 from tests.relay.packets import ACK, CWR, DF, ECE, FIN, PSH, cut, echo, hop, partial, tcp, udp
-from tests.relay.sockets import GSO_ECN, GSO_TCP4, GSO_UDP_L4, Frames, Wire, inside, tcp_socket
+from tests.relay.sockets import GSO_ECN, GSO_TCP4, GSO_UDP_L4, Frames, inside, tcp_socket
 
-HERE, THERE = "10.5.1.9", "10.5.2.9"
 OPTIONS = b"\x94\x04\0\0" + b"\x07\x07\x08\0\0\0\0\0"  # router alert, a full record of the route
 
 
-class Ends(t.NamedTuple):
-    """One host that carries packets, its pod, and a peer's end of the wire."""
-
-    host: RelayHost
-    pod: Frames
-    mac: bytes
-    wire: Wire
-
-    def out(self, *found: bytes) -> list[bytes]:
-        """What is on the wire of packets that the pod sends."""
-        for packet in found:
-            self.pod.send(packet, self.mac)
-        return self.wire.received(len(found))
-
-
-@pytest.fixture(scope="module", params=["plain", "relay"])
-def ends(request: pytest.FixtureRequest, lab_factory: t.Callable[..., Lab]) -> t.Iterator[Ends]:
-    with Fleet(lab_factory(hosts=2, etcd=0), relays=1) as fleet:
-        host = fleet.hosts[0]
-        there = fleet.bare[0]
-        peers = [Peer("10.5.2.0/24", there.address)]
-        host.start_plain(peers) if request.param == "plain" else host.start_relay(peers)
-        host.segmented()
-        with Frames(host.pod) as pod, Wire(there, PORT, host.address) as wire:
-            yield Ends(host, pod, host.mac(), wire)
+@pytest.fixture(scope="module", params=["plain", "relay"], name="ends")
+def _ends(request: pytest.FixtureRequest, lab_factory: t.Callable[..., Lab]) -> t.Iterator[Ends]:
+    with ends_of(lab_factory(hosts=2, etcd=0), request.param) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def _quiet(ends: Ends) -> None:
-    ends.pod.clear()
-    ends.wire.clear()
+    ends.clear()
 
 
 def _various(source: str, destination: str) -> list[bytes]:

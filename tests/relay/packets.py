@@ -78,6 +78,7 @@ def tcp(
     window: int = 501,
     urgent: int = 0,
     options: bytes = b"",
+    ip_options: bytes = b"",
     spoil: int = 0,
     **ip: t.Any,
 ) -> bytes:
@@ -88,7 +89,7 @@ def tcp(
     start = pseudo(source, destination, TCP, length + len(payload))
     found = checksum(header + payload, start) ^ spoil
     segment = header[:16] + struct.pack("!H", found) + header[18:] + payload
-    return ipv4(source, destination, TCP, segment, **ip)
+    return ipv4(source, destination, TCP, segment, options=ip_options, **ip)
 
 
 def udp(

@@ -81,6 +81,14 @@ def offload(node: Node, device: str, **features: bool) -> None:
             fcntl.ioctl(control, _SIOCETHTOOL, request)
 
 
+def silence(pod: Node) -> None:
+    """The pod's kernel does not answer what is not for it; what is sent by ``Frames`` passes."""
+    rules = ["type filter hook output priority 0", "icmp type != echo-request drop"]
+    rules.append("tcp flags & rst == rst drop")
+    lines = ["table ip silence {", "chain output {", *rules, "}", "}"]
+    pod.exec(["nft", "\n".join(lines)], check=True)
+
+
 class Frames:
     """All IPv4 packets that reach a node's interface, and a way to send any, offloaded or not."""
 
