@@ -100,6 +100,7 @@ def test_packets_on_the_way_in(apart: Apart, seed: int) -> None:
             way.wire.send_batches(t.cast("list[bytes]", some))
             here += way.pod.received(quiet=0.03)
         come.append(here + way.pod.received())
+        way.host.check()
     assert len(come[0]) == len(found)
     _same(*come, "seed %d" % seed)
     wrong = [sum(not Packet.parse(each).summed() for each in here) for here in come]
@@ -122,6 +123,7 @@ def test_packets_on_the_way_out(apart: Apart, seed: int) -> None:
             send(way.pod, packet, way.mac)
             here += way.wire.received(quiet=0.0005 if isinstance(packet, bytes) else 0.004)
         come.append(here + way.wire.received())
+        way.host.check()
     assert len(come[0]) > len(found)
     _same(*come, "seed %d" % seed)
 
@@ -171,6 +173,8 @@ def test_packets_through_both_ends(
         for seed, found in sent.items():
             come = through(found)
             assert len(come) > len(found), way
+            for each in fleet.hosts:
+                each.check()
             if way == "plain to plain":
                 expected[seed] = come
             else:

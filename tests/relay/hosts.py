@@ -166,7 +166,7 @@ class RelayHost:
         wait(self._ready, seconds, "the relay")
 
     def _ready(self) -> bool:
-        assert self.carrier is None or self.carrier.alive, self._said()
+        self.check()
         try:
             return bool(self.ask("status", 1))
         except OSError:
@@ -222,6 +222,11 @@ class RelayHost:
     def _said(self) -> str:
         return self.carrier.said() if self.carrier else ""
 
+    def check(self) -> None:
+        """Whatever carries packets has not ended."""
+        assert self.carrier
+        assert self.carrier.alive, self._said()
+
     def stop(self) -> None:
         carrier, self.carrier = self.carrier, None
         if carrier and carrier.alive:
@@ -254,11 +259,13 @@ class Fleet:
         for each in self.hosts:
             each.stop()
 
-    def peers(self, own: RelayHost, vector: int = 0, by_way_of: str = "") -> list[Peer]:
-        """Everybody but this host, or all in its place at another address."""
+    def peers(self, own: RelayHost, kinds: t.Sequence[str] = (), by_way_of: str = "") -> list[Peer]:
+        """Everybody but this host; or all at another address. A relay that may send vectors also
+        says that it reads them."""
+        both = zip(self.hosts, kinds or [""] * len(self.hosts))
         return [
-            Peer(each.subnet, by_way_of or each.address, vector)
-            for each in self.hosts
+            Peer(each.subnet, by_way_of or each.address, config.VECTOR if kind == "vector" else 0)
+            for each, kind in both
             if each is not own
         ]
 
@@ -266,13 +273,11 @@ class Fleet:
         """What each host has: ``plain``, ``relay`` or ``vector``, a relay that may send vectors."""
         assert len(kinds) == len(self.hosts)
         for each, kind in zip(self.hosts, kinds):
+            peers = self.peers(each, kinds, by_way_of)
             if kind == "plain":
-                each.start_plain(self.peers(each, 0, by_way_of))
+                each.start_plain(peers)
             else:
-                format_ = config.VECTOR if kind == "vector" else 0
-                each.start_relay(
-                    self.peers(each, format_, by_way_of), vector=kind == "vector", **settings
-                )
+                each.start_relay(peers, vector=kind == "vector", **settings)
 
     def forward(self, **chances: float) -> str:
         """A bad way between the first two hosts; its address."""
