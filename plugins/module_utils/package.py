@@ -5,10 +5,11 @@
 
     <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
     <prefix>/lib/flatnet/current                        a link to the one in use
-    <prefix>/sbin/flatnet-sync                          starts the one in use
+    <prefix>/sbin/flatnet-sync, flatnet-relay           start the one in use
 
 The sources are those that the running module was itself imported from: Ansible sends a module what
-it imports, so nothing else has to be copied to a host.
+it imports, so nothing else has to be copied to a host. All programs are in the one package, which
+is there for as long as one of their commands is; each consists of some of its sources.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from .errors import FlatnetError
 
 VERSION = "0.1.0"  # the collection's, as in galaxy.yml
 NAME = "flatnet"
-# What is run; all that they import comes along.
-PROGRAMS = ("sync", "supervisor")
+# What is run, and by which command; all that they import comes along.
+COMMANDS = {"sync": "flatnet-sync", "relay": "flatnet-relay"}
+_PROGRAMS = (*COMMANDS, "supervisor")
+_VERSION_FILE = "__init__.py"
 
 _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 _LAUNCHER = """\
@@ -41,7 +44,7 @@ import sys
 
 # The folder itself, not the link: an update must not mix two versions in one process.
 sys.path.insert(0, os.path.realpath("%s"))
-from flatnet.sync import main
+from flatnet.%s import main
 
 sys.exit(main())
 """
@@ -52,10 +55,12 @@ class NotInstalled(FlatnetError):
 
 
 class Installed(NamedTuple):
-    """What is in place: the version's name (None: nothing), and what is wrong with it."""
+    """What is in place: the version's name (None: nothing), and what is wrong with it. ``stale``
+    are the programs that consist of something else."""
 
     name: str | None
     flaws: tuple[str, ...]
+    stale: frozenset[str] = frozenset(COMMANDS)
 
     def __str__(self) -> str:
         if self.name is None:
@@ -66,36 +71,58 @@ class Installed(NamedTuple):
 
 def _payload() -> None:
     """Never called. Ansible looks for imports to find what to send along with a module."""
-    from . import sync  # noqa: F401, PLC0415
+    from . import relay, sync  # noqa: F401, PLC0415
 
 
-@functools.lru_cache(maxsize=1)
-def sources() -> dict[str, bytes]:
-    """The package's files, by their path in it."""
+@functools.cache
+def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
+    """A module's path in the package, its text, and the modules that it seems to import; None if
+    there is no such module, but what looked like an import in a docstring."""
+    spec = importlib.util.find_spec("%s.%s" % (__package__, name))
+    if spec is None or spec.loader is None:
+        if name in _PROGRAMS:
+            raise NotInstalled("module_utils/%s.py was not sent along to this host" % name)
+        return None
+    text: str = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
+    is_package = spec.submodule_search_locations is not None
+    path = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+    imported = _imported(name if is_package else name.rpartition(".")[0], text)
+    return path, text.encode(), tuple(imported)
+
+
+@functools.cache
+def _closure(*programs: str) -> dict[str, bytes]:
+    """The files that these consist of, by their path in the package."""
     found = {}
-    todo = list(PROGRAMS)
+    todo = list(programs)
     seen = set()
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
-        spec = importlib.util.find_spec("%s.%s" % (__package__, name))
-        if spec is None or spec.loader is None:
-            if name in PROGRAMS:
-                raise NotInstalled("module_utils/%s.py was not sent along to this host" % name)
-            continue  # what looked like an import in a docstring
-        text: str = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
-        is_package = spec.submodule_search_locations is not None
-        path = name.replace(".", "/")
-        found[path + ("/__init__.py" if is_package else ".py")] = text.encode()
-        todo += _imported(name if is_package else name.rpartition(".")[0], text)
+        source = _source(name)
+        if source:
+            found[source[0]] = source[1]
+            todo += source[2]
+    return found
+
+
+@functools.cache
+def sources() -> dict[str, bytes]:
+    """The package's files, by their path in it."""
+    found = dict(_closure(*_PROGRAMS))
     digest = hashlib.sha256()
     for path in sorted(found):
         digest.update(b"%s %d\n" % (path.encode(), len(found[path])) + found[path])
     version = "%s-%s" % (VERSION, digest.hexdigest()[:12])
-    found["__init__.py"] = b'__version__ = "%s"\n' % version.encode()
+    found[_VERSION_FILE] = b'__version__ = "%s"\n' % version.encode()
     return found
+
+
+def parts(program: str) -> frozenset[str]:
+    """The sources that a program, and what keeps it running, consist of."""
+    return frozenset(_closure(program, "supervisor"))
 
 
 def _imported(package: str, text: str) -> list[str]:
@@ -114,7 +141,7 @@ def _imported(package: str, text: str) -> list[str]:
 
 def version() -> str:
     """The name of the version that ``sources`` are."""
-    return sources()["__init__.py"].decode().split('"')[1]
+    return sources()[_VERSION_FILE].decode().split('"')[1]
 
 
 def directory(prefix: str) -> str:
@@ -126,15 +153,24 @@ def current(prefix: str) -> str:
     return os.path.join(directory(prefix), "current")
 
 
-def launcher_path(prefix: str) -> str:
-    return os.path.join(prefix, "sbin", "flatnet-sync")
+def launcher_path(prefix: str, program: str) -> str:
+    return os.path.join(prefix, "sbin", COMMANDS[program])
 
 
-def launcher(prefix: str, python: str) -> bytes:
-    """The file that is the command."""
+def launcher(prefix: str, python: str, program: str) -> str:
+    """The file that is the program's command."""
     if not os.path.isabs(python) or len(python.split()) != 1 or not os.access(python, os.X_OK):
         raise NotInstalled("python: %s is not the absolute path of an interpreter" % python)
-    return (_LAUNCHER % (python, current(prefix))).encode()
+    return _LAUNCHER % (python, current(prefix), program)
+
+
+def others(prefix: str, program: str) -> list[str]:
+    """The other programs that are in use."""
+    return [
+        each
+        for each in COMMANDS
+        if each != program and os.path.lexists(launcher_path(prefix, each))
+    ]
 
 
 def observe(prefix: str) -> Installed:
@@ -146,29 +182,36 @@ def observe(prefix: str) -> Installed:
         return Installed(None, ())
     flaws = _flaws(os.path.join(target, NAME), sources())
     name = os.path.basename(target).partition("+")[0]
+    same = name == version()
+    stale = frozenset(
+        program
+        for program in COMMANDS
+        # What another version has besides is nobody's any more; in this one somebody put it there.
+        if any(path in parts(program) or (same and path not in sources()) for path in flaws)
+    )
     # Another version differs, as it should.
-    return Installed(name, tuple(flaws) if name == version() else ())
+    return Installed(name, tuple(flaws.values()) if same else (), stale)
 
 
-def _flaws(top: str, wanted: dict[str, bytes]) -> list[str]:
-    """What is not as it was installed."""
-    flaws = []
-    seen = set()
+def _flaws(top: str, wanted: dict[str, bytes]) -> dict[str, str]:
+    """What is not as it was installed, by path."""
+    flaws = {path: "%s is missing" % path for path in sorted(wanted)}
     for folder, folders, files in os.walk(top):
         folders[:] = [each for each in folders if each != "__pycache__"]
+        for name in files:
+            path = os.path.join(folder, name)
+            short = os.path.relpath(path, top)
+            flaws.pop(short, None)
+            with open(path, "rb") as file:
+                if file.read() != wanted.get(short):
+                    flaws[short] = "%s was changed" % short
         for path in [folder, *(os.path.join(folder, name) for name in files)]:
             status = os.lstat(path)
             safe = 0o755 if stat.S_ISDIR(status.st_mode) else 0o644
             if stat.S_IMODE(status.st_mode) != safe or status.st_uid != os.geteuid():
-                flaws.append("%s has other permissions" % os.path.relpath(path, top))
-        for name in files:
-            path = os.path.join(folder, name)
-            short = os.path.relpath(path, top)
-            seen.add(short)
-            with open(path, "rb") as file:
-                if file.read() != wanted.get(short):
-                    flaws.append("%s was changed" % short)
-    return flaws + ["%s is missing" % path for path in sorted(set(wanted) - seen)]
+                short = os.path.relpath(path, top)
+                flaws.setdefault(short, "%s has other permissions" % short)
+    return flaws
 
 
 def install(prefix: str, python: str) -> None:
@@ -236,10 +279,12 @@ def clean(prefix: str) -> None:
             shutil.rmtree(path)
 
 
-def remove(prefix: str) -> None:
-    """Remove it all, and with it folders that ``install`` made."""
+def remove(prefix: str, program: str) -> None:
+    """Remove a command, and after the last one the package and folders that ``install`` made."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(launcher_path(prefix))
+        os.unlink(launcher_path(prefix, program))
+    if others(prefix, program):
+        return
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(directory(prefix))
     if os.path.dirname(prefix) not in ("/", "/usr"):  # the system's own, as /usr/local

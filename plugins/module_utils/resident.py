@@ -1,49 +1,33 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The resident program on a host: its package, its settings, and what keeps it running.
+"""A resident program on a host: its package, its command, its files, and what keeps it running.
 
-``plan`` observes and tells the steps that are missing; ``Plan.carry_out`` takes them. A run that is
-cut short leaves a mark, so that the next one starts the program anew although all files are right.
+A ``Plan`` observes and tells the steps that are missing; ``carry_out`` takes them. What is special
+to a program is in resident_sync.py and resident_relay.py.
+
+A program is started anew when something has changed that it reads only at its start, and not for
+what another program consists of. A run that is cut short leaves a mark, so that the next one starts
+the program anew although all files are right; a run that replaces the package under other programs
+leaves theirs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from . import package, services, state
-from .errors import FlatnetError, InvalidInput
+from .errors import FlatnetError
 from .services import Change, Service, Supervised, Systemd
-from .settings import DEFAULT_PATH, InvalidSettings, Settings, load, to_json
-
-RESTORE, SYNC = "flatnet-restore.service", "flatnet-sync.service"
-ONCE, TIMER = "flatnet-sync-once.service", "flatnet-sync.timer"
-SUPERVISED = "flatnet-sync"
-# With systemd: what each way of running it needs.
-MODES = {"service": (RESTORE, SYNC), "timer": (RESTORE, ONCE, TIMER), "none": (RESTORE,)}
-
-_UNITS = (RESTORE, SYNC, ONCE, TIMER)
-_MARK = os.path.join(services.RUN, "sync.changing")
-_PAUSE = 0.05
 
 
 class NotReady(FlatnetError):
     """The program was started and does not say that it runs."""
-
-
-class Wanted(NamedTuple):
-    """``units`` are the texts of systemd's units by name, on a host that has it."""
-
-    settings: Settings
-    mode: str
-    python: str
-    units: Mapping[str, str]
 
 
 class Step(NamedTuple):
@@ -54,196 +38,219 @@ class Step(NamedTuple):
     after: str
 
 
-class Plan:
-    """What is missing; ``steps`` is empty if nothing is."""
+class File(NamedTuple):
+    """A file that root writes; an empty ``content`` is none. ``restarts``: the program reads it at
+    its start, and not later."""
 
-    def __init__(self, prefix: str, wanted: Wanted | None) -> None:
+    path: str
+    content: str
+    mode: int = 0o644
+    restarts: bool = True
+
+
+class Plan:
+    """What is missing; ``steps`` is empty if nothing is.
+
+    ``python`` None: nothing of the program is to be left. ``obsolete`` are files to remove, and
+    ``traces`` those that nobody need be told of; ``first`` are steps that come before all others,
+    and ``restart`` says whether one of them asks for that.
+    """
+
+    program = ""  # as package names it
+    units: tuple[str, ...] = ()  # all that it may have with systemd
+    starting: tuple[str, ...] = ()  # those of them that start it
+    once: tuple[str, ...] = ()  # those that are run when they are new, and again by others
+
+    def __init__(
+        self,
+        prefix: str,
+        python: str | None,
+        files: Sequence[File],
+        obsolete: Iterable[str] = (),
+        traces: Sequence[str] = (),
+        first: Sequence[Step] = (),
+        restart: bool = False,
+    ) -> None:
         self._prefix = prefix
-        self._wanted = wanted
-        self.steps: list[Step] = []
-        self._manager = _manager(prefix, wanted)
-        self._obsolete = sorted(_files(_installed_settings()) - _files(wanted and wanted.settings))
-        self._settings_file = to_json(wanted.settings) if wanted else ""
+        self._python = python
+        self.command = package.launcher_path(prefix, self.program)
+        self._manager = _manager(prefix, python)
+        text = package.launcher(prefix, python, self.program) if python else ""
+        self._files = [File(self.command, text, 0o755), *files]
+        self.steps = list(first)
         before = package.observe(prefix)
-        self._installs = bool(wanted) and str(before) != package.version()
-        self._add(
-            "package", "%s\n" % str(before), "%s\n" % (package.version() if wanted else "none")
-        )
-        launcher = package.launcher(prefix, wanted.python) if wanted else b""
-        self._launcher = launcher.decode()
-        self._add_file(package.launcher_path(prefix), self._launcher, 0o755)
-        self._add_file(DEFAULT_PATH, self._settings_file, 0o600)
-        restart = os.path.exists(_MARK) or bool(self.steps)
+        keeps = package.others(prefix, self.program)
+        version = package.version() if python else (str(before) if keeps else "none")
+        self._installs = bool(python) and str(before) != version
+        self._stale = before.stale
+        self._add("package", "%s\n" % str(before), "%s\n" % version)
+        restart = restart or os.path.exists(_mark(self.program)) or self.program in before.stale
+        for file in self._files:
+            restart = (self._add_file(file) and file.restarts) or restart
+        self._traces = [*traces, _mark(self.program)]
+        self._obsolete = [path for path in obsolete if os.path.lexists(path)]
         for path in self._obsolete:
-            if os.path.exists(path):
-                self._add(path, "present\n", "absent\n")
+            self._add(path, "present\n", "absent\n")
         self._changes = self._plan_services(restart)
         self.restarts = any(
             each.restart or (each.after.running and not each.before.running)
             for each in self._changes
         )
 
+    @property
+    def systemd(self) -> bool:
+        """Whether systemd keeps the program running."""
+        return isinstance(self._manager, Systemd)
+
+    def services(self) -> list[Service]:
+        """Those that are wanted, if anything is."""
+        raise NotImplementedError
+
+    def shown(self, file: File, before: str) -> tuple[str, str]:
+        """What a file has and is to have, as the user may see it."""
+        return before, file.content
+
     def _add(self, where: str, before: str, after: str) -> None:
         if before != after:
             self.steps.append(Step(where, before, after))
 
-    def _add_file(self, path: str, after: str, mode: int) -> None:
-        """A step for a file whose content, permissions or owner differ."""
-        before = services.read_file(path)
-        if before == after and (not after or _is_private(path, mode)):
-            return
-        texts = [before, after]
-        if path == DEFAULT_PATH:
-            same = _password(before) == _password(after)
-            texts = [_masked(before, "hidden"), _masked(after, "hidden" if same else "another one")]
-        if after:
-            texts = [texts[0] + _permissions(path), texts[1] + "mode %04o, root's\n" % mode]
-        self._add(path, *texts)
+    def _add_file(self, file: File) -> bool:
+        """A step for a file whose content, permissions or owner differ; whether there is one."""
+        before = services.read_file(file.path)
+        present = os.path.lexists(file.path)
+        if before == file.content and (_is_private(file) if file.content else not present):
+            return False
+        texts = self.shown(file, before)
+        if file.content:
+            wanted = "mode %04o, root's\n" % file.mode
+            texts = (texts[0] + _permissions(file.path), texts[1] + wanted)
+        elif present and not before:
+            texts = ("present\n", "absent\n")
+        self._add(file.path, *texts)
+        return True
 
     def _plan_services(self, restart: bool) -> list[Change]:
-        wanted = {each.name: each for each in self._services()}
-        names = _UNITS if isinstance(self._manager, Systemd) else (SUPERVISED,)
+        wanted = {each.name: each for each in (self.services() if self._python else ())}
+        name = package.COMMANDS[self.program]
+        names, starting = (self.units, self.starting) if self.systemd else ((name,), (name,))
         changes = []
         for now in self._manager.read(names):
             after = wanted.get(now.name, Service(now.name))
             unknown = after.running is None or not (after.definition or now.definition)
             before = now._replace(running=after.running) if unknown else now
             # A timer goes on; what it starts next is the new one.
-            again = restart and bool(after.definition) and after.name in (SYNC, ONCE, SUPERVISED)
+            again = restart and bool(after.definition) and after.name in starting
             if before == after and not again:
                 continue
-            again = again or (after.name == ONCE and not before.definition)
+            again = again or (after.name in self.once and not before.definition)
             changes.append(Change(before, after, again))
             self._add(self._manager.path(after.name), before.definition, after.definition)
             anew = ", started anew" if again and (before.running or after.running is None) else ""
             self._add(after.name, "%s\n" % str(before), "%s%s\n" % (str(after), anew))
         return changes
 
-    def _services(self) -> list[Service]:
-        wanted = self._wanted
-        if wanted is None:
-            return []
-        if isinstance(self._manager, Systemd):
-            names = MODES[wanted.mode]
-            missing = [name for name in names if not wanted.units.get(name)]
-            if missing:
-                raise InvalidInput(
-                    "units: systemd runs this host, so mode %s needs the text of %s"
-                    % (wanted.mode, " and ".join(missing))
-                )
-            return [
-                Service(name, wanted.units[name], name != ONCE, name in (SYNC, TIMER) or None)
-                for name in names
-            ]
-        if wanted.mode == "none":
-            return []
-        program = package.launcher_path(self._prefix)
-        if wanted.mode == "service":
-            text = services.definition([program, "watch"])
-        else:
-            text = services.definition([program, "once"], wanted.settings.check_interval)
-        return [Service(SUPERVISED, text, True, True)]
-
     # --- act --------------------------------------------------------------------------------------
 
     def carry_out(self) -> None:
         """Take the steps."""
+        mask = os.umask(0o022)
         try:
-            if self._wanted:
-                self._put(self._wanted)
-            else:
+            if self._python is None:
                 self._remove()
+            elif self.steps:
+                self._put(self._python)
         except OSError as error:
             raise FlatnetError("%s: %s" % (error.filename, error.strerror)) from None
+        finally:
+            os.umask(mask)
 
-    def _put(self, wanted: Wanted) -> None:
-        if self.steps:
-            state.replace(_MARK, b"", 0o644)
-            if self._installs:
-                package.install(self._prefix, wanted.python)
-            launcher = package.launcher_path(self._prefix)
-            state.replace_if_changed(launcher, self._launcher.encode(), 0o755)
-            os.chmod(launcher, 0o755)
-            if wanted.settings.metrics_file:
-                os.makedirs(os.path.dirname(wanted.settings.metrics_file), exist_ok=True)
-            os.makedirs(os.path.dirname(DEFAULT_PATH), mode=0o755, exist_ok=True)
-            state.replace(DEFAULT_PATH, self._settings_file.encode(), 0o600)
-            begin = time.time()
-            self._manager.change(self._changes)
-            package.clean(self._prefix)
-            for path in self._obsolete:
-                _unlink(path)
-            if self.restarts:
-                self._await(wanted.settings, begin)
-        if wanted.mode == "none":
-            # Nothing else leaves on disk what is restored at boot.
-            services.run([package.launcher_path(self._prefix), "once"])
-        _unlink(_MARK)
+    def prepare(self) -> None:
+        """What has to be there before the rest."""
+
+    def ready(self, begin: float) -> bool:
+        """Whether the program, started since ``begin`` if it had to be, says that it runs."""
+        raise NotImplementedError
+
+    patience = 15.0
+
+    def _put(self, python: str) -> None:
+        state.replace(_mark(self.program), b"", 0o644)
+        self.prepare()
+        if self._installs:
+            for other in package.others(self._prefix, self.program):
+                if other in self._stale:
+                    state.replace(_mark(other), b"", 0o644)
+            package.install(self._prefix, python)
+        for file in self._files:
+            if file.content and not _is(file):
+                state.replace(file.path, file.content.encode(), file.mode)
+        begin = time.time()
+        self._manager.change(self._changes)
+        package.clean(self._prefix)
+        for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
+            unlink(path)
+        self.wait(begin)
+        unlink(_mark(self.program))
+
+    def wait(self, begin: float) -> None:
+        """Until the program is ready; raises NotReady."""
+        until = time.monotonic() + self.patience
+        while not self.ready(begin):
+            if time.monotonic() > until:
+                raise NotReady(
+                    "%s does not get ready within %d seconds; %s"
+                    % (package.COMMANDS[self.program], self.patience, self.said())
+                )
+            time.sleep(_PAUSE)
+
+    def said(self) -> str:
+        """The last lines that the program logged."""
+        return self._manager.said([each.name for each in self.services()])
 
     def _remove(self) -> None:
         self._manager.change(self._changes)
-        for path in (*self._obsolete, DEFAULT_PATH, Settings().status_file, _MARK):
-            _unlink(path)
-        package.remove(self._prefix)
-        for path in (*self._obsolete, DEFAULT_PATH):
+        paths = [*self._obsolete, *(file.path for file in self._files), *self._traces]
+        for path in paths:
+            unlink(path)
+        package.remove(self._prefix, self.program)
+        for path in paths:
             # Only if it is empty.
             if os.path.basename(os.path.dirname(path)) == package.NAME:
                 with contextlib.suppress(OSError):
                     os.rmdir(os.path.dirname(path))
 
-    def _await(self, settings: Settings, begin: float) -> None:
-        """Wait until a program that was started since ``begin`` has told how it is doing."""
-        etcd = settings.etcd
-        seconds = etcd.timeout * (len(etcd.endpoints) + 1) + 15
-        until = time.monotonic() + seconds
-        while status(settings).get("started", 0.0) < begin:
-            if time.monotonic() > until:
-                names = [each.after.name for each in self._changes if each.after.definition]
-                raise NotReady(
-                    "flatnet-sync does not get ready within %d seconds; %s"
-                    % (seconds, self._manager.said(names))
-                )
-            time.sleep(_PAUSE)
+
+_PAUSE = 0.05
 
 
-def status(settings: Settings) -> dict[str, Any]:
-    """What the program says about itself; empty if nothing."""
-    try:
-        found = json.loads(services.read_file(settings.status_file))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _mark(program: str) -> str:
+    return os.path.join(services.RUN, program + ".changing")
 
 
-def _manager(prefix: str, wanted: Wanted | None) -> Systemd | Supervised:
+def _manager(prefix: str, python: str | None) -> Systemd | Supervised:
     if services.has_systemd():
         return Systemd()
     program = os.path.join(package.current(prefix), package.NAME, "supervisor.py")
-    return Supervised(program, wanted.python if wanted else "")
+    return Supervised(program, python or "")
 
 
-def _installed_settings() -> Settings | None:
-    try:
-        return load(DEFAULT_PATH)
-    except InvalidSettings:
-        return None
-
-
-def _files(settings: Settings | None) -> set[str]:
-    """What the program writes for itself, and nobody else."""
-    if settings is None:
-        return set()
-    return {path for path in (settings.state_file, settings.metrics_file) if path}
-
-
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
-def _is_private(path: str, mode: int) -> bool:
-    found = os.lstat(path)
-    return stat.S_IMODE(found.st_mode) == mode and found.st_uid == os.geteuid()
+def _is(file: File) -> bool:
+    return services.read_file(file.path) == file.content and _is_private(file)
+
+
+def _is_private(file: File) -> bool:
+    """Whether it has its permissions and is root's."""
+    found = os.lstat(file.path)
+    return (
+        stat.S_ISREG(found.st_mode)
+        and stat.S_IMODE(found.st_mode) == file.mode
+        and found.st_uid == os.geteuid()
+    )
 
 
 def _permissions(path: str) -> str:
@@ -253,22 +260,3 @@ def _permissions(path: str) -> str:
         return ""
     owner = "root" if found.st_uid == os.geteuid() else "user %d" % found.st_uid
     return "mode %04o, %s's\n" % (stat.S_IMODE(found.st_mode), owner)
-
-
-def _password(text: str) -> str:
-    try:
-        return str(json.loads(text)["etcd"]["password"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _masked(text: str, password: str) -> str:
-    """Settings as they may be shown."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return "(not JSON)\n"
-    if not _password(text):
-        return text
-    found["etcd"]["password"] = password
-    return json.dumps(found, indent=2, sort_keys=True) + "\n"

@@ -190,9 +190,9 @@ class Supervised:
             os.close(handle)
 
 
-def definition(command: Sequence[str], every: float = 0.0) -> str:
-    """A command for Supervised; one that is to end is run again after ``every`` seconds."""
-    return json.dumps({"command": list(command), "every": every}) + "\n"
+def definition(command: Sequence[str], every: float = 0.0, pause: float = 0.0) -> str:
+    """A command for Supervised; see supervisor.py."""
+    return json.dumps({"command": list(command), "every": every, "pause": pause}) + "\n"
 
 
 def has_systemd() -> bool:
@@ -228,7 +228,8 @@ def _systemctl(*arguments: str) -> str:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str]:
-    program = shutil.which(command[0])
+    # Some users' path is without the system's own commands.
+    program = shutil.which(command[0]) or shutil.which(command[0], path="/usr/sbin:/sbin")
     if not program:
         raise ServiceFailed("%s is not there" % command[0])
     try:

@@ -5,10 +5,11 @@
 
     python3 -I supervisor.py DEFINITION
 
-DEFINITION is a file of JSON: ``command``, and ``every`` (seconds; 0 for a program that is to run
-for ever). Beside it are, with its name, ``.pid``, which the supervisor holds locked for as long as
-it lives, and ``.log``, what it and the program say. It returns once it supervises, and ends on
-SIGTERM, its program first. A script of its own: imports nothing of the package.
+DEFINITION is a file of JSON: ``command``; ``every`` (seconds; 0 for a program that is to run for
+ever); ``pause`` (seconds before one that ended is started again; 0: longer each time). Beside it
+are, with its name, ``.pid``, which the supervisor holds locked for as long as it lives, and
+``.log``, what it and the program say. It returns once it supervises, and ends on SIGTERM, its
+program first. A script of its own: imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Supervisor:
             found = json.load(file)
         self._command: list[str] = found["command"]
         self._every: float = found["every"]
+        self._pause_always: float = found["pause"]
         self._log = log_path(definition)
 
     def run(self) -> None:
@@ -79,6 +81,7 @@ class Supervisor:
             else:
                 steady = time.monotonic() - begin > _STEADY
                 pause = _FIRST_PAUSE if steady else min(pause * 2, _LONGEST_PAUSE)
+                pause = self._pause_always or pause
                 self._say("ended with status %d; it is started again" % status)
             if self._pause(pause):
                 return

@@ -158,7 +158,7 @@ sync:
 import os
 import sys
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import package, resident
+from ansible_collections.flatnet.overlay.plugins.module_utils import package, resident_sync
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
@@ -215,7 +215,7 @@ def wanted(module):
     if option["state"] == "absent":
         return None
     python = option["python"] or sys.executable
-    return resident.Wanted(settings(module), option["mode"], python, option["units"])
+    return resident_sync.Wanted(settings(module), option["mode"], python, option["units"])
 
 
 def report(module, plan, chosen):
@@ -223,7 +223,7 @@ def report(module, plan, chosen):
     changed = bool(plan.steps)
     result = {}
     if chosen and not module.check_mode:
-        status = resident.status(chosen.settings)
+        status = resident_sync.status(chosen.settings)
         warn_each(module, [each["text"] for each in status.get("errors", ())], "errors of the sync")
         # It is run in the foreground here, to its end.
         changed = changed or (chosen.mode == "none" and bool(status.get("changes")))
@@ -231,7 +231,7 @@ def report(module, plan, chosen):
     module.exit_json(
         changed=changed,
         version=package.version() if chosen else None,
-        command=package.launcher_path(module.params["prefix"]),
+        command=plan.command,
         restarted=plan.restarts,
         diff=[
             {
@@ -250,7 +250,7 @@ def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
         chosen = wanted(module)
-        plan = resident.Plan(module.params["prefix"], chosen)
+        plan = resident_sync.Plan(module.params["prefix"], chosen)
         if not module.check_mode:
             plan.carry_out()
         report(module, plan, chosen)

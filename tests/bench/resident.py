@@ -21,7 +21,7 @@ from .measure import cpu_seconds, resident
 
 _PREFIX = "/etc/flatnet"
 SETTINGS = "/etc/flatnet/sync.json"
-COMMAND = package.launcher_path(_PREFIX)
+COMMAND = package.launcher_path(_PREFIX, "sync")
 _PATIENCE = 60.0
 _MAIN_TABLE_LENGTH = 24
 _ROUTE_GROUP = 7
@@ -35,7 +35,7 @@ def install() -> None:
     package.install(_PREFIX, inside.PYTHON)
     path = Path(COMMAND)
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(package.launcher(_PREFIX, inside.PYTHON))
+    path.write_text(package.launcher(_PREFIX, inside.PYTHON, "sync"), encoding="utf-8")
     path.chmod(0o755)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import package
@@ -15,26 +16,43 @@ from ansible_collections.flatnet.overlay.plugins.module_utils import package
 REPOSITORY = Path(__file__).resolve().parents[2]
 _IMPORTS = """
 import sys
-import flatnet.sync
+import flatnet.%s
 print(*(name for name in sys.modules if name.startswith("flatnet.")))
 """
 
 
-def test_it_is_what_the_program_imports_and_the_supervisor(tmp_path: Path) -> None:
-    for path, content in package.sources().items():
-        file = tmp_path / "flatnet" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+def imported(program: str, top: Path) -> set[str]:
+    """The package's modules that a program imports; ``top`` has the package."""
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORTS],
-        env={"PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-c", _IMPORTS % program],
+        env={"PYTHONPATH": str(top)},
         capture_output=True,
         text=True,
         check=True,
     )
-    imported = {re.sub(r"^flatnet\.", "", name).replace(".", "/") for name in done.stdout.split()}
-    there = {re.sub(r"(/__init__)?\.py$", "", path) for path in package.sources()}
-    assert there - {"__init__", "supervisor"} == imported
+    return {re.sub(r"^flatnet\.", "", name).replace(".", "/") for name in done.stdout.split()}
+
+
+def modules(paths: Iterable[str]) -> set[str]:
+    return {re.sub(r"(/__init__)?\.py$", "", path) for path in paths}
+
+
+def test_it_is_what_the_programs_import_and_the_supervisor(tmp_path: Path) -> None:
+    for path, content in package.sources().items():
+        file = tmp_path / "flatnet" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    found = {program: imported(program, tmp_path) for program in package.COMMANDS}
+    for program, names in found.items():
+        assert modules(package.parts(program)) == names | {"supervisor"}
+    both = set().union(*found.values())
+    assert modules(package.sources()) == both | {"__init__", "supervisor"}
+
+
+def test_a_program_consists_of_what_it_needs() -> None:
+    assert "_relay/vector.py" in package.parts("relay")
+    assert "etcd.py" not in package.parts("relay")
+    assert "_relay/vector.py" not in package.parts("sync")
 
 
 def test_nothing_of_ansible_is_in_it() -> None:
