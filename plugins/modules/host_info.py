@@ -29,6 +29,16 @@ options:
     type: list
     elements: str
     default: []
+  files:
+    description: Files to look for.
+    type: list
+    elements: str
+    default: []
+  sysctls:
+    description: Kernel parameters to look for that are numbers, as V(net.core.rmem_max).
+    type: list
+    elements: str
+    default: []
   services:
     description: Services that may have to take up new configuration.
     type: list
@@ -88,6 +98,16 @@ unloaded_modules:
   type: list
   elements: str
   returned: success
+files:
+  description: Those of O(files) that are there.
+  type: list
+  elements: str
+  returned: success
+sysctls:
+  description: Those of O(sysctls) that can be set on this host, and their values.
+  type: dict
+  returned: success
+  sample: {net.core.rmem_max: 212992}
 ip_forward:
   description: Whether the host forwards IPv4.
   type: bool
@@ -129,6 +149,7 @@ import importlib
 import json
 import os
 import re
+import stat
 import sys
 import time
 
@@ -139,6 +160,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
 ARGUMENTS = {
     "commands": {"type": "list", "elements": "str", "default": []},
     "modules": {"type": "list", "elements": "str", "default": []},
+    "files": {"type": "list", "elements": "str", "default": []},
+    "sysctls": {"type": "list", "elements": "str", "default": []},
     "services": {
         "type": "list",
         "elements": "dict",
@@ -187,6 +210,16 @@ def loadable(names):
         if re.search(r"(^|/)%s\.ko\S*:" % re.escape(name), index, re.MULTILINE)
     ]
     return files, [name for name in files if not os.path.isdir("/sys/module/" + name)]
+
+
+def sysctls(names):
+    """Values of kernel parameters; some are there in a network namespace, and cannot be set."""
+    paths = {name: "/proc/sys/" + name.replace(".", "/") for name in names}
+    return {
+        name: int(read(path))
+        for name, path in paths.items()
+        if os.path.exists(path) and os.stat(path).st_mode & stat.S_IWUSR
+    }
 
 
 def services(module, wanted):
@@ -241,6 +274,8 @@ def main():
         missing_commands=[name for name in option["commands"] if not module.get_bin_path(name)],
         loadable_modules=files,
         unloaded_modules=unloaded,
+        files=[path for path in option["files"] if os.path.exists(path)],
+        sysctls=sysctls(option["sysctls"]),
         ip_forward=read("/proc/sys/net/ipv4/ip_forward").strip() == "1",
         systemd=systemd,
         networkd=systemd and any(os.path.exists(path) for path in NETWORKD),
