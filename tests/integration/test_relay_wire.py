@@ -182,6 +182,17 @@ def test_packets_that_come_together_are_those_that_were_sent(ends: Ends) -> None
     assert len(ends.pod.received(41)) == 41
 
 
+def test_what_is_behind_a_datagram_is_no_part_of_it(ends: Ends) -> None:
+    """UDP has a length of its own. Here both lengths make a good checksum."""
+    grams = [udp(THERE, HERE, 1, 2, b"%02d" % n, ident=n, frag=0) for n in range(9)]
+    found = []
+    for number, gram in enumerate(grams):
+        padded = gram[20:] + struct.pack("!H", 0xFFFF - 2)
+        found.append(packets.ipv4(THERE, HERE, packets.UDP, padded, ident=number, frag=0))
+    ends.wire.send_together(found)
+    assert ends.pod.received(9) == [hop(each, 2) for each in found]
+
+
 def test_the_outer_packet(ends: Ends) -> None:
     """8285 to 8285, a checksum that is right, and DF."""
     with Frames(ends.host.fleet.bare[0]) as outer:

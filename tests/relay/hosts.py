@@ -24,7 +24,7 @@ from pathlib import Path
 from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config
 
 from tests.lab import Host, Lab, Pod
-from tests.lab.system import ip_batch
+from tests.lab.system import ip_batch, netns_pids
 from tests.relay.sockets import offload
 
 NETWORK = "10.5.0.0/16"
@@ -149,7 +149,7 @@ class RelayHost:
         words = ["%s=%s" % (peer.subnet, peer.address) for peer in peers]
         argv = [PYTHON, str(_HERE / "flannel_peer.py"), DEVICE, self.address, str(PORT), *words]
         self._begin(argv)
-        wait(lambda: "ready" in self._said(), 5, "the plain peer")
+        wait(lambda: "ready" in self.said(), 5, "the plain peer")
 
     def start_relay(self, peers: t.Iterable[Peer], **settings: t.Any) -> None:
         """The relay of the working tree."""
@@ -219,13 +219,26 @@ class RelayHost:
         assert self.carrier is None
         self.carrier = Running(self.host, argv, env)
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """What is in its journal."""
         return self.carrier.said() if self.carrier else ""
+
+    def revive(self) -> None:
+        """A relay that a test has ended or stopped is not the next test's trouble."""
+        try:
+            self.ask("status", 1)
+        except OSError:
+            if self.carrier:
+                for pid in netns_pids([self.host.netns]):
+                    os.kill(pid, signal.SIGKILL)
+                self.carrier.process.wait()
+            self.carrier = None
+            self.run_relay()
 
     def check(self) -> None:
         """Whatever carries packets has not ended."""
         assert self.carrier
-        assert self.carrier.alive, self._said()
+        assert self.carrier.alive, self.said()
 
     def stop(self) -> None:
         carrier, self.carrier = self.carrier, None
