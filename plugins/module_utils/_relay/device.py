@@ -5,8 +5,8 @@
 
 Everything that makes it fast is probed, and done without where the kernel lacks it:
 
-- frames of up to 64 KB from the device instead of packets (TUNSETOFFLOAD): TCP segments not yet
-  cut (TSO), UDP datagrams likewise (USO, from Linux 6.2), checksums left to whoever sends;
+- frames of up to 64 KB from and to the device instead of packets (TUNSETOFFLOAD): TCP segments not
+  yet cut (TSO), UDP datagrams likewise (USO, from Linux 6.2), checksums left to whoever sends;
 - one sendmsg for many datagrams (UDP_SEGMENT, from 4.18);
 - many datagrams in one recvmsg (UDP_GRO, from 5.0).
 
@@ -47,7 +47,8 @@ class DeviceUnavailable(FlatnetError):
 
 
 class Queue(NamedTuple):
-    """One queue of the device. ``offload`` is one of the names above."""
+    """One queue of the device. ``offload``: the best that the kernel can do, one of the names
+    above."""
 
     fileno: int
     offload: str
@@ -58,9 +59,14 @@ class Queue(NamedTuple):
         """Whether datagrams of UDP may be written many at once."""
         return self.offload == "tso+uso"
 
+    def ask_for_frames(self, wanted: bool) -> None:
+        """Have the device give frames as it can, or packets, cut and with their checksums."""
+        bits = dict(_OFFLOADS)[self.offload if wanted else "none"]
+        fcntl.ioctl(self.fileno, _TUNSETOFFLOAD, bits)
 
-def attach(device: str, offload: bool = True) -> Queue:
-    """Open a queue of a device that is there; raises DeviceUnavailable."""
+
+def attach(device: str) -> Queue:
+    """Open a queue of a device that is there; it gives packets. Raises DeviceUnavailable."""
     try:
         socket.if_nametoindex(device)  # the next would make it
         descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -71,7 +77,9 @@ def attach(device: str, offload: bool = True) -> Queue:
     try:
         multiple = _attach(descriptor, device)
         fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("=i", VNET))
-        return Queue(descriptor, _set_offload(descriptor, offload), multiple)
+        queue = Queue(descriptor, _probe(descriptor), multiple)
+        queue.ask_for_frames(False)
+        return queue
     except OSError as error:
         os.close(descriptor)
         hints = {
@@ -98,8 +106,8 @@ def _attach(descriptor: int, device: str) -> bool:
     return False
 
 
-def _set_offload(descriptor: int, wanted: bool) -> str:
-    for name, bits in _OFFLOADS if wanted else _OFFLOADS[-1:]:
+def _probe(descriptor: int) -> str:
+    for name, bits in _OFFLOADS:
         try:
             fcntl.ioctl(descriptor, _TUNSETOFFLOAD, bits)
         except OSError as error:

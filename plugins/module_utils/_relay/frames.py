@@ -13,10 +13,11 @@ carry it become one.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from operator import add
+from typing import Any, NamedTuple
 
-from .checksum import field, total
+from .checksum import MOST, all_are, field, total
 
 NEEDS_CSUM = 1
 GSO_NONE, GSO_TCP4, GSO_UDP, GSO_ECN = 0, 1, 5, 0x80
@@ -54,7 +55,7 @@ def cut_tcp(frame: View, size: int) -> Cut:
     start = (frame[0] & 15) * 4
     head = start + (frame[start + 12] >> 4) * 4 if len(frame) >= start + 20 else 0
     length = len(frame)
-    if head < start + 20 or head >= length or size <= 0:
+    if start < 20 or head < start + 20 or head >= length or size <= 0:
         raise Malformed
     pack = _tcp_header(start, head)
     ip_options = bytes(frame[20:start])
@@ -141,7 +142,7 @@ def cut_udp(frame: View, size: int) -> Cut:
     start = (frame[0] & 15) * 4
     head = start + 8
     length = len(frame)
-    if head >= length or size <= 0:
+    if start < 20 or head >= length or size <= 0:
         raise Malformed
     first = bytes(frame[0:2])
     ident = frame[4] << 8 | frame[5]
@@ -187,12 +188,14 @@ def complete(packet: View, start: int, offset: int) -> bool:
     return True
 
 
-# ver/ihl and TOS, length, ident, flags to protocol, checksum, addresses and ports, then TCP's
-# sequence, acknowledgement and offset, flags, window, checksum, the rest of the header.
-_TCP_COLUMNS = "!2sHH4sH12sI5sB2sH%ds%dx"
-_UDP_COLUMNS = "!2sHH4sH12sHH%dx"
+# Version to length, ident, flags to protocol, checksum, addresses and ports; then TCP's sequence,
+# acknowledgement to window, and what follows the checksum.
+_TCP_COLUMNS = "!4sH4sH12sI8s2x%ds%dx"
+_UDP_COLUMNS = "!4sH4sH12s2s2x%dx"
 _COLUMNS: dict[tuple[int, int, int], struct.Struct] = {}
 _MOST_COLUMNS = 4096
+
+Row = tuple  # of one packet's fields, as above
 
 
 def _columns(protocol: int, head: int, length: int) -> struct.Struct:
@@ -212,103 +215,129 @@ def _columns(protocol: int, head: int, length: int) -> struct.Struct:
 def joinable(packets: View, length: int, count: int, udp: bool) -> int:
     """How many of the first of ``count`` packets of ``length`` bytes each (the last may be shorter)
     can be one frame; 1 if that is not to be had. They are checked in full, checksums too."""
+    if length < 28:
+        return 1
     protocol = packets[9]
     if packets[0] != 0x45 or (packets[6] << 8 | packets[7]) & _FRAGMENT:
         return 1
     if protocol == TCP and length > 40:
         head = 20 + (packets[32] >> 4) * 4
-        if packets[33] & ~(_PSH | _ECE) != _ACK or packets[33] & _PSH or not 40 <= head < length:
+        flags = packets[33]
+        if flags & ~_ECE != _ACK or not 40 <= head < length or packets[38] or packets[39]:
             return 1
-        return _joinable_tcp(packets, head, length, count)
-    if protocol == UDP and udp and length > 28 and (packets[26] or packets[27]):
-        return _joinable_udp(packets, length, count)
-    return 1
+    elif protocol == UDP and udp and length > 28:
+        head = 28
+        if not (packets[26] or packets[27]):
+            return 1  # without a checksum, which a frame's packets cannot be
+    else:
+        return 1
+    most = min(count, MOST)
+    whole = min(len(packets) // length, most)
+    rows = _columns(protocol, head, length).iter_unpack(packets[: whole * length])
+    last: Row | None = None
+    size = len(packets) - whole * length
+    if whole < most and size > head:
+        last = _columns(protocol, head, size).unpack_from(packets, whole * length)
+    good = _alike(list(zip(*rows)), whole, length - head, last, size)
+    while good > 1:
+        # What the IP header's checksum does not cover; 0 with the pseudo header's sum, if sound.
+        pieces = [packets[at + 20 : at + length] for at in range(0, good * length, length)]
+        flow = total(packets[12:20]) + protocol
+        full = -(flow + length - 20)
+        if good > whole or protocol == UDP:
+            # The last one's length differs, and with it what it must sum up to.
+            tail = flow + len(pieces[-1]) + total(pieces[-1])
+            if tail % 65535 or (protocol == UDP and not _udp_checked(packets, length, good)):
+                good -= 1
+                continue
+            pieces.pop()
+        if not pieces or all_are(pieces, full):
+            break
+        # One of them is not sound; it goes alone, and whatever is before and after it does not.
+        good = _first(len(pieces), lambda n: (total(pieces[n]) - full) % 65535)
+    return max(good, 1)
 
 
-def _alike(column: tuple[object, ...], most: int) -> int:
+def _udp_checked(packets: View, length: int, count: int) -> bool:
+    """Whether all of them have a checksum."""
+    return not any(
+        packets[at + 26] == 0 and packets[at + 27] == 0 for at in range(0, count * length, length)
+    )
+
+
+def _alike(
+    columns: list[tuple[Any, ...]], whole: int, size: int, last: Row | None, last_length: int
+) -> int:
+    """How many packets' headers, of ``whole`` and perhaps a shorter ``last`` one, are what those of
+    one frame would be."""
+    starts, idents, middles, checks, flows, *transport = columns
+    good = whole
+    for column in (starts, middles, flows):
+        good = _same(column, good)
+    # Sums of the IPv4 headers.
+    fixed = total(starts[0] + b"\0\0" + middles[0]) + total(flows[0][:8])
+    wanted = -fixed % 65535
+    sums = set(map(add, idents, checks))
+    if not sums <= {wanted, wanted + 65535, wanted + 131070}:
+        good = _first(good, lambda n: (idents[n] + checks[n] - wanted) % 65535)
+    apart = middles[0][0] & 0x40  # DF: identifications mean nothing (RFC 6864)
+    if not apart:
+        good = _first(good, lambda n: idents[n] != (idents[0] + n) & 0xFFFF)
+    ended = False
+    if len(transport) == 3:
+        sequences, controls, rests = transport
+        good = _same(rests, good)
+        begin = sequences[0]
+        if sequences != tuple(range(begin, begin + whole * size, size)):
+            good = _first(good, lambda n: sequences[n] != (begin + n * size) & 0xFFFFFFFF)
+        same = _same(controls, good)
+        # The next may end the frame.
+        ended = same < good and _ends(controls[0], controls[same])
+        good = same + 1 if ended else same
+    else:
+        good = _same(transport[0], good)
+    if last is None or good < whole or ended:
+        return good
+    start, ident, middle, check, flow, *rest = last
+    sound = (
+        start[:2] == starts[0][:2]
+        and start[2:] == last_length.to_bytes(2, "big")
+        and middle == middles[0]
+        and flow == flows[0]
+        and not (total(start + b"\0\0" + middle) + total(flow[:8]) + ident + check) % 65535
+        and (apart or ident == (idents[0] + whole) & 0xFFFF)
+    )
+    if sound and len(transport) == 3:
+        sound = (
+            rest[0] == (transport[0][0] + whole * size) & 0xFFFFFFFF
+            and (rest[1] == controls[0] or _ends(controls[0], rest[1]))
+            and rest[2] == rests[0]
+        )
+    elif sound:
+        sound = rest[0] == (last_length - 20).to_bytes(2, "big")
+    return whole + 1 if sound else whole
+
+
+def _ends(first: bytes, other: bytes) -> bool:
+    """Whether acknowledgement to window differ in FIN or PSH only."""
+    return (
+        first[:5] == other[:5]
+        and first[6:] == other[6:]
+        and not (first[5] ^ other[5]) & ~(_FIN | _PSH)
+    )
+
+
+def _same(column: tuple[Any, ...], most: int) -> int:
     """How many of the first are equal to the first."""
     first = column[0]
     if column.count(first) == len(column):
-        return min(len(column), most)
-    for number in range(1, most):
-        if column[number] != first:
-            return number
-    return most
+        return most
+    return _first(most, lambda n: column[n] != first)
 
 
-def _joinable_tcp(packets: View, head: int, length: int, count: int) -> int:
-    columns = _columns(TCP, head, length)
-    whole = len(packets) // length
-    rows = list(columns.iter_unpack(packets[: whole * length]))
-    if whole < count:  # the shorter last one
-        size = len(packets) - whole * length
-        if size > head:
-            rows.append(
-                _columns(TCP, head, size).unpack_from(packets, whole * length)
-            )
-    first, lengths, idents, middles, checks, flows, sequences, acks, flags, windows, sums, rests = (
-        zip(*rows)
-    )
-    most = len(rows)
-    for column in (first, middles, flows, acks, windows, rests):
-        most = _alike(column, most)
-    if rests[0][:2] != b"\0\0":  # an urgent pointer
-        return 1
-    size = length - head
-    sequence = sequences[0]
-    apart = middles[0][0] & 0x40  # DF: identifications mean nothing (RFC 6864)
-    fixed = total(first[0] + b"\0\0\0\0" + middles[0]) + total(flows[0][:8])
-    tcp_fixed = total(flows[0][:8]) + TCP
-    good = 0
-    for number in range(most):
-        at = number * length
-        whole = lengths[number]
-        flag = flags[number]
-        if (
-            sequences[number] != (sequence + number * size) & 0xFFFFFFFF
-            or (not apart and idents[number] != (idents[0] + number) & 0xFFFF)
-            or whole != (length if at + length <= len(packets) else len(packets) - at)
-            or (flag ^ flags[0]) & ~(_PSH | _FIN)
-            or (fixed + whole + idents[number] + checks[number]) % 65535
-            or (tcp_fixed + whole - 20 + total(packets[at + 20 : at + whole])) % 65535
-        ):
-            break
-        good += 1
-        if flag & (_PSH | _FIN):
-            break
-    return max(good, 1)
-
-
-def _joinable_udp(packets: View, length: int, count: int) -> int:
-    columns = _columns(UDP, 28, length)
-    whole = len(packets) // length
-    rows = list(columns.iter_unpack(packets[: whole * length]))
-    if whole < count:
-        size = len(packets) - whole * length
-        if size > 28:
-            rows.append(_columns(UDP, 28, size).unpack_from(packets, whole * length))
-    first, lengths, idents, middles, checks, flows, inners, sums = zip(*rows)
-    most = len(rows)
-    for column in (first, middles, flows):
-        most = _alike(column, most)
-    apart = middles[0][0] & 0x40
-    fixed = total(first[0] + b"\0\0\0\0" + middles[0]) + total(flows[0][:8])
-    udp_fixed = total(flows[0][:8]) + UDP
-    good = 0
-    for number in range(most):
-        at = number * length
-        whole = lengths[number]
-        if (
-            not sums[number]
-            or (not apart and idents[number] != (idents[0] + number) & 0xFFFF)
-            or whole != (length if at + length <= len(packets) else len(packets) - at)
-            or inners[number] != whole - 20
-            or (fixed + whole + idents[number] + checks[number]) % 65535
-            or (udp_fixed + whole - 20 + total(packets[at + 20 : at + whole])) % 65535
-        ):
-            break
-        good += 1
-    return max(good, 1)
+def _first(most: int, wrong: Callable[[int], Any]) -> int:
+    """How many come before the first that is wrong."""
+    return next((number for number in range(most) if wrong(number)), most)
 
 
 def join(packets: View, length: int, count: int) -> list[bytes | View]:
@@ -333,7 +362,8 @@ def join(packets: View, length: int, count: int) -> list[bytes | View]:
         header[26:28] = partial.to_bytes(2, "big")
         start = VNET.pack(NEEDS_CSUM, GSO_UDP, head, size, 20, 6)
     parts: list[bytes | View] = [start + header]
-    parts += [packets[at + head : min(at + length, end)] for at in range(0, end, length)]
+    packets = packets[:end]
+    parts += [packets[at + head : at + length] for at in range(0, end, length)]
     return parts
 
 

@@ -312,7 +312,7 @@ class Relay:
             "offload": self._offload,
             "workers": len(self._children),
             "table": {"revision": self._table.revision, "peers": len(self._table.peers)},
-            "error": self._error,
+            "table_error": self._error,
             "totals": dict(totals),
             "drops": dict(drops),
             "icmp_sent": sum(answer["icmp_sent"] for answer in answers),

@@ -26,6 +26,10 @@ from .wires import (
 )
 
 _BUFFER = 1 << 16
+# So many, since parts of frames may wait in one for those that come next.
+_BUFFERS = 4
+# Cuttings of a buffer that are remembered, by the datagrams' length.
+_MOST_CUTS = 64
 _CONTROL = socket.CMSG_SPACE(4)
 # Calls before the device has its turn.
 _BUDGET = 16
@@ -33,6 +37,44 @@ _BUDGET = 16
 # IPv4's header, or the first of its fields.
 _HEAD = struct.Struct("!BBHHHBBHII")
 _INT = struct.Struct("=i")
+
+
+class _Buffer:
+    """What one call receives. ``waits``: frames of which parts are still in it."""
+
+    __slots__ = ("_cuts", "bytes", "list", "view", "waits")
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(_BUFFER)
+        self.view = memoryview(self.bytes)
+        self.list = [self.bytes]
+        self.waits: list[vector.Pending] = []
+        self._cuts: dict[int, list[View]] = {}
+
+    def free(self) -> None:
+        """Have them copy what they have."""
+        for frame in self.waits:
+            frame.keep()
+        self.waits.clear()
+
+    def pieces(self, start: int, end: int, length: int) -> vector.Pieces:
+        """What follows a vector's header in each datagram."""
+        head = vector.HEADER.size
+        count = -(-(end - start) // length)
+        if start or count == 1:
+            view = self.view[:end]
+            return [view[at + head : at + length] for at in range(start, end, length)]
+        # Nearly always the same length: then the views are there already.
+        cuts = self._cuts.get(length)
+        if cuts is None:
+            if len(self._cuts) >= _MOST_CUTS:
+                self._cuts.clear()
+            view = self.view
+            cuts = [view[at + head : at + length] for at in range(0, _BUFFER, length)]
+            self._cuts[length] = cuts
+        found: vector.Pieces = cuts[:count]
+        found[-1] = self.view[(count - 1) * length + head : end]
+        return found
 
 
 class Receiver:
@@ -45,8 +87,8 @@ class Receiver:
         self._wires = wires
         self._worker = worker
         self._forward = forward
-        self._buffer = bytearray(_BUFFER)
-        self._view = memoryview(self._buffer)
+        self._buffers = [_Buffer() for dummy in range(_BUFFERS)]
+        self._turn = 0
         self._uso = wires.queue.uso
         self._waiting = vector.Waiting()
         # Peers that send vectors.
@@ -58,12 +100,14 @@ class Receiver:
         wires = self._wires
         receive = wires.socket.udp.recvmsg_into
         peers = wires.router.peers
-        buffer = self._buffer
-        buffers = (buffer,)
-        view = self._view
         for dummy in range(_BUDGET):
+            buffer = self._buffers[self._turn]
+            if buffer.waits:
+                buffer.free()
             try:
-                size, control, dummy, source = receive(buffers, _CONTROL, socket.MSG_DONTWAIT)
+                size, control, dummy, source = receive(
+                    buffer.list, _CONTROL, socket.MSG_DONTWAIT
+                )
             except BlockingIOError:
                 return False
             peer = peers.get(source[0])
@@ -76,37 +120,37 @@ class Receiver:
                 continue
             peer.rx_bytes += size
             if size <= length:
-                peer.rx_packets += 1
-                self._run(peer, view[:size], size)
-                continue
+                length = size
             peer.rx_packets += -(-size // length)
             # Datagrams of one length that came together need not be of one kind.
-            firsts = buffer[0:size:length]
+            firsts = buffer.bytes[0:size:length]
             vectors = firsts.count(vector.MAGIC)
             if vectors in (0, len(firsts)):
-                self._run(peer, view[:size], length)
+                self._run(peer, buffer, 0, size, length)
                 continue
             start = 0
             for number in range(1, len(firsts) + 1):
                 if number == len(firsts) or (firsts[number] == vector.MAGIC) != (
                     firsts[start] == vector.MAGIC
                 ):
-                    run = view[start * length : min(number * length, size)]
-                    self._run(peer, run, min(length, len(run)))
+                    end = min(number * length, size)
+                    self._run(peer, buffer, start * length, end, min(length, end - start * length))
                     start = number
         return True
 
-    def _run(self, peer: Peer, run: View, length: int) -> None:
-        if run[0] == vector.MAGIC:
-            self._take_vectors(peer, run, length)
-        elif len(run) <= length:
+    def _run(self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int) -> None:
+        if buffer.bytes[start] == vector.MAGIC:
+            self._take_vectors(peer, buffer, start, end, length)
+            return
+        run = buffer.view[start:end]
+        if len(run) <= length:
             self._single(peer, run)
-        else:
-            for at, count in frames.runs(run, length, self._uso):
-                if count == 1:
-                    self._single(peer, run[at : at + length])
-                else:
-                    self._joined(peer, run[at : at + count * length], length, count)
+            return
+        for at, count in frames.runs(run, length, self._uso):
+            if count == 1:
+                self._single(peer, run[at : at + length])
+            else:
+                self._joined(peer, run[at : at + count * length], length, count)
 
     def _single(self, peer: Peer, packet: View) -> None:
         if self._admit(peer, packet):
@@ -114,12 +158,12 @@ class Receiver:
 
     def _joined(self, peer: Peer, packets_: View, length: int, count: int) -> None:
         # They are alike, so the first speaks for all.
-        if self._admit(peer, packets_[:length]):
+        if self._admit(peer, packets_[:length], length, count):
             self._wires.to_device(frames.join(packets_, length, count))
 
-    def _admit(self, peer: Peer, packet: View, length: int = 0) -> bool:
+    def _admit(self, peer: Peer, packet: View, length: int = 0, count: int = 1) -> bool:
         """Whether the peer may send this packet here, and takes one from its TTL. ``length``: of
-        the whole packet, if this is only its start."""
+        the whole packet, if this is only its start; ``count``: of packets it speaks for."""
         wires = self._wires
         if len(packet) < 20:
             wires.drops[MALFORMED] += 1
@@ -132,20 +176,20 @@ class Receiver:
             wires.drops[MALFORMED] += 1
             return False
         if total(packet[:header]):
-            wires.drops[CHECKSUM] += 1
+            wires.drops[CHECKSUM] += count
             return False
         router = wires.router
         sender = router.cache.get(source)
         if sender is None:
             sender = router.find(source)
         if sender is not peer:
-            wires.drops[SOURCE] += 1
+            wires.drops[SOURCE] += count
             return False
         if target >> wires.shift != wires.own:
-            wires.drops[DESTINATION] += 1
+            wires.drops[DESTINATION] += count
             return False
         if ttl <= 1:
-            wires.drops[TTL] += 1
+            wires.drops[TTL] += count
             wires.complain_to(
                 peer.endpoint, packets.TIME_EXCEEDED, packets.TTL_EXCEEDED, packet, time.monotonic()
             )
@@ -159,37 +203,44 @@ class Receiver:
 
     # --- vectors ----------------------------------------------------------------------------------
 
-    def _take_vectors(self, peer: Peer, run: View, length: int) -> None:
+    def _take_vectors(
+        self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int
+    ) -> None:
         now = time.monotonic()
-        report = vector.read_report(run) if len(run) <= length else None
-        if report:
-            self._take_report(peer, report, now)
-            return
+        if end - start <= length:
+            report = vector.read_report(buffer.view[start:end])
+            if report:
+                self._take_report(peer, report, now)
+                return
         name = peer.endpoint[0]
         receiving = self._vectors.get(name)
         if receiving is None:
             receiving = self._vectors[name] = vector.Receiving(self._waiting)
-        whole, bad = receiving.take(run, length, now)
-        self._wires.drops[PARTS] += bad
+        pieces = buffer.pieces(start, end, length)
+        whole, waits, bad = receiving.take(buffer.bytes, pieces, start, end, length, now)
+        if bad:
+            self._wires.drops[PARTS] += bad
         for parts in whole:
             self._rejoined(peer, parts)
+        if waits:
+            buffer.waits += waits
+            self._turn = (self._turn + 1) % _BUFFERS
 
-    def _rejoined(self, peer: Peer, parts: list[View | bytes]) -> None:
+    def _rejoined(self, peer: Peer, parts: vector.Pieces) -> None:
         first = parts[0]
-        size = sum(map(len, parts))
-        if len(first) < 24:
-            self._wires.drops[MALFORMED] += 1
-            return
-        length = first[6] << 8 | first[7]
-        made = vector.unwrap(first, length, size)
+        length = sum(map(len, parts)) - vector.BEFORE + vector.HEADER.size
+        made = vector.unwrap(first, length)
         if made is None:
             self._wires.drops[MALFORMED] += 1
             return
         header, start = made
-        packet = memoryview(bytearray(first[start:]))
+        packet = first[start:]
+        if isinstance(packet, bytes):
+            packet = memoryview(bytearray(packet))
         if self._admit(peer, packet, length):
             peer.rx_vectors += 1
-            self._wires.to_device((header, packet, *parts[1:]))
+            parts[0] = packet
+            self._wires.to_device([header, *parts])
 
     def _take_report(self, peer: Peer, report: tuple[int, int, int], now: float) -> None:
         worker, sent, arrived = report

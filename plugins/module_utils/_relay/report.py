@@ -32,8 +32,8 @@ def table(found: Mapping[str, Any]) -> str:
         ("started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["started"]))),
     ]
     lines = ["%-15s %s" % row for row in rows]
-    if found["error"]:
-        lines.append("ERROR           %s" % found["error"])
+    if found["table_error"]:
+        lines.append("ERROR           %s" % found["table_error"])
     if found["peers"]:
         lines.append("")
         lines += _aligned(

@@ -13,6 +13,8 @@ import ipaddress
 import struct
 from collections.abc import Iterable
 
+from . import vector
+
 # Destinations remembered; then it starts over, so that a scan cannot take the memory.
 _MOST_CACHED = 1 << 16
 
@@ -50,7 +52,7 @@ class Peer:
         self.alive = True
         self.vector = 0
         # How vectors to it fare: vector.Sending while it is sent any.
-        self.vectors = None  # type: object
+        self.vectors: vector.Sending | None = None
         self.tx_packets = self.tx_bytes = self.tx_vectors = 0
         self.rx_packets = self.rx_bytes = self.rx_vectors = 0
 

@@ -30,17 +30,50 @@ from .wires import (
 )
 
 _SLOTS = 64
-_FRAME = VNET + 65536
+_LARGEST = 65535
 # Reads of the device before the sockets have their turn.
 _BUDGET = 64
 _MOST_SEGMENTS = 64  # UDP_MAX_SEGMENTS before Linux 6.9
-_MOST_BYTES = 65000
+_MOST_BYTES = 65507
 _UDP_OVERHEAD = 28
 _LEARNT_FOR = 600.0  # seconds that a path's MTU is believed, as the kernel does
 _SMALLEST_MTU = 68
 
+# Where a packet begins in a slot, after the virtio header and what a vector has before it.
+_BEGIN = VNET + vector.BEFORE
 # The virtio header's one-byte fields, and the IPv4 header.
-_HEAD = struct.Struct("!BB8xBBHHHBBHII")
+_HEAD = struct.Struct("!BB20xBBHHHBBHII")
+
+
+class _Slot:
+    """Where a packet or frame is read to, so that it can be sent from where it is.
+
+    A frame is read in pieces, with room for the header of a vector's datagram before each: then
+    the slot holds the datagrams one after the other. ``whole`` has the packet in one piece.
+    """
+
+    __slots__ = ("buffer", "pieces", "view", "whole")
+
+    def __init__(self, room: int) -> None:
+        content = room - vector.HEADER.size
+        count = -(-(_LARGEST + vector.BEFORE) // content)
+        self.buffer = bytearray(VNET + max(count * room, vector.BEFORE + _LARGEST))
+        self.view = memoryview(self.buffer)
+        self.whole = (self.view[:VNET], self.view[_BEGIN:])
+        self.pieces: tuple[View, ...] = ()
+
+    def split(self, room: int) -> None:
+        """Get ready to read frames in pieces."""
+        if not self.pieces:
+            self.pieces = (self.view[:VNET], *vector.prepare(self.buffer, VNET, room))
+
+    def packet(self, size: int, split: bool) -> View:
+        """The packet of ``size`` bytes that was read, in one piece."""
+        if not split or size <= len(self.pieces[1]):
+            return self.view[_BEGIN : _BEGIN + size]
+        whole = bytearray().join(self.pieces[1:])
+        del whole[size:]
+        return memoryview(whole)
 
 
 class Sender:
@@ -51,8 +84,9 @@ class Sender:
         self._worker = worker << 24
         self._gso = wires.socket.gso
         self._send = wires.socket.udp.sendmsg
-        self._slots = [bytearray(_FRAME) for dummy in range(_SLOTS)]
-        self._views = [memoryview(slot) for slot in self._slots]
+        self._room = wires.settings.mtu
+        self._slots = [_Slot(self._room) for dummy in range(_SLOTS)]
+        self._split = False
         self._controls: dict[int, list[tuple[int, int, bytes]]] = {}
         # The batch.
         self._peer: Peer | None = None
@@ -60,12 +94,25 @@ class Sender:
         self._length = 0
         self._count = 0
 
-    def drain(self) -> bool:
-        """Take what the device has, up to a budget; whether there may be more."""
-        slots, views = self._slots, self._views
+    def take_frames(self, wanted: bool) -> None:
+        """Whether there are peers that get frames as vectors. Python is slower than the kernel at
+        cutting frames and at sums over their payload, so without such peers the device is asked
+        for packets."""
+        wanted = wanted and self._room >= vector.SMALLEST_ROOM
+        if wanted:
+            for slot in self._slots:
+                slot.split(self._room)
+        self._split = wanted
+        self._wires.queue.ask_for_frames(wanted)
+
+    def drain(self, idle: bool) -> bool:
+        """Take what the device has, up to a budget; whether there may be more. ``idle``: there was
+        nothing to do before, so a first packet is not made to wait for others."""
+        slots = self._slots
         wires = self._wires
         cache = wires.router.cache
         fileno = wires.queue.fileno
+        split = self._split
         unpack = _HEAD.unpack_from
         readv = os.readv
         used = 0
@@ -73,44 +120,45 @@ class Sender:
         while left:
             left -= 1
             slot = slots[used]
+            buffer = slot.buffer
             try:
-                size = readv(fileno, (slot,)) - VNET
+                size = readv(fileno, slot.pieces if split else slot.whole) - VNET
             except BlockingIOError:
                 break
             flags, kind, first, dummy, length, dummy, place, ttl, protocol, check, source, target = (
-                unpack(slot)
+                unpack(buffer)
             )
             if first >> 4 != 4:
                 wires.drops[NOT_IPV4] += 1
                 continue
-            if size != length or size < 20:
+            if size != length or size < 20 or not 5 <= first & 15 <= size >> 2:
                 wires.drops[MALFORMED] += 1
                 continue
             peer = cache.get(target)
             if peer is None:
                 peer = wires.router.find(target)
                 if peer is None:
-                    self._refuse(NO_ROUTE, views[used][VNET : VNET + size])
+                    self._refuse(NO_ROUTE, slot.packet(size, split))
                     continue
             if ttl <= 1:
-                self._refuse(TTL, views[used][VNET : VNET + size])
+                self._refuse(TTL, slot.packet(size, split))
                 continue
-            slot[18] = ttl - 1
-            high = slot[20]
+            buffer[_BEGIN + 8] = ttl - 1
+            high = buffer[_BEGIN + 10]
             if high < 0xFE:
-                slot[20] = high + 1
+                buffer[_BEGIN + 10] = high + 1
             else:  # as the kernel's ip_decrease_ttl
                 check += 0x100
                 check = (check + (check >= 0xFFFF)) & 0xFFFF
-                slot[20] = check >> 8
-                slot[21] = check & 0xFF
-            packet = views[used][VNET : VNET + size]
+                buffer[_BEGIN + 10] = check >> 8
+                buffer[_BEGIN + 11] = check & 0xFF
             if kind != GSO_NONE:
                 self._flush()
-                self._frame(peer, packet, kind, slot)
+                self._frame(peer, slot, size, kind)
                 continue
+            packet = slot.packet(size, split)
             if flags & NEEDS_CSUM:
-                dummy, dummy, dummy, dummy, start, offset = frames.VNET.unpack_from(slot)
+                dummy, dummy, dummy, dummy, start, offset = frames.VNET.unpack_from(buffer)
                 if not frames.complete(packet, start, offset):
                     wires.drops[MALFORMED] += 1
                     continue
@@ -118,9 +166,10 @@ class Sender:
                 continue
             self._add(peer, packet, size)
             used += 1
-            if used == _SLOTS:
+            if used == _SLOTS or idle:
                 self._flush()
                 used = 0
+                idle = False
         self._flush()
         return not left
 
@@ -138,7 +187,7 @@ class Sender:
                 return
         self._parts.append(packet)
         self._count += 1
-        if self._count == _MOST_SEGMENTS or self._count * self._length > _MOST_BYTES - self._length:
+        if self._count == _MOST_SEGMENTS or (self._count + 1) * self._length > _MOST_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -152,20 +201,21 @@ class Sender:
 
     # --- frames -----------------------------------------------------------------------------------
 
-    def _frame(self, peer: Peer, packet: View, kind: int, slot: bytearray) -> None:
-        size = frames.VNET.unpack_from(slot)[3]
-        head = self._header(packet, kind)
+    def _frame(self, peer: Peer, slot: _Slot, size: int, kind: int) -> None:
+        payload = frames.VNET.unpack_from(slot.buffer)[3]
+        head = self._header(slot.buffer, size, kind)
         if not head:
             self._wires.drops[MALFORMED] += 1
             return
-        if head + size > peer.mtu and self._too_big(peer, packet, head + size):
+        sending = peer.vectors
+        if sending is not None and not sending.paused and peer.mtu == self._room:
+            self._vector(peer, sending, slot, size, kind, payload)
             return
-        if peer.vector and peer.vectors is not None and not peer.vectors.paused:  # type: ignore[attr-defined]
-            self._vector(peer, packet, kind, size)
+        packet = slot.packet(size, self._split)
+        if head + payload > peer.mtu and self._too_big(peer, packet, head + payload):
             return
         try:
-            cut = frames.cut_udp if kind == GSO_UDP else frames.cut_tcp
-            found = cut(packet, size)
+            found = (frames.cut_udp if kind == GSO_UDP else frames.cut_tcp)(packet, payload)
         except frames.Malformed:
             self._wires.drops[MALFORMED] += 1
             return
@@ -176,35 +226,43 @@ class Sender:
                 for piece in packets.fragments(whole, peer.mtu):
                     self._out(peer, [piece], len(piece), 1)
             return
-        self._many(peer, found.parts, found.length, found.count)
+        most = self._most(found.length)
+        for at in range(0, found.count, most):
+            some = found.parts[2 * at : 2 * (at + most)]
+            self._out(peer, some, found.length, len(some) // 2)
 
     @staticmethod
-    def _header(packet: View, kind: int) -> int:
-        """Where a frame's payload starts; 0 if it is none."""
-        start = (packet[0] & 15) * 4
+    def _header(buffer: bytearray, size: int, kind: int) -> int:
+        """Where the payload of a frame in a slot starts, from the packet's start; 0 if it is no
+        frame."""
+        start = (buffer[_BEGIN] & 15) * 4
         if kind == GSO_UDP:
-            return start + 8
-        if kind & ~GSO_ECN != GSO_TCP4 or len(packet) < start + 20:
+            head = start + 8
+        elif kind & ~GSO_ECN == GSO_TCP4 and size >= start + 20:
+            head = start + (buffer[_BEGIN + start + 12] >> 4) * 4
+        else:
             return 0
-        return start + (packet[start + 12] >> 4) * 4
+        return head if head < size else 0
 
-    def _vector(self, peer: Peer, packet: View, kind: int, size: int) -> None:
-        sending: vector.Sending = peer.vectors  # type: ignore[assignment]
-        room = peer.mtu
+    def _vector(
+        self, peer: Peer, sending: vector.Sending, slot: _Slot, size: int, kind: int, payload: int
+    ) -> None:
+        room = self._room
         number = self._worker | sending.number()
-        parts = vector.parts(packet, kind, size, number, room)
+        count, end = vector.wrap(slot.buffer, VNET, room, size, kind, payload, number)
         peer.tx_vectors += 1
-        self._many(peer, parts, room, len(parts) // 2)
+        most = self._most(room)
+        at = VNET
+        while count > 0:
+            stop = min(at + most * room, end)
+            self._out(peer, [slot.view[at:stop]], room, min(count, most))
+            at = stop
+            count -= most
 
-    def _many(self, peer: Peer, parts: list[bytes | View], length: int, count: int) -> None:
-        """Datagrams of two parts each, as many calls as they need."""
-        most = min(_MOST_SEGMENTS, max(_MOST_BYTES // length, 1))
-        if count <= most:
-            self._out(peer, parts, length, count)
-            return
-        for at in range(0, count, most):
-            some = parts[2 * at : 2 * (at + most)]
-            self._out(peer, some, length, len(some) // 2)
+    @staticmethod
+    def _most(length: int) -> int:
+        """How many datagrams of this length go in one call."""
+        return min(_MOST_SEGMENTS, max(_MOST_BYTES // length, 1))
 
     # --- datagrams --------------------------------------------------------------------------------
 
@@ -245,7 +303,9 @@ class Sender:
         if error.errno == errno.EMSGSIZE:
             self._learn_mtu(peer)
             packet = memoryview(bytearray(b"".join(parts)))
-            if packet[0] >> 4 == 4 and not self._too_big(peer, packet, len(packet)):
+            if packet[0] >> 4 != 4:
+                self._wires.drops[TOO_BIG] += 1
+            elif not self._too_big(peer, packet, len(packet)):
                 for piece in packets.fragments(packet, peer.mtu):
                     if len(piece) < len(packet):
                         self._out(peer, [piece], len(piece), 1)

@@ -37,6 +37,10 @@ from .frames import GSO_ECN, GSO_TCP4, GSO_UDP, NEEDS_CSUM, TCP, UDP, VNET, View
 MAGIC = 0xF1
 HEADER = struct.Struct("!BBHI")
 _META = struct.Struct("!BBH")
+# What precedes a packet in the first datagram.
+BEFORE = HEADER.size + _META.size
+# Below this a frame would have more parts than can be numbered.
+SMALLEST_ROOM = 576
 _REPORT = struct.Struct("!BBBBII")
 _REPORT_PART = 0xFF
 _SERIAL = (1 << 24) - 1
@@ -110,23 +114,34 @@ class Sending:
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
 
-def parts(packet: View, kind: int, size: int, number: int, room: int) -> list[bytes | View]:
-    """A frame's parts, header and content of each in turn, in datagrams of ``room`` bytes."""
-    length = len(packet)
+def prepare(slot: bytearray, start: int, room: int) -> list[View]:
+    """Make ``slot`` from ``start`` on datagrams of ``room`` bytes whose headers lack what differs
+    from frame to frame; where a packet goes in it, part by part."""
+    view = memoryview(slot)
+    places = []
+    for part, at in enumerate(range(start, len(slot) - room + 1, room)):
+        slot[at] = MAGIC
+        slot[at + 1] = part
+        begin = at + HEADER.size + (0 if part else _META.size)
+        places.append(view[begin : at + room])
+    return places
+
+
+def wrap(
+    slot: bytearray, start: int, room: int, length: int, kind: int, size: int, number: int
+) -> tuple[int, int]:
+    """Complete the headers for a packet of ``length`` bytes that was read to the places; how many
+    datagrams it takes, and where the last ends. Columns, so that no part costs a step."""
     content = room - HEADER.size
-    pack = HEADER.pack
-    first = content - _META.size
-    out: list[bytes | View] = [
-        pack(MAGIC, 0, length, number) + _META.pack(kind, 0, size),
-        packet[:first],
-    ]
-    add = out.append
-    part = 1
-    for at in range(first, length, content):
-        add(pack(MAGIC, part, length, number))
-        add(packet[at : at + content])
-        part += 1
-    return out
+    whole = length + _META.size
+    count = -(-whole // content)
+    last = start + (count - 1) * room
+    place = start + 2
+    for value in HEADER.pack(MAGIC, 0, length, number)[2:]:
+        slot[place : place + last - start + 1 : room] = bytes((value,)) * count
+        place += 1
+    _META.pack_into(slot, start + HEADER.size, kind, 0, size)
+    return count, last + HEADER.size + whole - (count - 1) * content
 
 
 class Waiting:
@@ -136,14 +151,23 @@ class Waiting:
         self.size = 0
 
 
-class _Pending:
+Pieces = list  # of a frame's parts, in order: views or bytes
+
+
+class Pending:
+    """A frame of which parts are missing."""
+
     __slots__ = ("got", "length", "parts", "since")
 
     def __init__(self, length: int, since: float) -> None:
         self.length = length
         self.since = since
         self.got = 0
-        self.parts: dict[int, bytes] = {}
+        self.parts: dict[int, View | bytes] = {}
+
+    def keep(self) -> None:
+        """Copy what it has, since the buffer that it is in is to be used again."""
+        self.parts = {part: bytes(piece) for part, piece in self.parts.items()}
 
 
 class _Stream:
@@ -155,7 +179,7 @@ class _Stream:
         self.last = (serial - 1) & _SERIAL
         self.sent = 0
         self.arrived = 0
-        self.pending: dict[int, _Pending] = {}
+        self.pending: dict[int, Pending] = {}
 
 
 class Receiving:
@@ -165,101 +189,81 @@ class Receiving:
         self._waiting = waiting
         self._streams: dict[int, _Stream] = {}
         self._told: tuple[int, ...] = ()
-        self.report_at = 0.0
 
-    def take(self, run: View, length: int, now: float) -> tuple[list[list[View | bytes]], int]:
-        """Datagrams of ``length`` bytes each, the last may be shorter: the frames that are complete
-        with them (each to be checked, see ``unwrap``), and how many datagrams made no sense."""
-        frames: list[list[View | bytes]] = []
+    def take(
+        self, buffer: bytearray, pieces: Pieces, start: int, end: int, length: int, now: float
+    ) -> tuple[list[Pieces], list[Pending], int]:
+        """Datagrams of ``length`` bytes each, the last may be shorter, at ``start`` of a buffer;
+        ``pieces`` are what follows their headers.
+
+        What is complete with them (to be checked: see ``unwrap``), what keeps views of the buffer,
+        and how many datagrams made no sense.
+        """
+        frames: list[Pieces] = []
+        waits: list[Pending] = []
         bad = 0
-        at = 0
-        end = len(run)
-        while at < end:
-            whole = self._whole(run, at, length)
-            if whole:
-                frames.append(whole[0])
-                at = whole[1]
-                continue
-            found = self._part(run[at : at + length], now)
-            if found is None:
+        first = 0
+        while start < end:
+            count = _alike(buffer, start, end, length) if pieces[first] else 0
+            if count:
+                some = pieces[first : first + count]
+                found = self._add(buffer, start, some, now)
+                if isinstance(found, Pending):
+                    waits.append(found)
+                elif found is None:
+                    bad += count
+                elif found:
+                    frames.append(found)
+            else:
                 bad += 1
-            elif found:
-                frames.append(found)
-            at += length
-        return frames, bad
+                count = 1
+            first += count
+            start += count * length
+        return frames, waits, bad
 
-    def _whole(
-        self, run: View, at: int, length: int
-    ) -> tuple[list[View | bytes], int] | None:
-        """The usual case: from ``at`` on there is all of a frame, in order."""
-        if run[at + 1] or at + HEADER.size > len(run):
-            return None
-        dummy, dummy, size, number = HEADER.unpack_from(run, at)
-        content = length - HEADER.size
-        count = -(-(size + _META.size) // content) if content > 0 else 0
-        last = at + (count - 1) * length
-        stop = last + size + _META.size - (count - 1) * content + HEADER.size
-        if number >> 24 >= _MOST_WORKERS:
-            return None
-        if not 1 <= count < _REPORT_PART or stop > len(run) or (count > 1 and stop - last > length):
-            return None
-        if stop < len(run) and stop != last + length:
-            return None  # only a run's last datagram can be short
-        head = bytes(run[at : at + HEADER.size])
-        for part in range(1, count):
-            place = at + part * length
-            if run[place : place + HEADER.size] != head[:1] + bytes((part,)) + head[2:]:
-                return None
-        stream = self._stream(number)
-        if number & _SERIAL in stream.pending or not _see(stream, number & _SERIAL):
-            return None
-        stream.arrived += 1
-        pieces: list[View | bytes] = [
-            run[place + HEADER.size : min(place + length, stop)]
-            for place in range(at, last + 1, length)
-        ]
-        return pieces, at + count * length
-
-    def _part(self, datagram: View, now: float) -> list[View | bytes] | None:
-        """A frame that this part completes; empty if it does not, None if it makes no sense."""
-        if len(datagram) <= HEADER.size:
-            return None
-        magic, part, length, number = HEADER.unpack_from(datagram)
+    def _add(
+        self, buffer: bytearray, start: int, pieces: Pieces, now: float
+    ) -> Pieces | Pending | None:
+        """A frame that these consecutive parts complete; or what they wait in; nothing if they are
+        not needed, None if they make no sense."""
+        magic, part, length, number = HEADER.unpack_from(buffer, start)
         if magic != MAGIC or part == _REPORT_PART or number >> 24 >= _MOST_WORKERS:
             return None
-        stream = self._stream(number)
-        serial = number & _SERIAL
-        frame = stream.pending.get(serial)
-        if frame is None:
-            if not _see(stream, serial):
-                return []  # complete already, or too old
-            if len(stream.pending) >= _MOST_PENDING:
-                self._drop(stream, next(iter(stream.pending)))
-            frame = stream.pending[serial] = _Pending(length, now)
-        content = bytes(datagram[HEADER.size :])
-        if length != frame.length or frame.got + len(content) > length + _META.size:
-            return None
-        if part in frame.parts:
-            return []
-        if self._waiting.size + len(content) > _MOST_WAITING:
-            self._drop(stream, serial)
-            return []
-        self._waiting.size += len(content)
-        frame.parts[part] = content
-        frame.got += len(content)
-        if frame.got < length + _META.size:
-            return []
-        self._drop(stream, serial)
-        if len(frame.parts) <= max(frame.parts):
-            return None
-        stream.arrived += 1
-        return [frame.parts[number] for number in range(len(frame.parts))]
-
-    def _stream(self, number: int) -> _Stream:
         stream = self._streams.get(number >> 24)
         if stream is None:
             stream = self._streams[number >> 24] = _Stream(number & _SERIAL)
-        return stream
+        serial = number & _SERIAL
+        size = sum(map(len, pieces))
+        whole = length + _META.size
+        frame = stream.pending.get(serial)
+        if frame is None:
+            if not _see(stream, serial):
+                return []  # complete already
+            if part == 0 and size == whole:
+                stream.arrived += 1
+                return pieces
+            if len(stream.pending) >= _MOST_PENDING:
+                self._drop(stream, next(iter(stream.pending)))
+            frame = stream.pending[serial] = Pending(length, now)
+        if length != frame.length or frame.got + size > whole:
+            return None
+        parts = dict(zip(range(part, part + len(pieces)), pieces))
+        if parts.keys() & frame.parts.keys():
+            return []
+        if self._waiting.size + size > _MOST_WAITING:
+            self._drop(stream, serial)
+            return []
+        self._waiting.size += size
+        frame.parts.update(parts)
+        frame.got += size
+        if frame.got < whole:
+            return frame
+        self._drop(stream, serial)
+        complete, frame.parts = frame.parts, {}
+        if len(complete) <= max(complete):
+            return None
+        stream.arrived += 1
+        return [complete[number] for number in range(len(complete))]
 
     def tick(self, now: float) -> None:
         """Forget what will not be complete."""
@@ -288,6 +292,32 @@ class Receiving:
                 )
 
 
+_PARTS = bytes(range(256))
+
+
+def _alike(buffer: bytearray, start: int, end: int, length: int) -> int:
+    """How many datagrams from ``start`` on are consecutive parts of one frame: seen column by
+    column, so that it does not cost a step for each. 0 if the first is too short to be one."""
+    if end - start <= HEADER.size or length <= HEADER.size:
+        return 0
+    count = -(-(end - start) // length)
+    if end - start - (count - 1) * length <= HEADER.size:
+        count -= 1  # the last one is too short
+        end = start + count * length
+    part = buffer[start + 1]
+    parts = buffer[start + 1 : end : length]
+    if parts != _PARTS[part : part + count]:
+        wanted = _PARTS[part : part + count]
+        count = next((n for n in range(len(wanted)) if parts[n] != wanted[n]), len(wanted))
+        end = min(end, start + count * length)
+    for place in (0, 2, 3, 4, 5, 6, 7):
+        column = buffer[start + place : end : length]
+        if column.count(column[0]) != count:
+            count = next(n for n in range(count) if column[n] != column[0])
+            end = min(end, start + count * length)
+    return count
+
+
 def _see(stream: _Stream, serial: int) -> bool:
     """Count a frame not seen before, and those skipped with it; False if it is from before."""
     ahead = (serial - stream.last) & _SERIAL
@@ -314,17 +344,17 @@ def read_report(datagram: View) -> tuple[int, int, int] | None:
     return worker, sent, arrived
 
 
-def unwrap(first: View | bytes, length: int, whole: int) -> tuple[bytes, int] | None:
-    """The virtio header for a frame whose first part is ``first``, and where the packet starts in
-    it. What was sent is not believed: everything follows from the packet's own headers. None if it
-    is no frame that the device may be given."""
-    if len(first) < _META.size + 40 or whole != length + _META.size:
+def unwrap(first: View | bytes, length: int) -> tuple[bytes, int] | None:
+    """The virtio header for a frame of ``length`` bytes whose first part is ``first``, and where
+    the packet starts in it. What was sent is not believed: everything follows from the packet's
+    own headers. None if it is no frame that the device may be given."""
+    if len(first) < _META.size + 28:
         return None
     kind, dummy, size = _META.unpack_from(first)
     at = _META.size
     start = (first[at] & 15) * 4
     protocol = first[at + 9]
-    if start < 20 or len(first) < at + start + 20:
+    if start < 20 or len(first) < at + start + (20 if protocol == TCP else 8):
         return None
     if (first[at + 2] << 8 | first[at + 3]) != length or (first[at + 6] & 0x3F) or first[at + 7]:
         return None

@@ -105,11 +105,13 @@ class Worker:
         try:
             while True:
                 ready = dict(poll.poll(0 if busy else _TICK * 1000))
+                idle = not busy
                 busy = False
                 if udp in ready:
                     busy = receive()
-                if tun in ready:
-                    busy = send() or busy
+                # The answer to what was received is often there at once.
+                if tun in ready or udp in ready:
+                    busy = send(idle) or busy
                 if control in ready and not self._obey():
                     return
                 now = time.monotonic()
@@ -125,7 +127,7 @@ class Worker:
         self._receiver.tick(now)
         for peer in self._router.peers.values():
             if peer.vectors is not None:
-                peer.vectors.tick(now)  # type: ignore[attr-defined]
+                peer.vectors.tick(now)
 
     def _forward(self, worker: int, address: str, sent: int, arrived: int) -> None:
         tell(self._channel, "heard", worker, address, sent, arrived)
@@ -149,6 +151,9 @@ class Worker:
             for name in COUNTERS:
                 self._retired[name] += getattr(peer, name)
         wanted = self._settings.vector
+        self._sender.take_frames(
+            wanted and any(peer.vector for peer in self._router.peers.values())
+        )
         for peer in self._router.peers.values():
             if not (wanted and peer.vector):
                 peer.vectors = None
