@@ -21,6 +21,7 @@ import time
 import typing as t
 from pathlib import Path
 
+from ansible_collections.flatnet.overlay.plugins.module_utils import services
 from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config
 
 from tests.lab import Host, Lab, Pod
@@ -166,7 +167,8 @@ class RelayHost:
         wait(self._ready, seconds, "the relay")
 
     def _ready(self) -> bool:
-        self.check()
+        if self.carrier:
+            self.check()
         try:
             return bool(self.ask("status", 1))
         except OSError:
@@ -222,6 +224,23 @@ class RelayHost:
     def said(self) -> str:
         """What is in its journal."""
         return self.carrier.said() if self.carrier else ""
+
+    def supervise(self) -> None:
+        """The same relay, kept running as on hosts without systemd."""
+        self.stop()
+        words = ["env", *("%s=%s" % each for each in self.fleet.environment.items())]
+        text = services.definition([*words, *self.relay_command("run")], pause=0.2)
+        (self.files / "relay.json").write_text(text)
+        script = str(_CORE / "supervisor.py")
+        self.host.exec([PYTHON, "-I", script, "/run/relay/relay.json"], check=True)
+        wait(self._ready, 10, "the supervised relay")
+
+    def unsupervise(self) -> None:
+        """Back to one that is started by hand."""
+        pid = int((self.files / "relay.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait(lambda: not Path("/proc/%d" % pid).exists(), 10, "the supervisor's end")
+        self.run_relay()
 
     def revive(self) -> None:
         """A relay that a test has ended or stopped is not the next test's trouble."""
