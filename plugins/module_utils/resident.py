@@ -87,7 +87,7 @@ class Plan:
         restart = restart or os.path.exists(_mark(self.program)) or self.program in before.stale
         for file in self._files:
             restart = (self._add_file(file) and file.restarts) or restart
-        self._traces = [*traces, _mark(self.program)]
+        self._traces = traces
         self._obsolete = [path for path in obsolete if os.path.lexists(path)]
         for path in self._obsolete:
             self._add(path, "present\n", "absent\n")
@@ -159,6 +159,8 @@ class Plan:
                 self._remove()
             elif self.steps:
                 self._put(self._python)
+            else:
+                self.wait(0.0)
         except OSError as error:
             raise FlatnetError("%s: %s" % (error.filename, error.strerror)) from None
         finally:
@@ -167,8 +169,14 @@ class Plan:
     def prepare(self) -> None:
         """What has to be there before the rest."""
 
-    def ready(self, begin: float) -> bool:
-        """Whether the program, started since ``begin`` if it had to be, says that it runs."""
+    def dismantle(self) -> None:
+        """What has to go after the program has ended, and before its files."""
+
+    def finish(self) -> None:
+        """What may go once all else is as it should be."""
+
+    def problem(self, begin: float) -> str:
+        """Why the program, started since ``begin`` if it had to be, is not ready; empty: it is."""
         raise NotImplementedError
 
     patience = 15.0
@@ -190,16 +198,20 @@ class Plan:
         for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
             unlink(path)
         self.wait(begin)
+        self.finish()
         unlink(_mark(self.program))
 
     def wait(self, begin: float) -> None:
         """Until the program is ready; raises NotReady."""
         until = time.monotonic() + self.patience
-        while not self.ready(begin):
+        while True:
+            problem = self.problem(begin)
+            if not problem:
+                return
             if time.monotonic() > until:
                 raise NotReady(
-                    "%s does not get ready within %d seconds; %s"
-                    % (package.COMMANDS[self.program], self.patience, self.said())
+                    "%s does not get ready within %d seconds: %s; %s"
+                    % (package.COMMANDS[self.program], self.patience, problem, self.said())
                 )
             time.sleep(_PAUSE)
 
@@ -208,11 +220,16 @@ class Plan:
         return self._manager.said([each.name for each in self.services()])
 
     def _remove(self) -> None:
+        if self.steps:
+            state.replace(_mark(self.program), b"", 0o644)
         self._manager.change(self._changes)
-        paths = [*self._obsolete, *(file.path for file in self._files), *self._traces]
+        self.dismantle()
+        paths = [*self._traces, *self._obsolete, *(file.path for file in self._files)]
         for path in paths:
             unlink(path)
         package.remove(self._prefix, self.program)
+        self.finish()
+        unlink(_mark(self.program))
         for path in paths:
             # Only if it is empty.
             if os.path.basename(os.path.dirname(path)) == package.NAME:

@@ -93,10 +93,11 @@ class Plan(resident.Plan):
         if self._wanted and self._wanted.settings.metrics_file:
             os.makedirs(os.path.dirname(self._wanted.settings.metrics_file), exist_ok=True)
 
-    def ready(self, begin: float) -> bool:
+    def problem(self, begin: float) -> str:
         if self._wanted is None or not self.restarts:
-            return True
-        return bool(status(self._wanted.settings).get("started", 0.0) >= begin)
+            return ""
+        started = status(self._wanted.settings).get("started", 0.0)
+        return "" if started >= begin else "it tells nothing"
 
 
 def status(settings: Settings) -> dict[str, Any]:
