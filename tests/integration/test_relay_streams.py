@@ -14,6 +14,7 @@ import os
 import random
 import threading
 import typing as t
+import zlib
 
 import pytest
 
@@ -25,7 +26,9 @@ from tests.relay.packets import Packet, unnumbered
 from tests.relay.sockets import Frames, silence
 from tests.relay.traffic import Tuning, datagrams, exchange, sysctls
 
-SEED = int(os.environ.get("FLATNET_SEED", "0")) or random.randrange(1 << 30)
+# Another one in each run, but one for all of its workers, which must collect the same tests.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(random.random())
+SEED = int(os.environ.get("FLATNET_SEED", "0")) or zlib.crc32(_RUN.encode())
 SEEDS = [SEED + number for number in range(int(os.environ.get("FLATNET_STREAMS", "8")))]
 
 # What the two hosts have.

@@ -84,7 +84,8 @@ def all_are(pieces: Sequence[memoryview], value: int) -> bool:
     pass together as rarely as one random piece passes a checksum. Without weights, two errors of
     the kind that a broken bit makes would cancel out.
     """
-    number = sum(map(mul, _WEIGHTS, map(int.from_bytes, pieces, _BIG)))
+    numbers = map(int.from_bytes, pieces, _BIG)  # type: ignore[arg-type]
+    number = sum(map(mul, _WEIGHTS, numbers))
     if len(pieces[0]) & 1:
         number <<= 8
     return (_fold(number) - value * _WEIGHT_SUMS[len(pieces)]) % 65535 == 0

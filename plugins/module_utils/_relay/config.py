@@ -32,8 +32,8 @@ class RelaySettings(NamedTuple):
     """One relay. ``address`` is the device's own, from which it answers with ICMP; ``subnet`` this
     host's; ``listen`` its underlay address; ``mtu`` the device's.
 
-    ``vector``: whether peers that can are sent whole vectors. ``workers`` are processes, one a queue
-    of the device; 0 chooses by the cores. ``user`` is whom to become if started by root.
+    ``vector``: whether peers that can are sent whole vectors. ``workers`` are processes, one for
+    each queue of the device; 0 chooses by the cores. ``user``: whom to become if started by root.
     """
 
     device: str
@@ -99,10 +99,10 @@ def parse_settings(text: str | bytes, what: str = "settings") -> RelaySettings:
         kind = bool if name == "vector" else int if name in _RANGES else str
         if not isinstance(value, kind) or (kind is int and not is_number(value)):
             raise InvalidRelayConfig("%s: %s: %s is of the wrong type" % (what, name, show(value)))
-        low, high = _RANGES.get(name, (0, 1))
-        if kind is int and not low <= value <= high:
+    for name, (low, high) in _RANGES.items():
+        if name in found and not low <= found[name] <= high:
             raise InvalidRelayConfig(
-                "%s: %s: %d is not from %d to %d" % (what, name, value, low, high)
+                "%s: %s: %d is not from %d to %d" % (what, name, found[name], low, high)
             )
     for name in ("address", "listen"):
         _address("%s: %s" % (what, name), found[name])
@@ -142,7 +142,9 @@ def _read(path: str, what: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise InvalidRelayConfig("%s %s cannot be read: %s" % (what, path, error.strerror)) from None
+        raise InvalidRelayConfig(
+            "%s %s cannot be read: %s" % (what, path, error.strerror)
+        ) from None
 
 
 def _address(where: str, text: Any) -> None:

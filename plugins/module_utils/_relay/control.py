@@ -19,8 +19,8 @@ class RelayUnavailable(FlatnetError):
 
 
 def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
-    """The answer to ``status`` (counters and settings) or ``reload`` (the table is read anew, and in
-    use when the answer comes; a broken one is refused, and the one before stays in use).
+    """The answer to ``status`` (counters and settings) or ``reload`` (the table is read anew, and
+    in use when the answer comes; a broken one is refused, and the one before stays in use).
 
     Raises RelayUnavailable.
     """

@@ -41,12 +41,11 @@ class Malformed(Exception):
 
 
 class Cut(NamedTuple):
-    """Packets of ``length`` bytes, the last of ``last``; two parts each, headers and payload."""
+    """Packets of ``length`` bytes, the last may be shorter; two parts each, headers and payload."""
 
     parts: list[bytes | View]
-    count: int
+    packets: int
     length: int
-    last: int
 
 
 def cut_tcp(frame: View, size: int) -> Cut:
@@ -122,7 +121,7 @@ def cut_tcp(frame: View, size: int) -> Cut:
         )
     )  # fmt: skip
     add(payload)
-    return Cut(parts, len(parts) // 2, full if len(parts) > 2 else last, last)
+    return Cut(parts, len(parts) // 2, full if len(parts) > 2 else last)
 
 
 _TCP_HEADERS: dict[tuple[int, int], struct.Struct] = {}
@@ -171,7 +170,7 @@ def cut_udp(frame: View, size: int) -> Cut:
         parts.append(payload)
         ident = (ident + 1) & 0xFFFF
     last = head + len(parts[-1])
-    return Cut(parts, len(parts) // 2, head + size if len(parts) > 2 else last, last)
+    return Cut(parts, len(parts) // 2, head + size if len(parts) > 2 else last)
 
 
 def complete(packet: View, start: int, offset: int) -> bool:
@@ -195,7 +194,7 @@ _UDP_COLUMNS = "!4sH4sH12s2s2x%dx"
 _COLUMNS: dict[tuple[int, int, int], struct.Struct] = {}
 _MOST_COLUMNS = 4096
 
-Row = tuple  # of one packet's fields, as above
+Row = tuple[Any, ...]  # one packet's fields, as above
 
 
 def _columns(protocol: int, head: int, length: int) -> struct.Struct:
@@ -220,6 +219,8 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
     protocol = packets[9]
     if packets[0] != 0x45 or (packets[6] << 8 | packets[7]) & _FRAGMENT:
         return 1
+    if packets[2] << 8 | packets[3] != length:
+        return 1
     if protocol == TCP and length > 40:
         head = 20 + (packets[32] >> 4) * 4
         flags = packets[33]
@@ -227,8 +228,8 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
             return 1
     elif protocol == UDP and udp and length > 28:
         head = 28
-        if not (packets[26] or packets[27]):
-            return 1  # without a checksum, which a frame's packets cannot be
+        if not (packets[26] or packets[27]) or packets[24] << 8 | packets[25] != length - 20:
+            return 1  # no checksum, which a frame's packets must have; or something behind it
     else:
         return 1
     most = min(count, MOST)
@@ -254,7 +255,7 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
         if not pieces or all_are(pieces, full):
             break
         # One of them is not sound; it goes alone, and whatever is before and after it does not.
-        good = _first(len(pieces), lambda n: (total(pieces[n]) - full) % 65535)
+        good = next((n for n, piece in enumerate(pieces) if (total(piece) - full) % 65535), 0)
     return max(good, 1)
 
 

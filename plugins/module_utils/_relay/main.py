@@ -28,6 +28,7 @@ from ..program import ERROR, INFO, NOTICE, WARNING, log, notify
 from . import device, report
 from .config import InvalidRelayConfig, RelaySettings, RelayTable, load_table
 from .router import pack
+from .wires import NOT_IPV4
 from .worker import COUNTERS, DeviceGone, Worker, hear, tell
 
 _MOST_AUTOMATIC = 4
@@ -323,7 +324,8 @@ class Relay:
         found = self.status()
         notify("WATCHDOG=1")
         drops = Counter(found["drops"])
-        more = drops - self._told
+        # What the host's own kernel has to say in IPv6 is nothing that an operator could mend.
+        more = drops - self._told - Counter({NOT_IPV4: drops[NOT_IPV4]})
         self._told = drops
         if more:
             log(

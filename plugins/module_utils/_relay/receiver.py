@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -34,8 +35,8 @@ _CONTROL = socket.CMSG_SPACE(4)
 # Calls before the device has its turn.
 _BUDGET = 16
 
-# IPv4's header, or the first of its fields.
-_HEAD = struct.Struct("!BBHHHBBHII")
+# Of the IPv4 header: version and length, length, TTL, checksum, source and destination.
+_HEAD = struct.Struct("!BxH4xBxHII")
 _INT = struct.Struct("=i")
 
 
@@ -49,7 +50,7 @@ class _Buffer:
         self.view = memoryview(self.bytes)
         self.list = [self.bytes]
         self.waits: list[vector.Pending] = []
-        self._cuts: dict[int, list[View]] = {}
+        self._cuts: dict[int, vector.Pieces] = {}
 
     def free(self) -> None:
         """Have them copy what they have."""
@@ -72,7 +73,7 @@ class _Buffer:
             view = self.view
             cuts = [view[at + head : at + length] for at in range(0, _BUFFER, length)]
             self._cuts[length] = cuts
-        found: vector.Pieces = cuts[:count]
+        found = cuts[:count]
         found[-1] = self.view[(count - 1) * length + head : end]
         return found
 
@@ -95,8 +96,9 @@ class Receiver:
         self._vectors: dict[str, vector.Receiving] = {}
         self._report_at = 0.0
 
-    def drain(self) -> bool:
-        """Take what has come, up to a budget; whether there may be more."""
+    def drain(self, idle: bool) -> bool:
+        """Take what has come, up to a budget; whether there may be more. ``idle``: there was
+        nothing to do before, so this first one may be all, and its answer is not made to wait."""
         wires = self._wires
         receive = wires.socket.udp.recvmsg_into
         peers = wires.router.peers
@@ -105,9 +107,7 @@ class Receiver:
             if buffer.waits:
                 buffer.free()
             try:
-                size, control, dummy, source = receive(
-                    buffer.list, _CONTROL, socket.MSG_DONTWAIT
-                )
+                size, control, dummy, source = receive(buffer.list, _CONTROL, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
             peer = peers.get(source[0])
@@ -120,13 +120,19 @@ class Receiver:
                 continue
             peer.rx_bytes += size
             if size <= length:
-                length = size
+                peer.rx_packets += 1
+                self._run(peer, buffer, 0, size, size)
+                if idle:
+                    break
+                continue
             peer.rx_packets += -(-size // length)
             # Datagrams of one length that came together need not be of one kind.
             firsts = buffer.bytes[0:size:length]
             vectors = firsts.count(vector.MAGIC)
             if vectors in (0, len(firsts)):
                 self._run(peer, buffer, 0, size, length)
+                if idle:
+                    break
                 continue
             start = 0
             for number in range(1, len(firsts) + 1):
@@ -168,9 +174,7 @@ class Receiver:
         if len(packet) < 20:
             wires.drops[MALFORMED] += 1
             return False
-        first, dummy, size, dummy, dummy, ttl, dummy, check, source, target = _HEAD.unpack_from(
-            packet
-        )
+        first, size, ttl, check, source, target = _HEAD.unpack_from(packet)
         header = (first & 15) * 4
         if first >> 4 != 4 or size != (length or len(packet)) or not 20 <= header <= len(packet):
             wires.drops[MALFORMED] += 1
@@ -203,9 +207,7 @@ class Receiver:
 
     # --- vectors ----------------------------------------------------------------------------------
 
-    def _take_vectors(
-        self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int
-    ) -> None:
+    def _take_vectors(self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int) -> None:
         now = time.monotonic()
         if end - start <= length:
             report = vector.read_report(buffer.view[start:end])
@@ -266,9 +268,6 @@ class Receiver:
         for name, receiving in self._vectors.items():
             receiving.tick(now)
             for report in receiving.reports():
-                try:
-                    self._wires.socket.udp.sendto(
-                        report, socket.MSG_DONTWAIT, peers[name].endpoint
-                    )
-                except OSError:
-                    pass  # the next one tells as much
+                # The next one tells as much.
+                with contextlib.suppress(OSError):
+                    self._wires.socket.udp.sendto(report, socket.MSG_DONTWAIT, peers[name].endpoint)

@@ -68,12 +68,14 @@ def metrics(found: Mapping[str, Any]) -> str:
     add("revision", "gauge", "etcd's revision of the table.", [("", found["table"]["revision"])])
     add("start_seconds", "gauge", "When the relay started.", [("", found["started"])])
     add("icmp_sent_total", "counter", "ICMP errors sent.", [("", found["icmp_sent"])])
-    for what, text in (("packets", "Datagrams"), ("bytes", "Bytes in datagrams"), ("vectors", "Frames in vectors")):
+    for what, text in (
+        ("packets", "Datagrams"),
+        ("bytes", "Bytes in datagrams"),
+        ("vectors", "Frames in vectors"),
+    ):
         for way, words in (("tx", "sent to peers."), ("rx", "received from peers.")):
             name = "%s_%s" % (way, what)
-            labelled = [
-                ('{peer="%s"}' % peer["address"], peer[name]) for peer in found["peers"]
-            ]
+            labelled = [('{peer="%s"}' % peer["address"], peer[name]) for peer in found["peers"]]
             add("peer_%s_total" % name, "counter", "%s %s" % (text, words), labelled)
             add("%s_total" % name, "counter", "%s %s" % (text, words), [("", totals[name])])
     drops = sorted(found["drops"].items())

@@ -60,13 +60,13 @@ class Peer:
 def pack(peers: Iterable[tuple[str, str, int]]) -> bytes:
     """Checked peers (subnet, address, vector) as ``Router.replace`` takes them."""
     out = bytearray()
-    for subnet, address, vector in peers:
+    for subnet, address, newest in peers:
         network = ipaddress.IPv4Network(subnet)
         out += _RECORD.pack(
             int(network.network_address),
             network.prefixlen,
             int(ipaddress.IPv4Address(address)),
-            min(vector, 255),
+            min(newest, 255),
         )
     return bytes(out)
 
@@ -87,11 +87,11 @@ class Router:
         prefixes: dict[int, dict[int, Peer]] = {}
         known = {peer.address: peer for peer in self.peers.values()}
         kept: dict[str, Peer] = {}
-        for subnet, length, address, vector in _RECORD.iter_unpack(records):
+        for subnet, length, address, newest in _RECORD.iter_unpack(records):
             peer = known.get(address)
             if peer is None:
                 peer = known[address] = Peer(address, self._port, self._mtu)
-            peer.vector = vector
+            peer.vector = newest
             kept[peer.endpoint[0]] = peer
             prefixes.setdefault(32 - length, {})[subnet >> (32 - length)] = peer
         gone = [peer for name, peer in self.peers.items() if name not in kept]

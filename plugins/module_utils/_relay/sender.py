@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 import time
 
@@ -41,8 +40,9 @@ _SMALLEST_MTU = 68
 
 # Where a packet begins in a slot, after the virtio header and what a vector has before it.
 _BEGIN = VNET + vector.BEFORE
-# The virtio header's one-byte fields, and the IPv4 header.
-_HEAD = struct.Struct("!BB20xBBHHHBBHII")
+# The virtio header's flags and GSO type; then version and length of the IPv4 header, length, TTL,
+# checksum and destination.
+_HEAD = struct.Struct("!BB20xBxH4xBxH4xI")
 
 
 class _Slot:
@@ -125,9 +125,7 @@ class Sender:
                 size = readv(fileno, slot.pieces if split else slot.whole) - VNET
             except BlockingIOError:
                 break
-            flags, kind, first, dummy, length, dummy, place, ttl, protocol, check, source, target = (
-                unpack(buffer)
-            )
+            flags, kind, first, length, ttl, check, target = unpack(buffer)
             if first >> 4 != 4:
                 wires.drops[NOT_IPV4] += 1
                 continue
@@ -227,7 +225,7 @@ class Sender:
                     self._out(peer, [piece], len(piece), 1)
             return
         most = self._most(found.length)
-        for at in range(0, found.count, most):
+        for at in range(0, found.packets, most):
             some = found.parts[2 * at : 2 * (at + most)]
             self._out(peer, some, found.length, len(some) // 2)
 

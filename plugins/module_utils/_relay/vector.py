@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Union
 
 from .frames import GSO_ECN, GSO_TCP4, GSO_UDP, NEEDS_CSUM, TCP, UDP, VNET, View
 
@@ -151,23 +152,41 @@ class Waiting:
         self.size = 0
 
 
-Pieces = list  # of a frame's parts, in order: views or bytes
+# What a frame's parts hold, in order.
+Pieces = list[Union[View, bytes]]
 
 
 class Pending:
     """A frame of which parts are missing."""
 
-    __slots__ = ("got", "length", "parts", "since")
+    __slots__ = ("got", "length", "since", "spans")
 
     def __init__(self, length: int, since: float) -> None:
         self.length = length
         self.since = since
         self.got = 0
-        self.parts: dict[int, View | bytes] = {}
+        # Consecutive parts, by the number of the first.
+        self.spans: dict[int, Pieces] = {}
 
     def keep(self) -> None:
         """Copy what it has, since the buffer that it is in is to be used again."""
-        self.parts = {part: bytes(piece) for part, piece in self.parts.items()}
+        self.spans = {part: list(map(bytes, pieces)) for part, pieces in self.spans.items()}
+
+    def overlaps(self, part: int, count: int) -> bool:
+        return any(
+            part < first + len(pieces) and first < part + count
+            for first, pieces in self.spans.items()
+        )
+
+    def complete(self) -> Pieces | None:
+        """All pieces, once it has all bytes; None if parts are missing nevertheless."""
+        found: Pieces = []
+        for part in sorted(self.spans):
+            if part != len(found):
+                return None
+            found += self.spans[part]
+        self.spans = {}  # of no use any more, and keep() has less to do
+        return found
 
 
 class _Stream:
@@ -233,7 +252,9 @@ class Receiving:
         if stream is None:
             stream = self._streams[number >> 24] = _Stream(number & _SERIAL)
         serial = number & _SERIAL
-        size = sum(map(len, pieces))
+        count = len(pieces)
+        # All but the last are of one length.
+        size = (count - 1) * len(pieces[0]) + len(pieces[-1])
         whole = length + _META.size
         frame = stream.pending.get(serial)
         if frame is None:
@@ -247,23 +268,21 @@ class Receiving:
             frame = stream.pending[serial] = Pending(length, now)
         if length != frame.length or frame.got + size > whole:
             return None
-        parts = dict(zip(range(part, part + len(pieces)), pieces))
-        if parts.keys() & frame.parts.keys():
+        if frame.overlaps(part, count):
             return []
         if self._waiting.size + size > _MOST_WAITING:
             self._drop(stream, serial)
             return []
         self._waiting.size += size
-        frame.parts.update(parts)
+        frame.spans[part] = pieces
         frame.got += size
         if frame.got < whole:
             return frame
         self._drop(stream, serial)
-        complete, frame.parts = frame.parts, {}
-        if len(complete) <= max(complete):
-            return None
-        stream.arrived += 1
-        return [complete[number] for number in range(len(complete))]
+        complete = frame.complete()
+        if complete is not None:
+            stream.arrived += 1
+        return complete
 
     def tick(self, now: float) -> None:
         """Forget what will not be complete."""

@@ -42,9 +42,7 @@ class Wires:
     the device's, which is its own.
     """
 
-    def __init__(
-        self, settings: RelaySettings, queue: Queue, sock: Socket, router: Router
-    ) -> None:
+    def __init__(self, settings: RelaySettings, queue: Queue, sock: Socket, router: Router) -> None:
         self.settings = settings
         self.queue = queue
         self.socket = sock

@@ -14,6 +14,7 @@ and is told of reports that came here for another: ("heard", worker, address, se
 
 from __future__ import annotations
 
+import gc
 import marshal
 import select
 import socket
@@ -102,13 +103,15 @@ class Worker:
             poll.register(number, select.POLLIN)
         receive, send = self._receiver.drain, self._sender.drain
         busy = False
+        # There are no cycles to collect; looking for them would stop everything now and then.
+        gc.disable()
         try:
             while True:
                 ready = dict(poll.poll(0 if busy else _TICK * 1000))
                 idle = not busy
                 busy = False
                 if udp in ready:
-                    busy = receive()
+                    busy = receive(idle)
                 # The answer to what was received is often there at once.
                 if tun in ready or udp in ready:
                     busy = send(idle) or busy
@@ -143,7 +146,8 @@ class Worker:
         elif what == "status":
             tell(self._channel, "status", self._status())
         elif what == "heard":
-            self._receiver.heard(*values, time.monotonic())
+            address, sent, arrived = values
+            self._receiver.heard(address, sent, arrived, time.monotonic())
         return True
 
     def _replace(self, records: bytes) -> None:
