@@ -31,6 +31,9 @@ def settings(
     addresses: Iterable[Address],
 ) -> RelaySettings:
     """The relay's settings, with the MTU that this host's underlay leaves."""
+    for option in ("network", "subnet", "listen"):
+        if not params[option]:
+            raise InvalidInput("%s: it has to be given" % option)
     for option, (low, high) in _NUMBERS.items():
         options.number(option, params[option], low, high)
     for option in ("table_file", "metrics_file"):

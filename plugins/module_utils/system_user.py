@@ -62,7 +62,8 @@ def make(name: str) -> pwd.struct_passwd:
 def remove(name: str) -> None:
     """Remove a user of ours, and its group."""
     if is_ours(name):
-        _run("userdel", name)
+        # Its processes have ended. Those of containers may have the same number, and are no reason.
+        _run("userdel", "--force", name)
         if _has_group(name) and not grp.getgrnam(name).gr_mem:
             _run("groupdel", name)
 

@@ -24,9 +24,11 @@ from tests.lab import Host
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache" / "collections"
 MODULES = "ansible_collections.flatnet.overlay.plugins.modules."
 
+PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
+
 Result = dict[str, t.Any]
 
-_RUNNER = """
+RUNNER = """
 import importlib, json, os, runpy, sys
 from ansible.module_utils import basic
 name, runs = json.load(sys.stdin)
@@ -80,9 +82,9 @@ def run_modules(
     """
     options = {"_ansible_check_mode": check, "_ansible_diff": diff}
     done = host.exec(
-        [os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3"), "-c", _RUNNER],
+        [PYTHON, "-c", RUNNER],
         stdin=json.dumps([MODULES + name, [{**options, **args} for args in runs]]),
-        env={**os.environ, "PYTHONPATH": "%s:%s" % (_ansible(), COLLECTIONS)},
+        env=environment(),
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
@@ -101,6 +103,11 @@ def run_modules(
         ]
         results.append({"failed": False, "changed": False, **result, "warnings": warnings})
     return results
+
+
+def environment() -> dict[str, str]:
+    """What RUNNER needs."""
+    return {**os.environ, "PYTHONPATH": "%s:%s" % (_ansible(), COLLECTIONS)}
 
 
 _links: list[str] = []

@@ -29,6 +29,7 @@ def inventory(name: str, hosts: t.Sequence[Host], variables: t.Mapping[str, t.An
             # Hosts share the file system but for /etc and /run, and the machine has it, too.
             "flatnet_sync_prefix": "/etc/flatnet",
             "flatnet_sync_state_file": "/etc/flatnet/state",
+            "flatnet_relay_table_file": "/etc/flatnet/relay-table.json",
             **variables,
         }
     lines += [f"    {key}: {json.dumps(value)}" for key, value in variables.items()]
