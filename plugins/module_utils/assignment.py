@@ -35,13 +35,15 @@ class Host(NamedTuple):
     """Who asks for a lease.
 
     ``host_id`` identifies the machine whatever its addresses, ``hostname`` is for people.
-    ``vtep_mac`` None means the stable one made from ``host_id`` and the VNI.
+    ``vtep_mac`` None means the stable one made from ``host_id`` and the VNI. ``vector``: the newest
+    format of vectors that its relay takes, with the udp backend.
     """
 
     host_id: str
     hostname: str
     public_ip: str
     vtep_mac: str | None = None
+    vector: int = 0
 
     def __str__(self) -> str:
         return "%s (%s)" % (self.hostname, self.public_ip)
@@ -189,7 +191,15 @@ def _lease(config: NetworkConfig, subnet: str, host: Host) -> Lease:
     backend = config.backend
     if backend.type != "vxlan":
         kind = "host-gw" if backend.type == "host-gw" else ""
-        return Lease(subnet, host.public_ip, kind, host_id=host.host_id, hostname=host.hostname)
+        vector = host.vector if backend.type == "udp" else 0
+        return Lease(
+            subnet,
+            host.public_ip,
+            kind,
+            host_id=host.host_id,
+            hostname=host.hostname,
+            vector=vector,
+        )
     return Lease(
         subnet=subnet,
         public_ip=host.public_ip,

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bridges and VXLAN devices, over pyroute2: make, change or remove one.
+"""Bridges, VXLAN and TUN devices: make, change or remove one, over pyroute2.
 
 The only file that imports pyroute2, and not before it is needed: nothing is needed to observe, so
 check mode works on a host that has not got pyroute2 yet.
@@ -15,6 +15,7 @@ import os
 import socket
 from typing import Any, Callable
 
+from . import tuntap
 from .entries import Link
 from .errors import FlatnetError
 from .netlink import Refusal
@@ -43,6 +44,7 @@ _OPTIONS = {
         "gbp": "vxlan_gbp",
     },
     "bridge": {"stp": "br_stp_state", "vlan_filtering": "br_vlan_filtering"},
+    "tun": {},  # fixed when it is made
 }
 _FLAGS = frozenset(
     (
@@ -108,6 +110,9 @@ class Devices:
             self._set(after.name, {name: value})
 
     def _add(self, link: Link) -> None:
+        if link.kind == "tun":
+            tuntap.make(link)
+            return
         common = _common(None, link)
         common.pop("state", None)
         if link.kind == "bridge" and link.mtu:

@@ -35,7 +35,7 @@ ZERO_MAC = "00:00:00:00:00:00"
 
 
 class Link(NamedTuple):
-    """A bridge or VXLAN device.
+    """A bridge, a VXLAN or a TUN device.
 
     ``options`` are the kind's own, sorted by name, named as ``ip link`` does; an option that is
     not there is left as it is. The same holds for ``mtu``, ``mac``, ``master`` being None;

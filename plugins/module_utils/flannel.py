@@ -35,7 +35,8 @@ class Lease(NamedTuple):
     """One valid lease: who holds which subnet, and how it is reached.
 
     ``backend_type`` is empty for udp and alloc. ``host_id`` and ``hostname`` are this
-    collection's own, empty on leases that a flanneld wrote. ``etcd_lease`` is the id of the etcd
+    collection's own, empty on leases that a flanneld wrote; so is ``vector``, the newest format of
+    vectors that the host's relay takes, 0 if it takes none. ``etcd_lease`` is the id of the etcd
     lease the key hangs on, 0 for a permanent key. ``mod_revision`` is the key's, 0 if not stored.
     """
 
@@ -49,6 +50,7 @@ class Lease(NamedTuple):
     vtep_mac6: str | None = None
     host_id: str = ""
     hostname: str = ""
+    vector: int = 0
     mod_revision: int = 0
     etcd_lease: int = 0
 
@@ -74,11 +76,13 @@ class Lease(NamedTuple):
             out["BackendV6Data"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac6}
         if self.host_id:
             out["Flatnet"] = {"HostID": self.host_id, "Hostname": self.hostname}
+            if self.vector:
+                out["Flatnet"]["Vector"] = self.vector
         return dumps(out)
 
     def same_content(self, other: Lease) -> bool:
         """Whether both are equal in everything that is written to etcd."""
-        return self[:10] == other[:10]
+        return self[:11] == other[:11]
 
 
 _KEY = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})(?:&([0-9a-f:]{2,39})-([0-9]{1,3}))?")
@@ -136,9 +140,15 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
         vtep_mac6=mac6,
         host_id=host_id,
         hostname=hostname if host_id else "",
+        vector=_vector(own.get("Vector")) if host_id else 0,
         mod_revision=mod_revision,
         etcd_lease=etcd_lease,
     )
+
+
+def _vector(value: Any) -> int:
+    """A format's number; whatever else stands there costs the host its vectors, not its lease."""
+    return value if isinstance(value, int) and is_number(value) and 0 < value < 256 else 0
 
 
 def subnet_of_key(name: str) -> str | None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Devices as rtnetlink tells of them: bytes in, Link out. Pure.
+"""Devices as rtnetlink tells of them: bytes in, Link out. Pure, but for users' names.
 
 Reading is done here and not by pyroute2, since a host on which nothing changes reads its devices
 all the same, and importing pyroute2 takes longer and more memory than everything else together.
@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from .entries import Link
 from .netlink import attributes
+from .tuntap import user_name
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
@@ -39,6 +40,14 @@ def _flag(data: bytes) -> bool:
 def _present(_data: bytes) -> bool:
     """An attribute without a value: there or not."""
     return True
+
+
+def _user(data: bytes) -> str:
+    return user_name(_number(data))
+
+
+def _kind_of_tun(data: bytes) -> str:
+    return {1: "tun", 2: "tap"}.get(_number(data), "")
 
 
 def _address(data: bytes) -> str | None:
@@ -73,6 +82,14 @@ _OPTIONS: dict[str, tuple[tuple[str, int, Callable[[bytes], Any], Any], ...]] = 
         ("external", 25, _flag, False),
     ),
     "bridge": (("stp", 5, _flag, False), ("vlan_filtering", 7, _flag, False)),
+    "tun": (
+        ("user", 1, _user, None),
+        ("mode", 3, _kind_of_tun, None),
+        ("pi", 4, _flag, False),
+        ("vnet_hdr", 5, _flag, False),
+        ("persist", 6, _flag, False),
+        ("multi_queue", 7, _flag, False),
+    ),
 }
 
 

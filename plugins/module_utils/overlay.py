@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ._relay.config import RelaySettings
 from .entries import Address, Link
 from .flannel import Lease, gateway
 from .identity import stable_mac
@@ -44,6 +45,24 @@ def vtep(config: NetworkConfig, own: Lease, underlay: Underlay) -> Device:
         ),
     )
     return Device(link, (Address(name, own.subnet.partition("/")[0] + "/32"),), exclusive=True)
+
+
+def tun(settings: RelaySettings) -> Device:
+    """The udp backend's device: it stays whether or not the relay runs, which it belongs to."""
+    link = Link(
+        settings.device,
+        "tun",
+        mtu=settings.mtu,
+        options=(
+            ("mode", "tun"),
+            ("multi_queue", True),
+            ("persist", True),
+            ("pi", False),
+            ("user", settings.user),
+            ("vnet_hdr", True),
+        ),
+    )
+    return Device(link, (Address(settings.device, settings.address + "/32"),), exclusive=True)
 
 
 def bridge(name: str, config: NetworkConfig, own: Lease, underlay: Underlay, new: bool) -> Device:
