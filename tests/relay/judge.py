@@ -43,6 +43,8 @@ class Judge:
 
     def owner(self, address: bytes) -> str | None:
         if address not in self._owners:
+            if len(self._owners) > 1000:
+                self._owners.clear()
             self._owners[address] = owner(self._table, address)
         return self._owners[address]
 

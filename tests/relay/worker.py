@@ -167,6 +167,7 @@ class Worker:
         self.udp.waiting.append((data, length, (address, PORT)))
         while self.receiver.drain(False):
             pass
+        self.udp.sent.clear()  # what it tells peers
         return self._written()
 
     def _written(self) -> list[Frame]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.relay.flows import Flows
 from tests.relay.judge import Judge, Spoiler
-from tests.relay.packets import UDP, checksum, cut, head, hop, partial, unnumbered
+from tests.relay.packets import UDP, Packet, checksum, cut, head, hop, partial, unnumbered
 from tests.relay.worker import GSO_TCP4, GSO_UDP_L4, OWN, Frame, Worker
 
 COUNT = int(os.environ.get("FLATNET_FUZZ", "20000"))
@@ -48,17 +48,21 @@ def _memory() -> int:
 
 
 class Flat:
-    """Memory must not grow after the first tenth."""
+    """Memory must not grow after the first tenth of ``count``."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker, count: int = COUNT) -> None:
+        self._count = count
         self._before = 0
+        # It remembers so many destinations, and forgets them all.
+        for address in range(1 << 16):
+            worker.router.find(address)
 
     def look(self, done: int) -> None:
-        if done >= COUNT // 10 and not self._before:
+        if done >= self._count // 10 and not self._before:
             self._before = _memory()
 
     def check(self) -> None:
-        if COUNT >= 200_000:  # else the warming up is all there is
+        if COUNT >= 200_000:  # else warming up is all there is
             assert _memory() - self._before < KEPT
 
 
@@ -87,9 +91,9 @@ def test_datagrams() -> None:
     chance = random.Random(SEED)
     spoiler = Spoiler(chance, ADDRESSES)
     judge = Judge(OWN, TABLE)
-    flat = Flat()
-    done = delivered = 0
+    done = delivered = unlucky = 0
     with _worker() as worker:
+        flat = Flat(worker)
         while done < COUNT:
             source = chance.choice([PLAIN, PLAIN, PLAIN, "10.5.99.1", "10.5.2.200"])
             address = chance.choice(["192.0.2.2"] * 9 + ["192.0.2.3", STRANGER])
@@ -104,15 +108,14 @@ def test_datagrams() -> None:
                 come = _given(worker, batch, address)
                 good = [hop(each) for each in batch if judge.delivers(each, address)]
                 cuts = [packet for frame in come for packet in frame.packets()]
-                if cuts != good:
-                    assert list(map(unnumbered, cuts)) == list(map(unnumbered, good)), (
-                        SEED,
-                        [each.hex() for each in batch],
-                    )
+                if list(map(unnumbered, cuts)) != list(map(unnumbered, good)):
+                    assert _unlucky(cuts, good), (SEED, [each.hex() for each in batch])
+                    unlucky += 1
                 done += len(batch)
                 delivered += len(good)
             flat.look(done)
         flat.check()
+        assert unlucky <= 1 + COUNT // 200_000
         assert sum(worker.drops.values()) == done - delivered
         assert delivered > done // 20
         assert set(worker.drops) == {
@@ -125,19 +128,26 @@ def test_datagrams() -> None:
         }
 
 
+def _unlucky(come: list[bytes], good: list[bytes]) -> bool:
+    """Packets that come together have their checksums looked at together, so that two wrong ones
+    may pass, once in 65535 times, as one that is changed at random does."""
+    wrong = [a for a, b in zip(come, good) if unnumbered(a) != unnumbered(b)]
+    return len(come) == len(good) and len(wrong) > 1 and all(each[9] in (6, 17) for each in wrong)
+
+
 def test_datagrams_of_vectors() -> None:
     """Parts of frames, spoilt, lost, repeated, mixed with packets. What comes out whole is what was
     put in, unless its bytes were changed; then it is still for here and from there."""
     chance = random.Random(SEED + 1)
     spoiler = Spoiler(chance, ADDRESSES)
     judge = Judge(OWN, {"10.5.2.0/24": "192.0.2.2"})
-    flat = Flat()
     done = whole = 0
     now = time.monotonic()
     # The other end: it sends vectors here.
     with Worker(("10.5.1.0/24", "192.0.2.1", 1)) as there, Worker(
         ("10.5.2.0/24", "192.0.2.2", 1)
     ) as worker:  # fmt: skip
+        flat = Flat(worker)
         there.wires.own = int.from_bytes(bytes([10, 5, 2, 0]), "big") >> 8
         while done < COUNT:
             flows = Flows(chance.randrange(1 << 30), PLAIN, HERE)
@@ -159,7 +169,7 @@ def test_datagrams_of_vectors() -> None:
             elif kind == 2:
                 parts = [each for each in parts for dummy in range(chance.choice([0, 1, 1, 1, 2]))]
             elif kind == 3:
-                mixed = flows.udp()
+                mixed = [each for each in flows.udp() if Packet.parse(each).summed()]
                 parts += mixed
                 packets = {unnumbered(hop(each)) for each in mixed}
             spoilt = False
@@ -226,9 +236,9 @@ def test_frames() -> None:
     chance = random.Random(SEED + 2)
     spoiler = Spoiler(chance, ADDRESSES)
     judge = Judge(OWN, TABLE)
-    flat = Flat()
     done = 0
     with _worker() as worker:
+        flat = Flat(worker)
         while done < COUNT:
             target = chance.choice([PLAIN, VECTOR, "10.5.99.1", "10.5.2.200", "10.5.250.1"])
             flows = Flows(chance.randrange(1 << 30), HERE, target)
@@ -262,9 +272,9 @@ def test_offloaded_frames(target: str) -> None:
     """Whole ones come out as the kernel would cut them; broken ones do no harm."""
     chance = random.Random(SEED + 3)
     spoiler = Spoiler(chance, ADDRESSES)
-    flat = Flat()
     done = 0
     with _worker() as worker:
+        flat = Flat(worker, COUNT // 20)
         while done < COUNT // 20:
             packet, size = Flows(chance.randrange(1 << 30), HERE, target).offloaded()
             if len(packet) - head(packet) <= size:
