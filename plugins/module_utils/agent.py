@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from . import overlay, peers, state
+from . import overlay, peers, relay_table, state
+from ._relay.config import VECTOR, InvalidRelayConfig, RelaySettings, RelayTable, load_settings
 from .assignment import Decision, Wish, decide, held
 from .entries import MAIN_TABLE, Route
 from .errors import FlatnetError
@@ -35,13 +36,13 @@ from .lock import locked
 from .network import NetworkConfig
 from .place import Place, find
 from .plan import Changes, RouteTaken
+from .program import ERROR, INFO, NOTICE, WARNING
 from .retention import Retention
 from .settings import Settings
 from .status import Status
 from .table import PeerTable
 
 Log = Callable[[int, str], None]  # syslog's level, text
-ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
 
 class OwnLeaseLost(FlatnetError):
@@ -65,6 +66,8 @@ class Agent:
         self._foreign: list[Route] = []
         self._own: Lease | None = None
         self._table: PeerTable | None = None
+        self._relay: RelaySettings | None = None
+        self._relay_table: RelayTable | None = None
         self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
         self._unsure: dict[str, str] = {}
@@ -196,6 +199,9 @@ class Agent:
     def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
         changes = table.update(changed)
         self.status.known(table, self._unsure, self.revision)
+        if self._relay:
+            with locked():
+                self._keep_relay("events")
         if not changes:
             return
         try:
@@ -218,6 +224,11 @@ class Agent:
         if place is None:
             return
         self._config, self._own = config, own
+        try:
+            self._relay = relay_table.settings(config, own, place.underlay)
+        except InvalidRelayConfig as error:
+            self._relay = None
+            self.failed("relay", "%s; the playbook installs the relay" % error)
         self._foreign = self._kernel.routes(foreign=True)
         link = peers.Adjacency(place.underlay, self._foreign)
         rules = peers.Rules(config, own, place.addresses, link)
@@ -232,8 +243,10 @@ class Agent:
         """This host's lease, got back or brought up to date if need be, and all leases."""
         config, snapshot = listing
         settings = self._settings
-        host = place.host._replace(vtep_mac=settings.vtep_mac)
         leases = list(snapshot.leases)
+        host = place.host._replace(
+            vtep_mac=settings.vtep_mac, vector=_vector(config, held(leases, place.host))
+        )
         previous = self._own
         try:
             wish = self._wish(leases, place)
@@ -302,7 +315,12 @@ class Agent:
                 changes = self._converge(taken.places)
             else:
                 self.status.healed("routes")
+            self._keep_relay(why)
         self.status.healed("kernel")
+        self._tell(why, changes)
+        return changes
+
+    def _tell(self, why: str, changes: Sequence[object]) -> None:
         if changes:
             self.status.applied(changes)
             if why == "drift":
@@ -317,7 +335,26 @@ class Agent:
                     "; ..." if len(changes) > 3 else "",
                 ),
             )
-        return changes
+
+    def _keep_relay(self, why: str) -> None:
+        """With the udp backend: the relay's settings and table as they should be."""
+        relay, table = self._relay, self._table
+        if relay is None or table is None:
+            return
+        corrected = relay_table.correct(relay)
+        # For an event it is not read again, which with thousands of peers takes a while.
+        before = self._relay_table if why == "events" else relay_table.read(relay.table_file)
+        wanted = relay_table.desired(
+            table.usable, self._unsure_subnets(), before or RelayTable(), self.revision
+        )
+        self._relay_table = wanted
+        changes = relay_table.changes(before, wanted)
+        if changes or before is None or corrected:
+            problem = relay_table.put(relay.table_file, relay.control, wanted)
+            self._tell(why, changes)
+            if problem:
+                self._log(INFO, problem)
+        self.status.healed("relay")
 
     def _converge(self, without: frozenset[object]) -> Changes:
         return self._kernel.converge(lambda: self._compute(without), check_mode=False)
@@ -341,10 +378,16 @@ class Agent:
             ).changes
         tunnel = self._config.backend.device
         wanted = [e for key, e in self._table.desired.items() if key not in without]
-        leases = self._table.leases
-        unsure = filter(None, (subnet_of_key(n) for n in self._unsure if n not in leases))
+        wanted += peers.standing(self._config) if self._relay else ()
+        unsure = self._unsure_subnets()
         routes = [route for route in routes if route.table == MAIN_TABLE]
         return changes + peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, unsure)
+
+    def _unsure_subnets(self) -> list[str]:
+        """Those whose key has a value that nobody understands."""
+        leases = self._table.leases if self._table else {}
+        found = (subnet_of_key(name) for name in self._unsure if name not in leases)
+        return [subnet for subnet in found if subnet]
 
     def devices(self) -> list[overlay.Device]:
         """The overlay's devices on this host."""
@@ -358,6 +401,8 @@ class Agent:
             found.append(overlay.bridge(name, config, own, place.underlay, new))
         if config.backend.type == "vxlan":
             found.append(overlay.vtep(config, own, place.underlay))
+        if self._relay:
+            found.append(overlay.tun(self._relay))
         return found
 
     # --- what is left on disk --------------------------------------------------------------------
@@ -411,6 +456,16 @@ class Agent:
     def desired(self):  # type: ignore[no-untyped-def]
         """What the kernel should hold for peers, by entry key."""
         return self._table.desired if self._table else {}
+
+
+def _vector(config: NetworkConfig, own: Lease | None) -> int:
+    """Which vectors this host's lease should advertise: those that its relay is set to take."""
+    if config.backend.type != "udp":
+        return 0
+    try:
+        return VECTOR if load_settings().vector else 0
+    except InvalidRelayConfig:
+        return own.vector if own else 0
 
 
 def jitter(seconds: float) -> float:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
@@ -24,11 +24,20 @@ def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
 
 
 def converge(
-    module: AnsibleModule, kernel: Kernel, compute: Callable[[], Changes], **result: Any
+    module: AnsibleModule,
+    kernel: Kernel,
+    compute: Callable[[], Changes],
+    others: tuple[Sequence[Any], Callable[[], object]] | None = None,
+    **result: Any,
 ) -> None:
-    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits."""
+    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``others``
+    are changes apart from the kernel, with what makes them."""
+    more, make = others or ((), None)
     with changing(module):
         changes = kernel.converge(compute, module.check_mode)
+        if more and make and not module.check_mode:
+            make()
+    changes = (*changes, *more)
     module.exit_json(changed=bool(changes), diff=diff(changes), **result)
 
 

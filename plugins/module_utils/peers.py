@@ -15,6 +15,9 @@ entries, and a packet passes them in the order route, neighbour, FDB.
 With host-gw, or a directly routed peer, the peer's underlay address is itself the next hop and one
 route is all. That is only true if the peer is on the underlay's own link: a gateway in between
 knows nothing of our subnets and would drop or, worse, misroute the packet.
+
+With udp, the whole network is routed to a TUN device, and a process finds the peer: see relay.py.
+The kernel holds nothing for a peer; relay_table.py has what takes the place of entries.
 """
 
 from __future__ import annotations
@@ -212,6 +215,14 @@ def entries(
                 % (underlay.interface, underlay.address, ", ".join(missed))
             )
     return encode(config, peers, link)
+
+
+def standing(config: NetworkConfig) -> tuple[Route, ...]:
+    """Routes that are there whatever peers there are: with udp, all of the network's."""
+    backend = config.backend
+    if backend.type != "udp" or not backend.device:
+        return ()
+    return (Route(config.network, backend.device),)
 
 
 def changes(

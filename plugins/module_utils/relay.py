@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(given.settings)
         if given.command == "run":
-            Relay(settings, VERSION).run()
+            Relay(settings, given.settings, VERSION).run()
             return 0
         found = ask(settings.control, given.command)
     except FlatnetError as error:

@@ -9,13 +9,12 @@ Times are seconds since the epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .flannel import Lease
 from .network import NetworkConfig
 from .place import Place
-from .plan import Changes
 from .table import PeerTable
 
 _KEPT = 20  # of the last repairs
@@ -62,11 +61,11 @@ class Status:
             self._skipped = [str(each) for each in table.skipped.values()]
             self._skipped += ["key %s: %s" % each for each in unsure.items()]
 
-    def applied(self, changes: Changes) -> None:
+    def applied(self, changes: Sequence[object]) -> None:
         self._changes += len(changes)
         self._last_change = time.time()
 
-    def repaired(self, changes: Changes) -> None:
+    def repaired(self, changes: Sequence[object]) -> None:
         self._repaired += len(changes)
         now = time.time()
         self._repairs += [{"time": now, "what": str(change)} for change in changes[:_KEPT]]

@@ -42,6 +42,11 @@ class PeerTable:
         """How many leases are in use."""
         return len(self._entries)
 
+    @property
+    def usable(self) -> list[Lease]:
+        """The leases in use."""
+        return [self.leases[name] for name in self._entries]
+
     def replace(self, leases: Iterable[Lease]) -> None:
         """Start over from a whole listing."""
         self.leases, self._marked = {}, {}

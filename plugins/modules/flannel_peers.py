@@ -124,7 +124,8 @@ device:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import peers
+from ansible_collections.flatnet.overlay.plugins.module_utils import peers, relay_table
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
@@ -201,11 +202,12 @@ def reach(module, kernel, config, snapshot):
     chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
     if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
         raise KernelError(
-            "device %s does not exist; make it with vxlan_vtep first" % backend.device
+            "device %s does not exist; make it with %s first"
+            % (backend.device, "tun_relay" if backend.type == "udp" else "vxlan_vtep")
         )
 
     def compute():
-        routes = kernel.routes()
+        routes = routes_of_peers(kernel, config)
         wanted = peers.entries(config, chosen.usable, place.underlay, routes)
         return peers.changes(
             wanted,
@@ -220,11 +222,33 @@ def reach(module, kernel, config, snapshot):
         module,
         kernel,
         compute,
+        others=relayed(module, config, chosen.usable, snapshot),
         peers=len(chosen.usable),
         skipped=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are skipped"),
         revision=snapshot.revision,
         device=backend.device,
     )
+
+
+def routes_of_peers(kernel, config):
+    """Those of the main table without what is there for no peer, such as the udp backend's."""
+    standing = {route.key for route in peers.standing(config)}
+    return [route for route in kernel.routes() if route.key not in standing]
+
+
+def relayed(module, config, usable, snapshot):
+    """What the relay's table takes, with the udp backend: the changes, and how to make them."""
+    if config.backend.type != "udp":
+        return None
+    present = module.params["state"] == "present"
+    files = relay_table.files()
+    before = relay_table.read(files.table)
+    after = relay_table.desired(
+        usable, snapshot.unsure if present else (), before or RelayTable(), snapshot.revision
+    )
+    allowed = module.params["allow_no_peers"] or not present
+    changes = relay_table.changes(before, after, allow_no_peers=allowed)
+    return changes, lambda: relay_table.put(files.table, files.control, after)
 
 
 def held_by(kernel, backend):
@@ -239,12 +263,14 @@ def leave(module, kernel, config, snapshot):
     backend = config.backend
 
     def compute():
-        return peers.changes((), backend.device, held_by(kernel, backend), kernel.routes())
+        routes = routes_of_peers(kernel, config)
+        return peers.changes((), backend.device, held_by(kernel, backend), routes)
 
     converge(
         module,
         kernel,
         compute,
+        others=relayed(module, config, (), snapshot),
         peers=0,
         skipped=[],
         revision=snapshot.revision,

@@ -42,6 +42,12 @@ options:
       - MAC address of the host's VTEP.
       - By default one made from O(host_id) and the network's VNI, the same after every reboot.
     type: str
+  vector:
+    description:
+      - With the backend V(udp), whether the lease says that this host's relay takes vectors, which
+        other relays of this collection then send it; see M(flatnet.overlay.tun_relay).
+    type: bool
+    default: true
   ttl:
     description:
       - Hang the lease on an etcd lease of so many seconds, which every run of this module renews.
@@ -171,6 +177,7 @@ transactions:
 import ipaddress
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import options
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import VECTOR
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import Wish
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
@@ -195,6 +202,7 @@ ARGUMENTS = {
     "subnet": {"type": "str"},
     "subnet_file": {"type": "path", "default": "/run/flannel/subnet.env"},
     "vtep_mac": {"type": "str"},
+    "vector": {"type": "bool", "default": True},
     "ttl": {"type": "int", "default": 0},
     "takeover": {"type": "bool", "default": False},
     "ipmasq": {"type": "bool", "default": False},
@@ -241,7 +249,9 @@ def acquire(module, store, kernel):
     option = module.params
     planned = parse_planned(module)
     place = observe(module, kernel, planned.config or store.config())
-    host = place.host._replace(vtep_mac=option["vtep_mac"])
+    host = place.host._replace(
+        vtep_mac=option["vtep_mac"], vector=VECTOR if option["vector"] else 0
+    )
     wish = Wish(
         subnet=option["subnet"],
         prefer=remembered(option["subnet_file"]),

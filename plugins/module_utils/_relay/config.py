@@ -8,8 +8,9 @@ Both are JSON files that root writes and the relay's user reads. Errors name fil
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import json
+import socket
 from typing import Any, NamedTuple
 
 from ..errors import InvalidInput
@@ -63,6 +64,9 @@ class RelayPeer(NamedTuple):
     subnet: str
     address: str
     vector: int = 0
+
+    def __str__(self) -> str:
+        return "relay %s to %s, vector %d" % self
 
 
 class RelayTable(NamedTuple):
@@ -147,19 +151,22 @@ def _read(path: str, what: str) -> bytes:
         ) from None
 
 
-def _address(where: str, text: Any) -> None:
-    try:
-        if isinstance(text, str) and str(ipaddress.IPv4Address(text)) == text:
-            return
-    except ValueError:
-        pass
+def _address(where: str, text: Any) -> int:
+    """An IPv4 address in canonical form, as a number; many times faster than ipaddress."""
+    if isinstance(text, str):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a null or a surrogate in it
+            packed = socket.inet_pton(socket.AF_INET, text)
+            if socket.inet_ntop(socket.AF_INET, packed) == text:
+                return int.from_bytes(packed, "big")
     raise InvalidRelayConfig("%s: %s is not an IPv4 address" % (where, show(text)))
 
 
 def _network(where: str, text: Any) -> None:
-    try:
-        if isinstance(text, str) and str(ipaddress.IPv4Network(text)) == text:
-            return
-    except ValueError:
-        pass
+    if isinstance(text, str):
+        address, dummy, length = text.partition("/")
+        with contextlib.suppress(InvalidRelayConfig):
+            first = _address(where, address)
+            known = length.isdecimal() and length.isascii() and str(int(length)) == length
+            if known and int(length) <= 32 and not first % (1 << 32 - int(length)):
+                return
     raise InvalidRelayConfig("%s: %s is not an IPv4 network" % (where, show(text)))

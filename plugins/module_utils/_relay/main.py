@@ -26,7 +26,13 @@ from .. import state
 from ..errors import FlatnetError
 from ..program import ERROR, INFO, NOTICE, WARNING, log, notify
 from . import device, report
-from .config import InvalidRelayConfig, RelaySettings, RelayTable, load_table
+from .config import (
+    InvalidRelayConfig,
+    RelaySettings,
+    RelayTable,
+    load_settings,
+    load_table,
+)
 from .router import pack
 from .wires import NOT_IPV4
 from .worker import COUNTERS, DeviceGone, Worker, hear, tell
@@ -44,8 +50,10 @@ class RelayFailed(FlatnetError):
 class Relay:
     """``run`` until a signal ends it; raises FlatnetError."""
 
-    def __init__(self, settings: RelaySettings, version: str) -> None:
+    def __init__(self, settings: RelaySettings, path: str, version: str) -> None:
         self._settings = settings
+        self._path = path
+        self._outdated = False
         self._version = version
         self._table = RelayTable()
         self._error = ""
@@ -246,6 +254,8 @@ class Relay:
                 self._pass_on(message)
             if listener.fileno() in ready:
                 self._accept(listener)
+            if self._outdated:
+                raise RelayFailed("%s has changed: starting anew" % self._path)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + every
                 self._look()
@@ -271,6 +281,8 @@ class Relay:
         return command()
 
     def _reload(self) -> dict[str, Any]:
+        with contextlib.suppress(InvalidRelayConfig):
+            self._outdated = load_settings(self._path) != self._settings
         before = self._table
         self._load()
         if self._error:

@@ -10,6 +10,7 @@ before, and for a new one as many as there are different prefix lengths, 33 at m
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterable
 
@@ -61,14 +62,13 @@ def pack(peers: Iterable[tuple[str, str, int]]) -> bytes:
     """Checked peers (subnet, address, vector) as ``Router.replace`` takes them."""
     out = bytearray()
     for subnet, address, newest in peers:
-        network = ipaddress.IPv4Network(subnet)
-        out += _RECORD.pack(
-            int(network.network_address),
-            network.prefixlen,
-            int(ipaddress.IPv4Address(address)),
-            min(newest, 255),
-        )
+        first, dummy, length = subnet.partition("/")
+        out += _RECORD.pack(_number(first), int(length), _number(address), min(newest, 255))
     return bytes(out)
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
 
 
 class Router:
