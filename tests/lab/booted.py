@@ -333,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "run site.yml on new hosts, and see that it works and stays", "booted"
     )
     one.add_argument("--hosts", type=int, default=2, help="how many (2)")
-    one.add_argument("--backend", choices=["vxlan", "host-gw"], default="vxlan")
+    one.add_argument("--backend", choices=["vxlan", "host-gw", "udp"], default="vxlan")
     return parser
 
 

@@ -43,6 +43,24 @@ _DUMPS = (
     "ip -j -6 neigh show nud permanent",
 )
 
+_UNIT = "flatnet-relay.service"
+
+#: Of systemd-analyze security: what is left is what the relay is for, sockets and a device.
+MOST_EXPOSURE = 1.2
+
+#: Prints whatever there is of the collection on a host.
+_LEFT = """
+ls -d /etc/flatnet /var/lib/flatnet /run/flatnet-relay /usr/local/lib/flatnet 2>/dev/null
+ls /usr/local/sbin/flatnet-* /etc/systemd/system/flatnet-* 2>/dev/null
+find /etc -xdev -path '*flatnet*'
+getent passwd flatnet-relay; getent group flatnet-relay
+systemctl list-units --all --plain --no-legend 'flatnet-*'
+ip -o link | grep flannel
+ip route show proto 110
+ss -Hlun sport = 8285
+true
+"""
+
 #: What changes by itself.
 _CLOCKS = re.compile(r"_timer$|^(valid|preferred)_life_time$|^expires$|^used$|^updated$")
 
@@ -82,6 +100,44 @@ def check(fleet: BootedFleet, backend: str) -> None:
         raise LabError("the restart changed what the kernel holds:\n" + "\n".join(lost))
     print("links, addresses, routes, rules, FDB and neighbours are as before")
     _ping(fleet)
+    if backend == "udp":
+        _relay(fleet, inventory)
+
+
+def _relay(fleet: BootedFleet, inventory: Path) -> None:
+    """What is special to the backend that has a process on every host."""
+    host = fleet.hosts[0]
+    _step("systemd-analyze security flatnet-relay")
+    analysed = fleet.ssh(host, ["systemd-analyze", "--no-pager", "security", _UNIT]).stdout
+    print(
+        "\n".join(line for line in analysed.splitlines() if line.startswith(("\u2717", "\u2192")))
+    )
+    found = re.search(r"exposure level for \S+: ([\d.]+)", analysed)
+    if not found or float(found[1]) > MOST_EXPOSURE:
+        raise LabError(f"the relay is more exposed than {MOST_EXPOSURE}")
+    _step("kill -9 of the relay")
+    main = fleet.ssh(host, ["systemctl", "show", "--property=MainPID", "--value", _UNIT]).stdout
+    fleet.ssh(host, ["kill", "-9", main.strip()])
+    begin = time.monotonic()
+    while fleet.ssh(host, ["flatnet-relay", "status"], check=False).returncode:
+        if time.monotonic() > begin + 2:
+            raise LabError("the relay is not back after 2 s")
+    print(f"it answers again after {time.monotonic() - begin:.1f} s")
+    _ping(fleet)
+    _step(f"reboot of {host.name}")
+    fleet.reboot(host)
+    fleet.ssh(host, ["flatnet-relay", "status"])
+    others = [each for each in fleet.hosts if each is not host]
+    subnets = json.loads(fleet.ssh(host, ["flatnet-relay", "status", "--json"]).stdout)["table"]
+    if subnets["peers"] != len(others):
+        raise LabError(f"after the reboot the relay knows {subnets['peers']} peers")
+    print(f"the relay runs and knows {subnets['peers']} peers")
+    _step(f"remove.yml of {host.name}")
+    _play(fleet, inventory, "remove.yml", "-e", f"flatnet_remove={host.name}")
+    left = fleet.ssh(host, ["sh", "-c", _LEFT]).stdout
+    if left:
+        raise LabError(f"remove.yml has left on {host.name}:\n{left}")
+    print("nothing is left of it")
 
 
 def dump(fleet: BootedFleet, host: Host) -> list[str]:
@@ -108,16 +164,18 @@ def _without_clocks(value: t.Any) -> t.Any:
     return value
 
 
-def _play(fleet: BootedFleet, inventory: Path) -> dict[str, int]:
-    """Run site.yml on the controller, its output as it comes; return the changes of each host."""
+def _play(
+    fleet: BootedFleet, inventory: Path, name: str = "site.yml", *arguments: str
+) -> dict[str, int]:
+    """Run a playbook on the controller, its output as it comes; return the changes of each host."""
     own = REPOSITORY / ".venv/bin/ansible-playbook"
     program = str(own) if own.exists() else shutil.which("ansible-playbook")
     if not program:
         raise LabError("there is no ansible-playbook; 'make venv' makes one")
-    playbook = str(REPOSITORY / "playbooks/site.yml")
+    playbook = str(REPOSITORY / "playbooks" / name)
     output = []
     with subprocess.Popen(
-        fleet.controller.command([program, "-i", str(inventory), playbook]),
+        fleet.controller.command([program, "-i", str(inventory), playbook, *arguments]),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -132,7 +190,7 @@ def _play(fleet: BootedFleet, inventory: Path) -> dict[str, int]:
     recap = {found[1]: int(found[2]) for found in _RECAP.finditer("".join(output))}
     silent = [host.name for host in fleet.hosts if host.name not in recap]
     if silent:
-        raise LabError(f"site.yml did nothing on {', '.join(silent)}")
+        raise LabError(f"{name} did nothing on {', '.join(silent)}")
     return recap
 
 

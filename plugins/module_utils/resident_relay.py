@@ -1,0 +1,280 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``flatnet-relay`` on a host: its user, its device, and what resident.py sees to.
+
+The device is made before the program starts, belongs to the program's user, and outlives it, with
+its route. So the program needs no rights, and a restart costs no more than the packets of a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from typing import Any, NamedTuple
+
+from . import package, resident, services, system_user
+from ._relay.config import (
+    CONTROL_PATH,
+    SETTINGS_PATH,
+    InvalidRelayConfig,
+    RelaySettings,
+    RelayTable,
+    load_settings,
+    parse_table,
+)
+from ._relay.control import RelayUnavailable, ask
+from .entries import Link, Route
+from .errors import InvalidInput
+from .kernel import Kernel
+from .links import plan_link, remove_link
+from .lock import locked
+from .overlay import Device
+from .plan import Changes, claim, diff, plan
+from .resident import File, Step
+from .services import Service
+
+UNIT = "flatnet-relay.service"
+# One that was killed is back before a stream minds.
+_PAUSE = 0.2
+
+
+class Wanted(NamedTuple):
+    """``unit`` is the text of systemd's unit, on a host that has it. ``table`` None: somebody else
+    sees to it. ``restart``: whether or not anything has changed."""
+
+    settings: RelaySettings
+    device: Device
+    python: str
+    unit: str
+    table: RelayTable | None
+    restart: bool
+
+
+class _Relay(resident.Plan):
+    program = "relay"
+    units = (UNIT,)
+    starting = (UNIT,)
+    _kernel: Kernel
+
+    def devices(self) -> Changes:
+        """What to change about devices and routes, as of now."""
+        raise NotImplementedError
+
+    def _converge(self) -> None:
+        with locked():
+            self._kernel.converge(self.devices, check_mode=False)
+
+
+class Present(_Relay):
+    """What is missing so that the relay runs as wanted."""
+
+    def __init__(self, prefix: str, wanted: Wanted, kernel: Kernel) -> None:
+        self._wanted, self._kernel = wanted, kernel
+        settings, before = wanted.settings, installed()
+        self._before = before
+        self._users = _ours(before.user if before else "", other_than=settings.user)
+        changes = kernel.converge(self.devices, check_mode=True)
+        first = _kernel_steps(changes)
+        if system_user.find(settings.user) is None:
+            first.insert(0, Step("user " + settings.user, "absent\n", "present\n"))
+        table = _table_file(wanted)
+        self._renewed = wanted.table is not None and (
+            services.read_file(table.path) != table.content
+        )
+        super().__init__(
+            prefix,
+            wanted.python,
+            [File(SETTINGS_PATH, settings.to_json()), table],
+            obsolete=sorted(_files(before) - _files(settings)),
+            first=first + _user_steps(self._users),
+            # The relay has queues of the device that was.
+            restart=wanted.restart or any(_replaces(each.before, each.after) for each in changes),
+        )
+
+    def services(self) -> list[Service]:
+        if self.systemd:
+            if not self._wanted.unit:
+                raise InvalidInput(
+                    "unit: systemd runs this host, so the text of %s is needed" % UNIT
+                )
+            return [Service(UNIT, self._wanted.unit, True, True)]
+        text = services.definition([self.command, "run"], pause=_PAUSE)
+        return [Service(package.COMMANDS[self.program], text, True, True)]
+
+    def shown(self, file: File, before: str) -> tuple[str, str]:
+        if file.path != self._wanted.settings.table_file:
+            return super().shown(file, before)
+        return _table_lines(before), _table_lines(file.content)
+
+    def devices(self) -> Changes:
+        kernel, device = self._kernel, self._wanted.device
+        name = device.link.name
+        routes = kernel.routes(None)
+        wanted = Route(self._wanted.settings.network, name)
+        changes = plan_link(
+            device.link,
+            kernel.link(name),
+            device.addresses,
+            kernel.held(name, routes),
+            device.exclusive,
+        ).changes
+        former = self._before.device if self._before else name
+        own = claim(
+            [wanted],
+            [route for route in routes if route.table == wanted.table],
+            lambda route: route.dev in (name, former),
+        )
+        changes += plan([wanted], own)
+        link = kernel.link(former)
+        if former != name and link and link.kind == device.link.kind:
+            held = [each for each in kernel.held(former, routes) if each not in own]
+            changes += remove_link(link.kind, link, held).changes
+        return changes
+
+    def prepare(self) -> None:
+        settings = self._wanted.settings
+        user = system_user.make(settings.user)
+        if settings.metrics_file:
+            folder = os.path.dirname(settings.metrics_file)
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                os.chown(folder, user.pw_uid, user.pw_gid)
+            _check_writable(folder, settings.user)
+        self._converge()
+
+    def finish(self) -> None:
+        for user in self._users:
+            system_user.remove(user)
+
+    def wait(self, begin: float) -> None:
+        if self._renewed and not self.restarts:
+            ask(self._wanted.settings.control, "reload")
+        super().wait(begin)
+
+    def problem(self, begin: float) -> str:
+        try:
+            found = status(self._wanted.settings)
+        except RelayUnavailable as error:
+            return str(error)
+        if self.restarts and found["started"] < begin:
+            return "it is the one of before that answers"
+        if found["settings"] != self._wanted.settings._asdict():
+            return "it has other settings"
+        return str(found["table_error"])
+
+
+class Absent(_Relay):
+    """What there is to remove. A run that was cut short may have left no settings to tell of it, so
+    ``device``, ``user`` and ``table_file`` are looked at as well."""
+
+    def __init__(
+        self, prefix: str, device: str, user: str, table_file: str, kernel: Kernel
+    ) -> None:
+        self._kernel = kernel
+        before = installed()
+        self._names = sorted({device, before.device} if before else {device})
+        self._users = _ours(user, before.user if before else "")
+        self._control = before.control if before else CONTROL_PATH
+        changes = kernel.converge(self.devices, check_mode=True)
+        super().__init__(
+            prefix,
+            None,
+            [File(SETTINGS_PATH, "")],
+            obsolete=sorted(_files(before) | {table_file}),
+            traces=[self._control],
+            first=_kernel_steps(changes) + _user_steps(self._users),
+        )
+
+    def services(self) -> list[Service]:
+        return []
+
+    def devices(self) -> Changes:
+        changes: Changes = ()
+        for name in self._names:
+            link = self._kernel.link(name)
+            changes += remove_link("tun", link, self._kernel.held(name)).changes
+        return changes
+
+    def dismantle(self) -> None:
+        self._converge()
+        for user in self._users:
+            system_user.remove(user)
+
+    def finish(self) -> None:
+        folder = os.path.dirname(self._control)
+        if os.path.basename(folder) == package.COMMANDS[self.program]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def installed() -> RelaySettings | None:
+    """The settings that are there; None if there are none that can be read."""
+    try:
+        return load_settings()
+    except InvalidRelayConfig:
+        return None
+
+
+def status(settings: RelaySettings) -> dict[str, Any]:
+    """What the relay says about itself; raises RelayUnavailable."""
+    return ask(settings.control, "status")
+
+
+def _ours(*names: str, other_than: str = "") -> list[str]:
+    return sorted({each for each in names if each != other_than and system_user.is_ours(each)})
+
+
+def _user_steps(names: list[str]) -> list[Step]:
+    return [Step("user " + name, "present\n", "absent\n") for name in names]
+
+
+def _kernel_steps(changes: Changes) -> list[Step]:
+    shown = diff(changes)
+    return [Step("kernel", shown["before"], shown["after"])] if changes else []
+
+
+def _replaces(before: object, after: object) -> bool:
+    """Whether a device is made, or made anew."""
+    return before is None and isinstance(after, Link)
+
+
+def _files(settings: RelaySettings | None) -> set[str]:
+    """What is the relay's own besides its settings."""
+    if settings is None:
+        return set()
+    return {path for path in (settings.table_file, settings.metrics_file) if path}
+
+
+def _table_file(wanted: Wanted) -> File:
+    """With the table as given; or as it is, if it can be read, else an empty one to start with."""
+    path = wanted.settings.table_file
+    if wanted.table is not None:
+        return File(path, wanted.table.to_json(), restarts=False)
+    text = services.read_file(path)
+    try:
+        parse_table(text)
+    except InvalidRelayConfig:
+        text = RelayTable().to_json()
+    return File(path, text, restarts=False)
+
+
+def _table_lines(text: str) -> str:
+    """A table as a person reads it."""
+    try:
+        found = parse_table(text)
+    except InvalidRelayConfig:
+        return text
+    lines = ["relay %s to %s, vector %d\n" % peer for peer in sorted(found.peers)]
+    return "".join(lines) or "no peers\n"
+
+
+def _check_writable(folder: str, user: str) -> None:
+    test = shutil.which("test") or "/usr/bin/test"
+    with contextlib.suppress(OSError):
+        if subprocess.run([test, "-w", folder], user=user, extra_groups=(), check=False).returncode:
+            raise InvalidInput(
+                "metrics_file: user %s may not write in %s; let it, or choose another folder"
+                % (user, folder)
+            )

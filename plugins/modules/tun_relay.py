@@ -1,0 +1,379 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes a host carry its packets to its peers over UDP."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tun_relay
+version_added: 0.1.0
+short_description: The relay of the udp backend, and its TUN device
+description:
+  - Makes a host have what the udp backend of flannel consists of, which is a TUN device with the
+    route of the overlay's network, and C(flatnet-relay), which carries packets between that device
+    and the peers. On the wire it is compatible with a flanneld of that backend.
+  - The device belongs to a user without rights that the relay runs as, and outlives it. The user is
+    made if it is not there.
+  - The relay is part of this collection, which comes to the host with the module itself. It is put
+    below O(prefix), into one package with C(flatnet-sync), which only root can write. The relay is
+    started anew when its device, its settings or what it consists of have changed, and takes up a
+    changed table without.
+  - At the end of each run the relay has to answer.
+  - Where systemd runs the host, that runs the relay. On other hosts a small supervisor of its own
+    does, which starts it again when it ends.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+  - flatnet.overlay.etcd
+  - flatnet.overlay.host
+attributes:
+  idempotent:
+    support: partial
+    details:
+      - With O(state=restarted) the relay is started anew each time.
+requirements:
+  - Linux 4.18 or later on the host; with 5.0 and 6.2 it gets faster
+options:
+  name:
+    description:
+      - The TUN device's name.
+    type: str
+    default: flannel0
+  network:
+    description:
+      - The overlay's network, all of which is routed to the device.
+      - Required unless O(state=absent).
+    type: str
+  subnet:
+    description:
+      - This host's subnet. The relay takes in packets to it, and sends packets from it.
+      - Required unless O(state=absent).
+    type: str
+  address:
+    description:
+      - The device's address, from which the relay also sends ICMP errors. By default the first one
+        of O(subnet), as with flannel.
+    type: str
+  listen:
+    description:
+      - The address of this host in the underlay, to which peers send.
+      - Required unless O(state=absent).
+    type: str
+  port:
+    description:
+      - UDP port, the same on all hosts.
+    type: int
+    default: 8285
+  mtu:
+    description:
+      - The device's MTU. By default what the interface that has O(listen) leaves, which is 28 bytes
+        less than its own.
+    type: int
+  vector:
+    description:
+      - Send many packets of a stream as one, in a format of our own, to peers whose lease says that
+        they read it.
+    type: bool
+    default: true
+  workers:
+    description:
+      - Processes that carry packets, up to 16. With V(0) they are as many as the host has cores to
+        give.
+    type: int
+    default: 0
+  user:
+    description:
+      - The user that the relay runs as. One that this module has made is removed with the relay.
+    type: str
+    default: flatnet-relay
+  table:
+    description:
+      - Where the network's subnets are, all of them but this host's own.
+      - With neither this nor O(from_leases) the table is left to M(flatnet.overlay.flannel_peers)
+        and C(flatnet-sync); where there is none, there is then an empty one to start with.
+    type: list
+    elements: dict
+    suboptions:
+      subnet:
+        description: A peer's subnet.
+        type: str
+        required: true
+      address:
+        description: The peer's address in the underlay.
+        type: str
+        required: true
+      vector:
+        description: The newest format of vectors that the peer reads; V(0) is none.
+        type: int
+        default: 0
+  from_leases:
+    description:
+      - Make the table from the leases in etcd, of which this host has to hold one. The options that
+        start with C(etcd_), and those that tell which host this is, are for this only.
+    type: bool
+    default: false
+  allow_no_peers:
+    description:
+      - With O(from_leases), whether a table of some peers may become one of none.
+    type: bool
+    default: false
+  table_file:
+    description:
+      - Where the table is kept.
+    type: path
+    default: /var/lib/flatnet/relay-table.json
+  metrics_file:
+    description:
+      - Where to write metrics for node_exporter's textfile collector; by default nowhere.
+      - The relay's user has to be allowed to write in its directory, which is made if it is not
+        there.
+    type: path
+  prefix:
+    description:
+      - Where the program is, in C(lib/flatnet), and its command, in C(sbin).
+    type: path
+    default: /usr/local
+  python:
+    description:
+      - The interpreter to run it with. By default the one that runs the module.
+    type: path
+  unit:
+    description:
+      - The text of systemd's unit C(flatnet-relay.service), for a host that systemd runs. Its
+        C(User) has to be O(user).
+      - The role P(flatnet.overlay.backend#role) renders one.
+    type: str
+    default: ''
+  state:
+    description:
+      - V(restarted) is V(present), and starts the relay anew whether or not anything has changed.
+      - V(absent) removes the relay, its device, files and user. Of the other options it looks at
+        O(name), O(user), O(table_file) and O(prefix). Where C(flatnet-sync) runs, that has to go
+        first, since it would bring the device back.
+    type: str
+    choices: [present, absent, restarted]
+    default: present
+seealso:
+  - module: flatnet.overlay.flannel_peers
+  - module: flatnet.overlay.flatnet_sync
+"""
+
+EXAMPLES = r"""
+- name: A relay whose table somebody else keeps
+  flatnet.overlay.tun_relay:
+    network: 10.5.0.0/16
+    subnet: 10.5.72.0/24
+    listen: 192.0.2.11
+    unit: "{{ lookup('ansible.builtin.template', 'flatnet-relay.service.j2') }}"
+
+- name: Two hosts without etcd
+  flatnet.overlay.tun_relay:
+    network: 10.5.0.0/16
+    subnet: 10.5.72.0/24
+    listen: 192.0.2.11
+    table:
+      - subnet: 10.5.94.0/24
+        address: 192.0.2.12
+        vector: 1
+    unit: "{{ lookup('ansible.builtin.template', 'flatnet-relay.service.j2') }}"
+
+- name: Remove the relay
+  flatnet.overlay.tun_relay:
+    state: absent
+"""
+
+RETURN = r"""
+version:
+  description: The collection's version and what identifies the sources; null if removed.
+  type: str
+  returned: success
+  sample: 0.1.0-3fb0c8d2a1e4
+command:
+  description: Path of the command.
+  type: str
+  returned: success
+restarted:
+  description: Whether the relay was, or in check mode would be, started.
+  type: bool
+  returned: success
+relay:
+  description: What the relay says about itself, as C(flatnet-relay status --json), without peers.
+  type: dict
+  returned: success, and neither in check mode nor with O(state=absent)
+"""
+
+import os
+import sys
+
+from ansible_collections.flatnet.overlay.plugins.module_utils import (
+    options,
+    overlay,
+    package,
+    peers,
+    relay_options,
+    relay_table,
+    resident_relay,
+    system_user,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
+from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+    FlatnetError,
+    InvalidInput,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+    create,
+    reporting,
+    warn_each,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+    ETCD_ARGUMENTS,
+    HOST_ARGUMENTS,
+    HOST_EXCLUSIVE,
+    observe,
+    registry,
+)
+
+ARGUMENTS = {
+    "name": {"type": "str", "default": "flannel0"},
+    "network": {"type": "str"},
+    "subnet": {"type": "str"},
+    "address": {"type": "str"},
+    "listen": {"type": "str"},
+    "port": {"type": "int", "default": 8285},
+    "mtu": {"type": "int"},
+    "vector": {"type": "bool", "default": True},
+    "workers": {"type": "int", "default": 0},
+    "user": {"type": "str", "default": "flatnet-relay"},
+    "table": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "subnet": {"type": "str", "required": True},
+            "address": {"type": "str", "required": True},
+            "vector": {"type": "int", "default": 0},
+        },
+    },
+    "from_leases": {"type": "bool", "default": False},
+    "allow_no_peers": {"type": "bool", "default": False},
+    "table_file": {"type": "path", "default": "/var/lib/flatnet/relay-table.json"},
+    "metrics_file": {"type": "path"},
+    "prefix": {"type": "path", "default": "/usr/local"},
+    "python": {"type": "path"},
+    "unit": {"type": "str", "default": ""},
+    "state": {
+        "type": "str",
+        "choices": ["present", "absent", "restarted"],
+        "default": "present",
+    },
+    **HOST_ARGUMENTS,
+}
+
+
+def table(module, kernel, asked):
+    """The table, from wherever it is to be had; None if somebody else sees to it."""
+    option = module.params
+    if option["table"] is not None:
+        if option["from_leases"]:
+            raise InvalidInput("from_leases: the table is given already")
+        return relay_options.table(option["table"], asked)
+    return of_leases(module, kernel, asked) if option["from_leases"] else None
+
+
+def of_leases(module, kernel, asked):
+    with registry(module) as store:
+        config, snapshot = store.listing()
+    place = observe(module, kernel, config)
+    own = held(snapshot.leases, place.host)
+    if own is None:
+        raise FlatnetError(
+            "from_leases: etcd names no lease of this host, %s; nothing was changed" % (place.host,)
+        )
+    for name, here, there in (
+        ("network", asked.network, config.network),
+        ("subnet", asked.subnet, own.subnet),
+    ):
+        if here != there:
+            raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
+    chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
+    warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are skipped")
+    before = relay_table.read(asked.table_file)
+    wanted = relay_table.desired(
+        chosen.usable, snapshot.unsure, before or RelayTable(), snapshot.revision
+    )
+    allowed = module.params["allow_no_peers"]
+    # Another revision alone is no difference.
+    return wanted if relay_table.changes(before, wanted, allowed) or not before else before
+
+
+def present(module, kernel):
+    option = module.params
+    system_user.check("user", option["user"])
+    asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
+    wanted = resident_relay.Wanted(
+        asked,
+        overlay.tun(asked),
+        option["python"] or sys.executable,
+        option["unit"] and relay_options.unit(option["unit"], asked.user),
+        table(module, kernel, asked),
+        option["state"] == "restarted",
+    )
+    plan = resident_relay.Present(option["prefix"], wanted, kernel)
+    if module.check_mode:
+        return plan, {}
+    plan.carry_out()
+    found = resident_relay.status(asked)
+    del found["peers"]
+    return plan, {"relay": found}
+
+
+def absent(module, kernel):
+    option = module.params
+    plan = resident_relay.Absent(
+        option["prefix"],
+        options.device("name", option["name"]),
+        option["user"],
+        relay_options.path("table_file", option["table_file"]),
+        kernel,
+    )
+    if not module.check_mode:
+        plan.carry_out()
+    return plan, {}
+
+
+def main():
+    module = create(
+        {**ARGUMENTS, **ETCD_ARGUMENTS},
+        state=False,
+        mutually_exclusive=HOST_EXCLUSIVE,
+    )
+    gone = module.params["state"] == "absent"
+    with reporting(module), Kernel() as kernel:
+        if not os.path.isabs(module.params["prefix"]):
+            raise InvalidInput("prefix: %s is not an absolute path" % module.params["prefix"])
+        plan, result = (absent if gone else present)(module, kernel)
+        module.exit_json(
+            changed=bool(plan.steps),
+            version=None if gone else package.version(),
+            command=plan.command,
+            restarted=plan.restarts,
+            diff=[
+                {
+                    "before": step.before,
+                    "after": step.after,
+                    "before_header": step.where,
+                    "after_header": step.where,
+                }
+                for step in plan.steps
+            ],
+            **result,
+        )
+
+
+if __name__ == "__main__":
+    main()
