@@ -117,7 +117,7 @@ bench: venv ## The targets for speed, into docs/performance.md (ARGS='--quick', 
 # --- use ----------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|host-gw, KEEP=1) (root)
+demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|host-gw|udp, KEEP=1) (root)
 	@BACKEND='$(BACKEND)' KEEP='$(KEEP)' python -m tests.lab.demo
 
 .PHONY: build

@@ -26,14 +26,14 @@ from .system import LabError
 REPOSITORY = Path(__file__).resolve().parents[2]
 INVENTORY = "inventories/demo"
 NAME = "demo"
-BACKENDS = ("vxlan", "host-gw")
+BACKENDS = ("vxlan", "host-gw", "udp")
 PREFIX = "/coreos.com/network"
 
 
 def main() -> int:
     backend, keep = os.environ.get("BACKEND") or "vxlan", bool(os.environ.get("KEEP"))
     if backend not in BACKENDS:
-        raise LabError(f"BACKEND is {backend!r}; the demo knows {' and '.join(BACKENDS)}")
+        raise LabError(f"BACKEND is {backend!r}; the demo knows {', '.join(BACKENDS)}")
     if os.geteuid() != 0:
         raise LabError("the demo makes network namespaces, so it must be run as root")
     lab = Lab(NAME, hosts=3)
@@ -87,10 +87,11 @@ def show(lab: Lab, backend: str) -> bool:
 
 def commands(backend: str) -> list[str]:
     """What shows a host's part of the overlay."""
-    device = ["ip -d link show dev flannel.1", "bridge fdb show dev flannel.1"]
-    device.append("ip neigh show dev flannel.1")
+    vtep = ["ip -d link show dev flannel.1", "bridge fdb show dev flannel.1"]
+    vtep.append("ip neigh show dev flannel.1")
+    relay = ["ip -d link show dev flannel0", "/usr/local/sbin/flatnet-relay status"]
     return [
-        *(device if backend == "vxlan" else []),
+        *{"vxlan": vtep, "udp": relay}.get(backend, ()),
         "ip -br addr show dev cni0",
         "ip route",
         "cat /run/flannel/subnet.env",
