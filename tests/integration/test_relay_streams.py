@@ -39,7 +39,11 @@ WAYS = {
     "relay to plain": ("relay", "plain"),
     "plain to relay": ("plain", "relay"),
     "vectors on one side": ("vector", "relay"),
+    "two workers": ("relay", "relay"),
+    "two workers, vectors": ("vector", "vector"),
 }
+# Settings of relays.
+SETTINGS = {way: {"workers": 2} for way in WAYS if "two workers" in way}
 TROUBLES: dict[str, dict[str, float]] = {
     "none": {},
     "loss": {"loss": 0.01},
@@ -172,7 +176,7 @@ def test_packets_through_both_ends(
         sent[seed] = [*flows.mixed(10), *offloaded]
     expected: dict[int, list[bytes]] = {}
     for way, kinds in WAYS.items():
-        fleet.carry(*kinds)
+        fleet.carry(*kinds, **SETTINGS.get(way, {}))
         for seed, found in sent.items():
             come = through(found)
             assert len(come) > len(found), way
@@ -197,7 +201,7 @@ def test_connections(fleet: Fleet, way: str, trouble: str) -> None:
         chances.pop("spoil", None)
     fleet.stop()
     by_way_of = fleet.forward(seed=SEED, **chances) if chances else ""
-    fleet.carry(*WAYS[way], by_way_of=by_way_of)
+    fleet.carry(*WAYS[way], by_way_of=by_way_of, **SETTINGS.get(way, {}))
     one, other = (each.pod for each in fleet.hosts)
     chance = random.Random(SEED)
     size = 200_000 if trouble != "none" else 4_000_000
@@ -236,7 +240,7 @@ def _kept(failures: list[str]) -> t.Callable[..., None]:
 @pytest.mark.parametrize("way", WAYS)
 def test_datagrams(fleet: Fleet, way: str) -> None:
     fleet.stop()
-    fleet.carry(*WAYS[way])
+    fleet.carry(*WAYS[way], **SETTINGS.get(way, {}))
     one, other = (each.pod for each in fleet.hosts)
     found = datagrams(one, other, 2000, SEED, 6000)
     assert sorted(found.came) == sorted(found.sent), (SEED, len(found.came), len(found.sent))
