@@ -215,7 +215,8 @@ def reach(module, kernel, config, snapshot):
             held_by(kernel, backend),
             routes,
             unsure=snapshot.unsure,
-            allow_no_peers=module.params["allow_no_peers"],
+            # A relay has its peers in its table.
+            allow_no_peers=module.params["allow_no_peers"] or bool(chosen.usable),
         )
 
     converge(
