@@ -114,6 +114,10 @@ bench: venv ## The targets for speed, into docs/performance.md (ARGS='--quick', 
 		pip install -qq --disable-pip-version-check -r tests/bench/requirements.txt
 	python -m tests.bench $(ARGS)
 
+.PHONY: bench-relay
+bench-relay: venv ## The relay beside what else carries packets (FLANNELD=, ARGS='--quick') (root)
+	FLANNELD='$(FLANNELD)' python -m tests.bench.relay $(ARGS)
+
 # --- use ----------------------------------------------------------------------------------------------
 
 .PHONY: demo

@@ -32,7 +32,7 @@ def show(part: Part, took: float, loads: Sequence[float]) -> None:
     for row in part.rows:
         verdict = {None: "", True: "met", False: "MISSED"}[row.met]
         print("    %-76s %10s   %-18s %s" % (row.what, row.figure, row.limit, verdict))
-    print("    in %.0f s, load %s" % (took, _load(loads)), flush=True)
+    print("    in %.0f s, load %s" % (took, load(loads)), flush=True)
 
 
 def keep(name: str, part: Part, loads: Sequence[float]) -> None:
@@ -40,7 +40,7 @@ def keep(name: str, part: Part, loads: Sequence[float]) -> None:
     found = {
         **dataclasses.asdict(part),
         "day": time.strftime("%Y-%m-%d"),
-        "load": _load(loads),
+        "load": load(loads),
         "machine": machine(),
     }
     (KEPT / (name + ".json")).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -55,11 +55,7 @@ def write(names: Iterable[str]) -> None:
         except FileNotFoundError:
             print("%s has not been measured yet: the documentation stays as it is" % name)
             return
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile("%s.*%s" % (re.escape(_BEGIN), re.escape(_END)), re.DOTALL)
-    block = "%s\n\n%s\n%s" % (_BEGIN, _figures(parts), _END)
-    PAGE.write_text(pattern.sub(lambda _match: block, text), encoding="utf-8")
-    print("%s is written" % PAGE.relative_to(REPOSITORY))
+    fill(_BEGIN, _END, _figures(parts))
     try:
         from . import picture  # noqa: PLC0415 - matplotlib is not among the tests' requirements
     except ImportError:
@@ -69,20 +65,46 @@ def write(names: Iterable[str]) -> None:
     picture.draw(series, PICTURE)
 
 
+def fill(begin: str, end: str, figures: str) -> None:
+    """Put them between these two lines of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = re.compile("%s.*%s" % (re.escape(begin), re.escape(end)), re.DOTALL)
+    block = "%s\n\n%s\n%s" % (begin, figures, end)
+    PAGE.write_text(pattern.sub(lambda _match: block, text), encoding="utf-8")
+    print("%s is written" % PAGE.relative_to(REPOSITORY))
+
+
 def _figures(parts: dict[str, dict[str, t.Any]]) -> str:
     lines = []
     machines = sorted({part["machine"] for part in parts.values()})
     days = sorted({part["day"] for part in parts.values()})
-    lines += ["Measured on %s, on %s.\n" % ("; ".join(machines), " and ".join(days))]
+    lines.append(measured(machines, days))
     for place, part in enumerate(parts.values(), 1):
         lines.append("### %d. %s\n" % (place, part["title"]))
-        lines += ["| figure | measured | target | |", "|---|---|---|---|"]
-        for fields in part["rows"]:
-            row = Row(**fields)
-            verdict = {None: "", True: "met", False: "**missed**"}[row.met]
-            lines.append("| %s | %s | %s | %s |" % (row.what, row.figure, row.limit, verdict))
-        lines.append("\nLoad of the machine before and after: %s.\n" % part["load"])
+        lines += judged(Row(**fields) for fields in part["rows"])
+        lines.append(loaded(part["load"]))
     return "\n".join(lines)
+
+
+def measured(machines: Sequence[str], days: Sequence[str]) -> str:
+    return "Measured on %s, on %s.\n" % ("; ".join(machines), " and ".join(days))
+
+
+def loaded(load: str) -> str:
+    return "\nLoad of the machine before and after: %s.\n" % load
+
+
+def judged(rows: Iterable[Row]) -> list[str]:
+    """Figures beside their targets."""
+    verdict = {None: "", True: "met", False: "**missed**"}
+    cells = [(row.what, row.figure, row.limit, verdict[row.met]) for row in rows]
+    return table(("figure", "measured", "target", ""), cells)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, *rows]
+    text = ["| %s |" % " | ".join(cells) for cells in lines]
+    return [text[0].replace("  |", " |"), "|%s" % ("---|" * len(heads)), *text[1:]]
 
 
 def machine() -> str:
@@ -124,5 +146,5 @@ def _first(*argv: str) -> str:
     return (done.stdout or done.stderr).splitlines()[0].strip()
 
 
-def _load(loads: Sequence[float]) -> str:
-    return ", ".join("%.1f" % load for load in loads)
+def load(loads: Sequence[float]) -> str:
+    return ", ".join("%.1f" % each for each in loads)
