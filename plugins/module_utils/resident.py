@@ -70,6 +70,7 @@ class Plan:
         traces: Sequence[str] = (),
         first: Sequence[Step] = (),
         restart: bool = False,
+        planned: str | None = None,
     ) -> None:
         self._prefix = prefix
         self._python = python
@@ -81,9 +82,11 @@ class Plan:
         before = package.observe(prefix)
         keeps = package.others(prefix, self.program)
         version = package.version() if python else (str(before) if keeps else "none")
-        self._installs = bool(python) and str(before) != version
+        # In check mode another program's task would have put it in place by now.
+        shown = planned or str(before)
+        self._installs = bool(python) and shown != version
         self._stale = before.stale
-        self._add("package", "%s\n" % str(before), "%s\n" % version)
+        self._add("package", "%s\n" % shown, "%s\n" % version)
         restart = restart or os.path.exists(_mark(self.program)) or self.program in before.stale
         for file in self._files:
             restart = (self._add_file(file) and file.restarts) or restart

@@ -32,14 +32,15 @@ class Wanted(NamedTuple):
 
 
 class Plan(resident.Plan):
-    """``wanted`` None: nothing of it is to be left."""
+    """``wanted`` None: nothing of it is to be left. ``planned``: the package's version after what
+    earlier tasks of the same check-mode run would have done."""
 
     program = "sync"
     units = (RESTORE, SYNC, ONCE, TIMER)
     starting = (SYNC, ONCE)
     once = (ONCE,)
 
-    def __init__(self, prefix: str, wanted: Wanted | None) -> None:
+    def __init__(self, prefix: str, wanted: Wanted | None, planned: str | None = None) -> None:
         self._wanted = wanted
         text = to_json(wanted.settings) if wanted else ""
         super().__init__(
@@ -48,6 +49,7 @@ class Plan(resident.Plan):
             [File(DEFAULT_PATH, text, 0o600)],
             obsolete=sorted(_files(_installed_settings()) - _files(wanted and wanted.settings)),
             traces=[Settings().status_file],
+            planned=planned,
         )
         if wanted:
             etcd = wanted.settings.etcd

@@ -99,6 +99,14 @@ options:
       - Seconds between comparisons of everything, whether or not something seems to have changed.
     type: float
     default: 60.0
+  planned:
+    description:
+      - What earlier tasks of the same run would have done. Looked at in check mode only.
+    type: dict
+    suboptions:
+      package:
+        description: The RV(flatnet.overlay.tun_relay#module:version) that is installed.
+        type: str
   retention:
     description:
       - Seconds that peers are kept after etcd lost its history and does not name them any more.
@@ -189,6 +197,7 @@ SETTINGS = {
 }
 ARGUMENTS = {
     "mode": {"type": "str", "choices": ["service", "timer", "none"], "default": "service"},
+    "planned": {"type": "dict", "options": {"package": {"type": "str"}}},
     "units": {"type": "dict", "default": {}},
     "prefix": {"type": "path", "default": "/usr/local"},
     "python": {"type": "path"},
@@ -250,7 +259,8 @@ def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
         chosen = wanted(module)
-        plan = resident_sync.Plan(module.params["prefix"], chosen)
+        planned = (module.params["planned"] or {}).get("package") if module.check_mode else None
+        plan = resident_sync.Plan(module.params["prefix"], chosen, planned)
         if not module.check_mode:
             plan.carry_out()
         report(module, plan, chosen)

@@ -9,8 +9,11 @@ The tests of one backend share a fleet: the first one builds it, the last one ta
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import typing as t
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +23,9 @@ from tests.lab import Host, Lab
 PEERS = "flatnet.overlay.peers : Reach every other host"
 FLANNELD_MAC = "5a:00:00:00:00:77"
 UNREACHABLE = 4
-MTU = {"vxlan": 1450, "host-gw": 1500}
+MTU = {"vxlan": 1450, "host-gw": 1500, "udp": 1472}
+# Knows nothing of the relay.
+FLANNELD = Path(__file__).resolve().parents[1] / "relay" / "flannel_peer.py"
 
 KEPT_FILES = [
     "etc/sysctl.d/90-flatnet.conf",
@@ -45,7 +50,7 @@ class Built:
         return self.site.play(playbook, *arguments, flatnet_backend={"type": self.backend}, **more)
 
 
-@pytest.fixture(scope="module", params=["vxlan", "host-gw"])
+@pytest.fixture(scope="module", params=["vxlan", "host-gw", "udp"])
 def built(
     request: pytest.FixtureRequest, lab_factory: t.Callable[..., Lab], ansible: Ansible
 ) -> Built:
@@ -65,7 +70,9 @@ def built(
 
 def flannel_lease(host: Host, backend: str) -> str:
     """A lease as a flanneld writes it."""
-    lease: dict[str, t.Any] = {"PublicIP": host.address, "PublicIPv6": None, "BackendType": backend}
+    lease: dict[str, t.Any] = {"PublicIP": host.address, "PublicIPv6": None}
+    if backend != "udp":
+        lease["BackendType"] = backend
     if backend == "vxlan":
         lease["BackendData"] = {"VNI": 1, "VtepMAC": FLANNELD_MAC}
     return json.dumps(lease, separators=(",", ":"))
@@ -145,7 +152,7 @@ def test_forwarding_is_kept_for_the_next_boot(built: Built) -> None:
 def test_a_lease_by_hand_is_a_peer_and_garbage_is_not(built: Built) -> None:
     site, (_, _, _, other) = built.site, built.site.lab.hosts
     etcd, kernel = site.lab.etcd, site.kernel()
-    run_as_flanneld(site, other, built.backend)
+    stop = run_as_flanneld(site, other, built.backend)
     put = {
         "10.5.200.0-24": flannel_lease(other, built.backend),
         "10.5.9.0-24": "{not JSON",
@@ -159,14 +166,15 @@ def test_a_lease_by_hand_is_a_peer_and_garbage_is_not(built: Built) -> None:
     assert run.changed() == {(host.name, PEERS) for host in site.hosts}
     assert "9 in all" in run.output
     assert all(name in run.warnings() for name in ("10.5.9.0-24", "nonsense", "10.6.0.0"))
+    stop()
     for name in put:
         etcd.delete(SUBNETS + name)
     assert built.play().changed() == {(host.name, PEERS) for host in site.hosts}
     assert {**site.kernel(), other.name: kernel[other.name]} == kernel
 
 
-def run_as_flanneld(site: Site, host: Host, backend: str) -> None:
-    """Make a host's kernel what a flanneld with 10.5.200.0/24 would make it."""
+def run_as_flanneld(site: Site, host: Host, backend: str) -> t.Callable[[], None]:
+    """Make a host what a flanneld with 10.5.200.0/24 would make it; returns what ends it."""
     lines = []
     if backend == "vxlan":
         lines = [
@@ -177,22 +185,42 @@ def run_as_flanneld(site: Site, host: Host, backend: str) -> None:
         ]
     else:
         lines = ["link add cni0 type bridge", "addr add 10.5.200.1/24 dev cni0", "link set cni0 up"]
+    if backend == "udp":
+        lines += [
+            "tuntap add dev flannel0 mode tun",
+            "link set flannel0 mtu 1472 up",
+            "addr add 10.5.200.0/32 dev flannel0",
+            "route add 10.5.0.0/16 dev flannel0",
+        ]
     for address, lease in site.leases().items():
         subnet = lease["subnet"]
         hop = subnet.split("/")[0]
         if backend == "host-gw":
             lines.append(f"route add {subnet} via {address} dev eth0")
+        if backend != "vxlan":
             continue
         mac = lease["BackendData"]["VtepMAC"]
         lines.append(f"neigh add {hop} lladdr {mac} dev flannel.1 nud permanent")
         lines.append(f"route add {subnet} via {hop} dev flannel.1 onlink")
     host.exec(["ip", "-batch", "-"], check=True, stdin="\n".join(lines) + "\n")
+    if backend == "udp":
+        table = [f"{lease['subnet']}={address}" for address, lease in site.leases().items()]
+        command = [sys.executable, str(FLANNELD), "flannel0", host.address, "8285", *table]
+        process = subprocess.Popen(host.command(command), stdout=subprocess.PIPE, text=True)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+
+        def stop() -> None:
+            process.kill()
+            process.communicate()
+
+        return stop
     if backend == "vxlan":
         entries = "".join(
             f"fdb add {lease['BackendData']['VtepMAC']} dev flannel.1 dst {address} self\n"
             for address, lease in site.leases().items()
         )
         host.exec(["bridge", "-batch", "-"], check=True, stdin=entries)
+    return lambda: None
 
 
 # --- etcd is gone, or empty ---------------------------------------------------------------------
@@ -277,6 +305,14 @@ def test_a_host_that_does_not_answer_stops_no_other(built: Built) -> None:
     assert run.changed() == set()
 
 
+def reached(built: Built, host: Host) -> str:
+    """What names the peers that a host reaches."""
+    if built.backend != "udp":
+        return built.site.kernel()[host.name]
+    tables = ["ip route", "cat /etc/flatnet/relay-table.json"]
+    return "".join(host.exec(each.split(), check=True).stdout for each in tables)
+
+
 def test_remove_leaves_nothing(built: Built) -> None:
     site = built.site
     for pod in list(site.lab.pods):
@@ -288,7 +324,7 @@ def test_remove_leaves_nothing(built: Built) -> None:
     subnets = [lease["subnet"] for lease in site.leases().values()]
     gone = {(host.name, PEERS) for host in (first, second)}
     assert {change for change in run.changed() if change[0] != "host3"} == gone
-    assert all(subnet in site.kernel()[first.name] for subnet in subnets)
+    assert all(subnet in reached(built, first) for subnet in subnets)
 
     built.play("playbooks/remove.yml", flatnet_remove="host1,host2")
     hosts = [host.name for host in site.hosts]

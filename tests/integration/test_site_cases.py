@@ -51,7 +51,7 @@ def routed(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"flatnet_backend": {"type": "udp"}}, "not provisioned by this version"),
+        ({"flatnet_backend": "udp"}, "it must be a mapping"),
         ({"flatnet_subnet_len": "x"}, "flatnet_subnet_len"),
         ({"flatnet_network": "10.5.0.0"}, "is not an IPv4 network"),
     ],
