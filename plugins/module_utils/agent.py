@@ -22,8 +22,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from . import overlay, peers, relay_table, state
-from ._relay.config import VECTOR, InvalidRelayConfig, RelaySettings, RelayTable, load_settings
+from . import overlay, peers, state
+from ._relay.config import InvalidRelayConfig
 from .assignment import Decision, Wish, decide, held
 from .entries import MAIN_TABLE, Route
 from .errors import FlatnetError
@@ -37,6 +37,7 @@ from .network import NetworkConfig
 from .place import Place, find
 from .plan import Changes, RouteTaken
 from .program import ERROR, INFO, NOTICE, WARNING
+from .relay_keeper import RelayKeeper
 from .retention import Retention
 from .settings import Settings
 from .status import Status
@@ -66,8 +67,7 @@ class Agent:
         self._foreign: list[Route] = []
         self._own: Lease | None = None
         self._table: PeerTable | None = None
-        self._relay: RelaySettings | None = None
-        self._relay_table: RelayTable | None = None
+        self._relay = RelayKeeper()
         self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
         self._unsure: dict[str, str] = {}
@@ -199,9 +199,11 @@ class Agent:
     def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
         changes = table.update(changed)
         self.status.known(table, self._unsure, self.revision)
-        if self._relay:
+        if self._relay.settings:
             with locked():
-                self._keep_relay("events")
+                found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
+            self._tell("events", found.changes)
+            self._relay_told(found.problem)
         if not changes:
             return
         try:
@@ -224,11 +226,7 @@ class Agent:
         if place is None:
             return
         self._config, self._own = config, own
-        try:
-            self._relay = relay_table.settings(config, own, place.underlay)
-        except InvalidRelayConfig as error:
-            self._relay = None
-            self.failed("relay", "%s; the playbook installs the relay" % error)
+        self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
         link = peers.Adjacency(place.underlay, self._foreign)
         rules = peers.Rules(config, own, place.addresses, link)
@@ -236,6 +234,15 @@ class Agent:
         self._table.replace(leases)
         self.status.place(config, own, place)
         self.status.known(self._table, self._unsure, self.revision)
+
+    def _learn_relay(self) -> None:
+        config, own, place = self._config, self._own, self._place
+        if config is None or own is None or place is None:
+            return
+        try:
+            self._relay.learn(config, own, place.underlay)
+        except InvalidRelayConfig as error:
+            self.failed("relay", "%s; the playbook installs the relay" % error)
 
     # --- this host's own lease -------------------------------------------------------------------
 
@@ -245,7 +252,8 @@ class Agent:
         settings = self._settings
         leases = list(snapshot.leases)
         host = place.host._replace(
-            vtep_mac=settings.vtep_mac, vector=_vector(config, held(leases, place.host))
+            vtep_mac=settings.vtep_mac,
+            vector=self._relay.vector(config, held(leases, place.host), self._own),
         )
         previous = self._own
         try:
@@ -308,6 +316,7 @@ class Agent:
                 % (now.underlay.interface, place.underlay.ip, now.underlay.ip)
             )
         with locked():
+            self._learn_relay()
             try:
                 changes = self._converge(frozenset())
             except RouteTaken as taken:
@@ -315,9 +324,10 @@ class Agent:
                 changes = self._converge(taken.places)
             else:
                 self.status.healed("routes")
-            self._keep_relay(why)
+            relay = self._relay.keep(self._table.usable, self._unsure_subnets(), self.revision)
         self.status.healed("kernel")
-        self._tell(why, changes)
+        self._tell(why, (*changes, *relay.changes))
+        self._relay_told(relay.problem)
         return changes
 
     def _tell(self, why: str, changes: Sequence[object]) -> None:
@@ -336,25 +346,11 @@ class Agent:
                 ),
             )
 
-    def _keep_relay(self, why: str) -> None:
-        """With the udp backend: the relay's settings and table as they should be."""
-        relay, table = self._relay, self._table
-        if relay is None or table is None:
-            return
-        corrected = relay_table.correct(relay)
-        # For an event it is not read again, which with thousands of peers takes a while.
-        before = self._relay_table if why == "events" else relay_table.read(relay.table_file)
-        wanted = relay_table.desired(
-            table.usable, self._unsure_subnets(), before or RelayTable(), self.revision
-        )
-        self._relay_table = wanted
-        changes = relay_table.changes(before, wanted)
-        if changes or before is None or corrected:
-            problem = relay_table.put(relay.table_file, relay.control, wanted)
-            self._tell(why, changes)
-            if problem:
-                self._log(INFO, problem)
-        self.status.healed("relay")
+    def _relay_told(self, problem: str) -> None:
+        if self._relay.settings:
+            self.status.healed("relay")
+        if problem:
+            self._log(INFO, problem)
 
     def _converge(self, without: frozenset[object]) -> Changes:
         return self._kernel.converge(lambda: self._compute(without), check_mode=False)
@@ -378,9 +374,12 @@ class Agent:
             ).changes
         tunnel = self._config.backend.device
         wanted = [e for key, e in self._table.desired.items() if key not in without]
-        wanted += peers.standing(self._config) if self._relay else ()
+        standing = peers.standing(self._config)
+        wanted += standing if self._relay.settings else ()
+        # Of a relay that nothing is known of, the route stays as it is.
+        left = () if self._relay.settings else {route.key for route in standing}
         unsure = self._unsure_subnets()
-        routes = [route for route in routes if route.table == MAIN_TABLE]
+        routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
         return changes + peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, unsure)
 
     def _unsure_subnets(self) -> list[str]:
@@ -401,8 +400,8 @@ class Agent:
             found.append(overlay.bridge(name, config, own, place.underlay, new))
         if config.backend.type == "vxlan":
             found.append(overlay.vtep(config, own, place.underlay))
-        if self._relay:
-            found.append(overlay.tun(self._relay))
+        if self._relay.settings:
+            found.append(overlay.tun(self._relay.settings))
         return found
 
     # --- what is left on disk --------------------------------------------------------------------
@@ -456,16 +455,6 @@ class Agent:
     def desired(self):  # type: ignore[no-untyped-def]
         """What the kernel should hold for peers, by entry key."""
         return self._table.desired if self._table else {}
-
-
-def _vector(config: NetworkConfig, own: Lease | None) -> int:
-    """Which vectors this host's lease should advertise: those that its relay is set to take."""
-    if config.backend.type != "udp":
-        return 0
-    try:
-        return VECTOR if load_settings().vector else 0
-    except InvalidRelayConfig:
-        return own.vector if own else 0
 
 
 def jitter(seconds: float) -> float:

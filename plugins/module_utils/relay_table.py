@@ -14,11 +14,9 @@ from typing import NamedTuple
 from . import state
 from ._relay.config import (
     CONTROL_PATH,
-    SETTINGS_PATH,
     TABLE_PATH,
     InvalidRelayConfig,
     RelayPeer,
-    RelaySettings,
     RelayTable,
     load_settings,
     load_table,
@@ -26,9 +24,7 @@ from ._relay.config import (
 from ._relay.control import RelayUnavailable, ask
 from .errors import FlatnetError
 from .flannel import Lease
-from .network import NetworkConfig
 from .peers import LosingAllPeers
-from .underlay import Underlay
 
 _PATIENCE = 2.0  # seconds that the relay may take to read a table
 
@@ -103,44 +99,22 @@ def changes(
 
 
 def put(path: str, control: str, table: RelayTable) -> str:
-    """Write the table, and have a relay that runs use it; why it does not, or nothing. One that
-    does not run reads it when it starts. Raises FlatnetError."""
+    """Write the table, and have a relay that runs use it; why it does not, or nothing. Raises
+    FlatnetError."""
     try:
         state.replace(path, table.to_json().encode(), 0o644)
     except OSError as error:
         raise FlatnetError(
             "the relay's table %s cannot be written: %s" % (path, error.strerror)
         ) from None
+    return tell(control)
+
+
+def tell(control: str) -> str:
+    """Have a relay look at its files anew; why it does not, or nothing. One that does not run reads
+    them when it starts."""
     try:
         ask(control, "reload", _PATIENCE)
     except RelayUnavailable as error:
         return str(error)
     return ""
-
-
-def settings(config: NetworkConfig, own: Lease, underlay: Underlay) -> RelaySettings | None:
-    """The relay's settings as they should be, from what tun_relay left; None if the backend is
-    another one. Raises InvalidRelayConfig."""
-    if config.backend.type != "udp":
-        return None
-    return load_settings()._replace(
-        address=own.subnet.partition("/")[0],
-        subnet=own.subnet,
-        network=config.network,
-        listen=underlay.ip,
-        port=config.backend.port or 0,
-        mtu=config.backend.overlay_mtu(underlay.mtu),
-    )
-
-
-def correct(wanted: RelaySettings) -> bool:
-    """Write settings that differ from those there, which has a running relay start anew."""
-    if load_settings() == wanted:
-        return False
-    try:
-        state.replace(SETTINGS_PATH, wanted.to_json().encode(), 0o644)
-    except OSError as error:
-        raise FlatnetError(
-            "the relay's settings %s cannot be written: %s" % (SETTINGS_PATH, error.strerror)
-        ) from None
-    return True

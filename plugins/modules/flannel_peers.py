@@ -16,7 +16,8 @@ description:
     one batch, from the leases at one etcd revision.
   - With the V(vxlan) backend a peer is a neighbour and a forwarding (FDB) entry of the VXLAN
     device, and a route through it; with V(host-gw), and with direct routing for peers on the same
-    link, it is a route alone.
+    link, it is a route alone. With V(udp) it is a line of the relay's table, which a running relay
+    takes up; the route of the whole network belongs to M(flatnet.overlay.tun_relay).
   - What is stale is removed. Ours are routes of protocol 110 in the main table, and whatever the
     overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
     place is an error, unless it says the same and is then adopted.
@@ -71,13 +72,14 @@ options:
         elements: dict
   state:
     description:
-      - V(absent) removes all peers from this host's kernel. The devices stay.
+      - V(absent) removes all peers from this host's kernel, or its relay's table. The devices stay.
     type: str
     choices: [present, absent]
     default: present
 seealso:
   - module: flatnet.overlay.flannel_subnet
   - module: flatnet.overlay.vxlan_vtep
+  - module: flatnet.overlay.tun_relay
 """
 
 EXAMPLES = r"""
@@ -249,7 +251,13 @@ def relayed(module, config, usable, snapshot):
     )
     allowed = module.params["allow_no_peers"] or not present
     changes = relay_table.changes(before, after, allow_no_peers=allowed)
-    return changes, lambda: relay_table.put(files.table, files.control, after)
+
+    def make():
+        problem = relay_table.put(files.table, files.control, after)
+        if problem:
+            module.warn(problem)
+
+    return changes, make
 
 
 def held_by(kernel, backend):
