@@ -89,7 +89,7 @@ def commands(backend: str) -> list[str]:
     """What shows a host's part of the overlay."""
     vtep = ["ip -d link show dev flannel.1", "bridge fdb show dev flannel.1"]
     vtep.append("ip neigh show dev flannel.1")
-    relay = ["ip -d link show dev flannel0", "/usr/local/sbin/flatnet-relay status"]
+    relay = ["ip -d link show dev flannel0", "/etc/flatnet/sbin/flatnet-relay status"]
     return [
         *{"vxlan": vtep, "udp": relay}.get(backend, ()),
         "ip -br addr show dev cni0",
