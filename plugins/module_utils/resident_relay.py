@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from typing import Any, NamedTuple
 
-from . import package, resident, services, system_user
+from . import package, resident, services, state, system_user
 from ._relay.config import (
     CONTROL_PATH,
     SETTINGS_PATH,
@@ -55,6 +55,7 @@ class Wanted(NamedTuple):
 
 class _Relay(resident.Plan):
     program = "relay"
+    patience = 10.0
     units = (UNIT,)
     starting = (UNIT,)
     _kernel: Kernel
@@ -64,8 +65,14 @@ class _Relay(resident.Plan):
         raise NotImplementedError
 
     def _converge(self) -> None:
+        """The settings first: flatnet-sync goes by them."""
         with locked():
+            self.settle()
             self._kernel.converge(self.devices, check_mode=False)
+
+    def settle(self) -> None:
+        """Write or remove the settings."""
+        raise NotImplementedError
 
 
 class Present(_Relay):
@@ -145,6 +152,10 @@ class Present(_Relay):
             _check_writable(folder, settings.user)
         self._converge()
 
+    def settle(self) -> None:
+        text = self._wanted.settings.to_json()
+        state.replace_if_changed(SETTINGS_PATH, text.encode(), 0o644)
+
     def finish(self) -> None:
         for user in self._users:
             system_user.remove(user)
@@ -197,6 +208,9 @@ class Absent(_Relay):
             link = self._kernel.link(name)
             changes += remove_link("tun", link, self._kernel.held(name)).changes
         return changes
+
+    def settle(self) -> None:
+        resident.unlink(SETTINGS_PATH)
 
     def dismantle(self) -> None:
         self._converge()

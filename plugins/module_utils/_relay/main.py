@@ -10,6 +10,7 @@ thousands of peers holds nothing up.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import grp
 import json
 import os
@@ -41,6 +42,7 @@ _MOST_AUTOMATIC = 4
 _PATIENCE = 10.0  # seconds that a worker may take to answer
 _LOOK = 10.0  # seconds between looks at the workers: for the watchdog, metrics, the journal
 _REQUEST = 4096
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 
 
 class RelayFailed(FlatnetError):
@@ -152,9 +154,15 @@ class Relay:
             raise RelayFailed("user: there is no user %s" % name) from None
         os.chown(os.path.dirname(self._settings.control), user.pw_uid, user.pw_gid)
         os.chown(self._settings.control, user.pw_uid, user.pw_gid)
+        # That the end of whoever started it is its end too, which becoming another user forgets.
+        parent, libc, number = os.getppid(), ctypes.CDLL(None), ctypes.c_int()
+        libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(number))
         os.setgroups([g.gr_gid for g in grp.getgrall() if name in g.gr_mem])
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
+        libc.prctl(_PR_SET_PDEATHSIG, number.value)
+        if number.value and os.getppid() != parent:
+            raise RelayFailed("whoever started it is gone")
 
     def _start(
         self, ends: list[tuple[device.Queue, device.Socket]], listener: socket.socket
