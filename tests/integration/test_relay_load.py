@@ -27,6 +27,8 @@ from tests.relay.traffic import flood
 SECONDS = float(os.environ.get("FLATNET_LOAD", "5"))
 EVERY = 0.1
 RATE = 1000
+# Bytes a second: at full speed the kernel's queues lose some at any time, whatever else happens.
+STREAM = 50 << 20
 
 
 class Lost(t.NamedTuple):
@@ -107,10 +109,10 @@ def _dropped(host: RelayHost) -> int:
 
 
 def _load(one: RelayHost, other: RelayHost, meanwhile: t.Callable[[], None]) -> Lost:
-    """A TCP stream as fast as it goes, and the probe, while something is done."""
+    """A TCP stream that fills no queue, and the probe, while something is done."""
     hosts = (one, other)
     before = [(_dropped(each), _queues(each)) for each in hosts]
-    with flood(one.pod, other.pod) as seconds, Probe(one.pod, other.pod) as probe:
+    with flood(one.pod, other.pod, STREAM) as seconds, Probe(one.pod, other.pod) as probe:
         meanwhile()
     after = [(_dropped(each), _queues(each)) for each in hosts]
     assert all(seconds[:-1]), "the stream stood still: %s" % seconds
@@ -158,16 +160,19 @@ def test_other_peers_come_and_go(fleet: Fleet) -> None:
     ]  # fmt: skip
     others.append(Peer(third.subnet, third.address, vector))
     reloads = 0
+    there = set(chance.sample(others, 500))
 
     def change() -> None:
         nonlocal reloads
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
             begin = time.monotonic()
-            for each in (one, other):
-                some = chance.sample(others, chance.choice([0, 1, 500, 900, 1000, 1001]))
-                answer = each.reload([*some, *stay[each]], reloads)
-                assert answer == {"revision": reloads, "peers": len(some) + 1}
+            # A few of them, and now and then nearly all.
+            for each in chance.sample(others, chance.choice([1, 5, 50] * 10 + [1001])):
+                there.symmetric_difference_update([each])
+            for host in (one, other):
+                answer = host.reload([*there, *stay[host]], reloads)
+                assert answer == {"revision": reloads, "peers": len(there) + 1}
             reloads += 1
             time.sleep(max(0, begin + EVERY - time.monotonic()))
 
@@ -177,11 +182,8 @@ def test_other_peers_come_and_go(fleet: Fleet) -> None:
     print(change_nothing, changed, reloads)
     assert reloads >= 0.8 * SECONDS / EVERY
     assert changed.dropped == 0, told(one.ask("status"))
-    # Queues that run full under such a load lose something anyhow, changes or not.
-    assert changed.probes - changed.queues <= max(change_nothing.probes, 0.001 * changed.sent), (
-        change_nothing,
-        changed,
-    )
+    lost = (change_nothing, changed)
+    assert changed.probes <= max(2 * change_nothing.probes, 0.0005 * changed.sent), lost
     assert changed.gap < max(2 * change_nothing.gap, 0.3)
     grown = _resident(one) - memory
     assert grown < 4096, "%d kB more" % grown

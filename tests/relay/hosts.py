@@ -140,7 +140,7 @@ class RelayHost:
         self.ip(
             "tuntap add dev %s mode tun %s" % (DEVICE, words),
             "addr add %s/32 dev %s" % (self.subnet.partition("/")[0], DEVICE),
-            "link set %s mtu %d txqueuelen 1000 up" % (DEVICE, self.mtu),
+            "link set %s mtu %d up" % (DEVICE, self.mtu),
             "route add %s dev %s" % (NETWORK, DEVICE),
         )
 

@@ -16,7 +16,7 @@ import typing as t
 from tests.lab import Pod
 from tests.relay.sockets import UDP_SEGMENT, tcp_socket, udp_socket
 
-_TCP_MAXSEG, _SO_OOBINLINE = 2, 10
+_TCP_MAXSEG, _SO_OOBINLINE, _SO_MAX_PACING_RATE = 2, 10, 47
 
 
 class Tuning(t.NamedTuple):
@@ -179,14 +179,16 @@ def datagrams(one: Pod, other: Pod, count: int, seed: int, most: int = 1444) -> 
 
 
 @contextlib.contextmanager
-def flood(one: Pod, other: Pod) -> t.Iterator[list[int]]:
-    """A TCP connection that sends as fast as it can; the bytes that have come, second by second,
-    and then None more."""
+def flood(one: Pod, other: Pod, rate: int = 0) -> t.Iterator[list[int]]:
+    """A TCP connection that sends as fast as it can, or ``rate`` bytes a second; the bytes that
+    have come, second by second."""
     seconds: list[int] = []
     ended = threading.Event()
     with connection(one, other) as (sender, receiver):
         sender.settimeout(0.2)
         receiver.settimeout(0.2)
+        if rate:
+            sender.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
 
         def send() -> None:
             data = bytes(1 << 18)
