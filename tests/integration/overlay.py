@@ -40,6 +40,7 @@ ETCD_CASES: list[tuple[str, t.Any, str]] = [
 _DUMP = """
 ip -o link; ip -d -o link show type vxlan; ip -o -4 addr
 ip -4 route show table all; ip neigh show nud permanent; bridge fdb show
+cat /etc/flatnet/relay-table.json 2>/dev/null; true
 """
 
 _WRITE = """
@@ -87,6 +88,8 @@ class Overlay:
             host.exec(["ip", "route", "flush", "root", "10.0.0.0/8"], check=True)
             for name in ("flannel/subnet.env",):
                 (host.run / name).unlink(missing_ok=True)
+            for name in ("relay.json", "relay-table.json"):
+                (host.etc / "flatnet" / name).unlink(missing_ok=True)
 
     # --- running --------------------------------------------------------------------------------
 

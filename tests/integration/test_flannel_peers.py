@@ -8,17 +8,23 @@ host1 and host2 share a segment, host3 is behind the router. host1 holds 10.5.1.
 
 from __future__ import annotations
 
+import json
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import control
 
 from tests.integration.overlay import ETCD_CASES, PREFIX, Overlay, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab
+from tests.relay.hosts import PYTHON, Running, wait
 
 MODULE = "flannel_peers"
+CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 VXLAN = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 HOST_GW = '{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}'
+UDP = '{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}'
 DIRECT = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}'
 
 
@@ -456,3 +462,118 @@ def test_every_bad_option_is_named_and_nothing_is_changed(vxlan: Overlay) -> Non
         ],
     )
     vxlan.each_refused(MODULE, {"interface": "eth0"}, [("interface_regex", "e.*", "exclusive")])
+
+
+# --- udp ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def udp(bare: Overlay, tmp_path: Path) -> t.Iterator[Overlay]:
+    """As tun_relay leaves a host."""
+    host = bare.host
+    bare.etcd.put(PREFIX + "/config", UDP)
+    bare.run("flannel_subnet", subnet="10.5.1.0/24")
+    settings = {
+        "device": "flannel0",
+        "address": "10.5.1.0",
+        "subnet": "10.5.1.0/24",
+        "network": "10.5.0.0/16",
+        "listen": host.address,
+        "mtu": 1472,
+        "workers": 1,
+        "table_file": "/etc/flatnet/relay-table.json",
+    }
+    (host.etc / "flatnet").mkdir(exist_ok=True)
+    (host.etc / "flatnet/relay.json").write_text(json.dumps(settings))
+    for line in (
+        "tuntap add flannel0 mode tun multi_queue vnet_hdr",
+        "addr add 10.5.1.0/32 dev flannel0",
+        "link set flannel0 up",
+        "route add 10.5.0.0/16 dev flannel0 proto 110",
+    ):
+        ip(host, line)
+    (tmp_path / "flatnet").symlink_to(CORE)
+    relay = Running(host, [PYTHON, "-m", "flatnet.relay", "run"], {"PYTHONPATH": str(tmp_path)})
+    try:
+        wait(lambda: in_use(bare) is not None or not relay.alive, 10, "the relay")
+        yield bare
+        assert relay.alive, relay.said()
+    finally:
+        relay.stop()
+
+
+def in_use(overlay: Overlay) -> int | None:
+    """How many peers the running relay has."""
+    try:
+        found = control.ask(str(overlay.host.run / "flatnet-relay/control"), "status")
+    except control.RelayUnavailable:
+        return None
+    return int(found["table"]["peers"])
+
+
+def relayed(overlay: Overlay) -> list[t.Any]:
+    path = overlay.host.etc / "flatnet/relay-table.json"
+    return json.loads(path.read_text())["peers"] if path.exists() else []
+
+
+def udp_peer(overlay: Overlay, number: int, **own: t.Any) -> None:
+    value: dict[str, t.Any] = {"PublicIP": "172.21.1.%d" % number, "PublicIPv6": None}
+    if own:
+        value["Flatnet"] = {"HostID": "%032x" % number, "Hostname": "h%d" % number, **own}
+    overlay.put_lease("10.5.%d.0/24" % number, json.dumps(value))
+
+
+def test_with_udp_peers_are_lines_of_the_relays_table(udp: Overlay) -> None:
+    udp_peer(udp, 7)
+    udp_peer(udp, 8, Vector=1)
+    udp_peer(udp, 9, Vector="many")  # costs it its vectors, not its lease
+    kernel = udp.kernel().splitlines()
+    done = udp.converge(MODULE)
+    assert (done["peers"], done["skipped"], done["device"]) == (3, [], "flannel0")
+    assert "relay 10.5.8.0/24 to 172.21.1.8, vector 1" in done["diff"]["after"]
+    assert relayed(udp) == [
+        ["10.5.7.0/24", "172.21.1.7", 0],
+        ["10.5.8.0/24", "172.21.1.8", 1],
+        ["10.5.9.0/24", "172.21.1.9", 0],
+    ]
+    assert in_use(udp) == 3
+    assert [line for line in udp.kernel().splitlines() if not line.startswith("{")] == kernel
+    udp_peer(udp, 9, Vector=1)
+    udp.etcd.delete(PREFIX + "/subnets/10.5.7.0-24")
+    done = udp.converge(MODULE)
+    assert "relay 10.5.7.0/24" in done["diff"]["before"]
+    assert [each[0] for each in relayed(udp)] == ["10.5.8.0/24", "10.5.9.0/24"]
+    assert in_use(udp) == 2
+    udp.converge(MODULE, state="absent")
+    assert relayed(udp) == []
+    assert in_use(udp) == 0
+    assert "10.5.0.0/16 dev flannel0" in udp.kernel()
+    udp.unchanged(MODULE, state="absent")
+
+
+def test_with_udp_missing_information_takes_nobody_out_of_the_table(udp: Overlay) -> None:
+    udp_peer(udp, 7)
+    udp.converge(MODULE)
+    udp.put_lease("10.5.7.0/24", "{garbage")
+    udp.unchanged(MODULE)
+    udp.etcd.delete(PREFIX + "/subnets/10.5.7.0-24")
+    udp.refused(MODULE, "its relay has 1", "allow_no_peers")
+    udp.converge(MODULE, allow_no_peers=True)
+    assert relayed(udp) == []
+    # A table that nobody can read is one that holds nothing.
+    (udp.host.etc / "flatnet/relay-table.json").write_text("{")
+    udp_peer(udp, 8)
+    udp.converge(MODULE)
+    assert [each[0] for each in relayed(udp)] == ["10.5.8.0/24"]
+
+
+def test_check_mode_before_the_relay_is_there(bare: Overlay) -> None:
+    bare.etcd.put(PREFIX + "/config", UDP)
+    bare.run("flannel_subnet", subnet="10.5.1.0/24")
+    udp_peer(bare, 7)
+    before = bare.state()
+    planned = bare.run(MODULE, check=True)
+    assert planned["changed"]
+    assert planned["diff"]["after"] == "relay 10.5.7.0/24 to 172.21.1.7, vector 0\n"
+    assert bare.state() == before
+    bare.refused_for_real(MODULE, "make it with tun_relay first")
