@@ -37,7 +37,7 @@ class RelayChange(NamedTuple):
 
     def __str__(self) -> str:
         if self.before and self.after:
-            return "change %s to %s" % (self.before, self.after)
+            return "change %s, from %s, vector %d" % (self.after, *self.before[1:])
         return "add %s" % (self.after,) if self.after else "remove %s" % (self.before,)
 
 
