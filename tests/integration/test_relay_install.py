@@ -18,11 +18,14 @@ import pytest
 
 from tests.integration import modules
 from tests.integration.modules import Result, run_module
+from tests.integration.playbooks import Ansible, Run, Site
 from tests.integration.test_sync_install import alive, children, wait
 from tests.lab import Host, Lab
 
 COMMAND = "/etc/flatnet/sbin/flatnet-relay"
 TABLE = "/etc/flatnet/relay-table.json"
+MAKE = "flatnet.overlay.backend : Make the relay"
+REMOVE = "flatnet.overlay.backend : Remove the relay that an earlier backend has left"
 CONFIG = '{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}'
 # Without what depends on whether somebody has the device open.
 _KERNEL = """
@@ -627,3 +630,46 @@ def test_removed_it_leaves_nothing(there: Relay) -> None:
     assert not (there.host.run / "flatnet-relay").exists()
     # The modules need it as well.
     assert [path.name for path in (there.host.run / "flatnet").iterdir()] == ["lock"]
+
+
+# --- as a step of site.yml ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sync", ["none", "service"])
+def test_a_fleet_changes_its_backend_there_and_back(
+    lab_factory: t.Callable[..., Lab], ansible: Ansible, sync: str
+) -> None:
+    lab = lab_factory(hosts=2)
+    site = Site(lab, ansible, sync=sync)
+    relays = [Relay(lab, number) for number in (1, 2)]
+
+    def change(**variables: t.Any) -> Run:
+        """Run, run again; pods reach each other then. A service does some of it by itself once it
+        sees the new config: what is left for the run is as checked without one."""
+        planned = set()
+        if sync == "none":
+            planned = site.play("playbooks/site.yml", "--check", **variables).changed()
+        done = site.play(**variables)
+        assert sync == "service" or done.changed() == planned
+        assert site.lost(1450) == []
+        assert site.play(**variables).changed() == set()
+        return done
+
+    site.play()
+    site.add_pods()
+    before = [users(relay) for relay in relays]
+    assert ("host1", MAKE) in change(flatnet_backend={"type": "udp"}).changed()
+    assert [relay.status()["table"]["peers"] for relay in relays] == [1, 1]
+    udp = {"flatnet_backend": {"type": "udp"}, "flatnet_relay_workers": 2}
+    assert change(**udp).changed() == {("host1", MAKE), ("host2", MAKE)}
+    assert [relay.status()["workers"] for relay in relays] == [2, 2]
+    assert ("host1", REMOVE) in change(flatnet_backend={"type": "vxlan"}).changed()
+    for relay in relays:
+        assert relay.host.exec(["ip", "link", "show", "flannel0"]).returncode
+        assert relay.ip("route show 10.5.0.0/16") == ""
+        assert not [path for path in relay.files() if "relay" in path and "/lib/" not in path]
+    assert [users(relay) for relay in relays] == before
+
+
+def users(relay: Relay) -> str:
+    return relay.host.exec(["getent", "passwd"], check=True).stdout
