@@ -81,9 +81,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.ping import PingFa
 
 
 def target(lease):
-    """The address of a peer that is sure to be there."""
-    own = lease.host_id or lease.backend_type != "vxlan"
-    return (gateway(lease.subnet) if own else lease.subnet).partition("/")[0]
+    """The address of a peer that is sure to be there; a flanneld's device has the subnet's first,
+    where there is such a device."""
+    bridge = lease.host_id or lease.backend_type == "host-gw"
+    return (gateway(lease.subnet) if bridge else lease.subnet).partition("/")[0]
 
 
 def main():

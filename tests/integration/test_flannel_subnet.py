@@ -113,9 +113,29 @@ def test_the_lease_of_each_backend(overlay: Overlay, config: str, value: str, mt
     done = overlay.converge(MODULE, ipmasq=True)
     if "%s" in value:
         value %= vtep_mac(identity(overlay.host), 7)
-    assert list(overlay.leases().values()) == [value[:-1] + flatnet(overlay.host)]
+    own = flatnet(overlay.host)
+    if '"udp"' in config:
+        own = own.replace("}}", ',"Vector":1}}')
+    assert list(overlay.leases().values()) == [value[:-1] + own]
     assert done["mtu"] == mtu
     assert done["subnet_env"].endswith(f"FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=true\n")
+
+
+def test_a_lease_says_whether_the_hosts_relay_takes_vectors(overlay: Overlay) -> None:
+    overlay.etcd.put(PREFIX + "/config", HOST_GW.replace("host-gw", "udp"))
+    bare = {"PublicIP": overlay.host.address, "PublicIPv6": None}
+    # Also one that a flanneld wrote, which the host keeps.
+    overlay.put_lease("10.5.94.0/24", json.dumps(bare))
+    done = overlay.converge(MODULE)
+    assert (done["lease"]["subnet"], done["mtu"]) == ("10.5.94.0/24", 1472)
+    assert (done["backend"]["device"], done["backend"]["port"]) == ("flannel0", 8285)
+    assert done["lease"]["value"]["Flatnet"]["Vector"] == 1
+    assert '"Vector":1}' in done["diff"]["after"]
+    silent = overlay.converge(MODULE, vector=False)["lease"]
+    assert (silent["subnet"], "Vector" in silent["value"]["Flatnet"]) == ("10.5.94.0/24", False)
+    # Of other backends' leases it is no part.
+    overlay.etcd.put(PREFIX + "/config", HOST_GW)
+    assert "Vector" not in overlay.converge(MODULE)["lease"]["value"]["Flatnet"]
 
 
 def test_options_of_the_lease(overlay: Overlay) -> None:

@@ -143,6 +143,34 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
     assert program.dump() == before
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tuntap add flannel0 mode tun user nobody",
+        "tuntap add flannel0 mode tun user daemon multi_queue vnet_hdr",
+        "tuntap add flannel0 mode tun multi_queue vnet_hdr pi",
+    ],
+)
+def test_a_device_of_another_make_is_made_anew(program: Program, line: str) -> None:
+    before = program.dump()
+    program.host.exec(["sh", "-c", "ip link del flannel0 && ip " + line], check=True)
+    program.becomes(before, 5)
+    wait(lambda: "add link flannel0" in program.repairs(), 5, "the status")
+
+
+def test_a_device_of_another_kind_is_somebody_elses(program: Program) -> None:
+    before = program.dump()
+    program.stop()
+    line = "ip link del flannel0 && ip link add flannel0 type bridge"
+    program.host.exec(["sh", "-c", line], check=True)
+    program.start()
+    wait(lambda: "not a tun" in program.errors(), 5, "the status")
+    assert "bridge" in program.ip("-d link show flannel0")
+    program.ip("link del flannel0")
+    program.becomes(before, 5)
+    wait(lambda: program.told("errors") == [], 5, "the status")
+
+
 def test_without_settings_nothing_is_torn_down(program: Program) -> None:
     """A host on which tun_relay has yet to run again, say."""
     before = program.dump()
