@@ -7,6 +7,7 @@ how soon a relay knows of one who joins among thousands."""
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import time
 import typing as t
@@ -216,6 +217,82 @@ def test_a_boot_without_etcd(fleet: Programs, program: Program) -> None:
     assert program.dump() == before
     assert table(program.host) == wanted
     assert "changes" not in program.run("restore").stderr
+
+
+def test_random_events(fleet: Programs) -> None:
+    """Every host's table is what the leases say, whatever happened meanwhile."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    print("seed", seed)
+    model: dict[str, list[t.Any]] = {}
+
+    def lease() -> tuple[str, str]:
+        number = chance.randrange(40)
+        name, text = peer_lease(number)
+        value = json.loads(text)
+        value["PublicIP"] = "172.22.%d.%d" % (number, chance.randrange(1, 4))
+        vector = chance.randrange(3)
+        if vector:
+            value["Flatnet"] = {"HostID": "%032x" % number, "Hostname": "h", "Vector": vector}
+        model[name.replace("-", "/")] = [value["PublicIP"], vector]
+        return name, json.dumps(value)
+
+    def put() -> None:
+        fleet.put(*lease())
+
+    def burst() -> None:
+        found = dict(lease() for _each in range(12))
+        fleet.txn(*(Op.put(SUBNETS + name, value) for name, value in found.items()))
+
+    def leave() -> None:
+        if model:
+            subnet = chance.choice(sorted(model))
+            del model[subnet]
+            fleet.delete(subnet.replace("/", "-"))
+
+    def garbage() -> None:
+        # Keeps its peer until somebody says something that can be understood.
+        if model:
+            fleet.put(chance.choice(sorted(model)).replace("/", "-"), "{garbage")
+
+    def any_program() -> Program:
+        return chance.choice(fleet.all)
+
+    def spoil() -> None:
+        path = any_program().host.etc / TABLE
+        path.write_text(chance.choice(["", "{", '{"peers":[]}', '{"peers":[["10.5.0.0/24"]]}']))
+
+    def drift() -> None:
+        words = chance.choice(["link del flannel0", "addr flush dev flannel0"])
+        any_program().host.exec(["ip", *words.split()])
+
+    def restart() -> None:
+        each = any_program()
+        each.kill()
+        each.start()
+
+    events = [put] * 6 + [leave] * 3 + [burst, garbage, spoil, drift, restart]
+    settled = (put, leave, burst)
+    for turn in range(150):
+        chance.choice(events)()
+        if turn % 30 == 29:
+            # What was spoilt while its file was spoilt as well is known to nobody: say it again.
+            for name in list(model):
+                value = {"PublicIP": model[name][0], "PublicIPv6": None}
+                model[name][1] = 0
+                fleet.put(name.replace("/", "-"), json.dumps(value))
+            chance.choice(settled)()
+            for each in fleet.all:
+                wait(lambda each=each: same(fleet, each, model), 10, f"{each.host.name} {seed}")  # type: ignore[misc]
+                wait(lambda each=each: each.told("errors") == [], 10, f"{each.host.name} {seed}")  # type: ignore[misc]
+                assert "10.0.0.0/8" in each.ip("route show dev flannel0")
+
+
+def same(fleet: Programs, program: Program, model: dict[str, list[t.Any]]) -> bool:
+    hosts = {
+        each.told("subnet"): [each.host.address, 1] for each in fleet.all if each is not program
+    }
+    return table(program.host) == {**model, **hosts}
 
 
 def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
