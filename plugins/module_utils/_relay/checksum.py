@@ -11,6 +11,7 @@ and one division that is short by then.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import repeat
 from operator import mul
@@ -64,9 +65,21 @@ def field(value: int) -> int:
 
 
 def _weights(count: int) -> tuple[int, ...]:
-    """Odd numbers that have no divisor in common with 65535 = 3 * 5 * 17 * 257."""
-    found = [n for n in range(1, 8 * count, 2) if n % 3 and n % 5 and n % 17 and n % 257]
-    return tuple(found[:count])
+    """Numbers that have no divisor in common with 65535, others each time the program starts. None
+    is another one times a power of two, or the negative of that: so two broken bits, wherever they
+    are, never cancel out."""
+    units = [n for n in range(1, 65535) if n % 3 and n % 5 and n % 17 and n % 257]
+    random.SystemRandom().shuffle(units)
+    found: list[int] = []
+    taken: set[int] = set()
+    for unit in units:
+        if unit not in taken:
+            found.append(unit)
+            multiples = {(unit << shift) % 65535 for shift in range(16)}
+            taken |= multiples | {65535 - each for each in multiples}
+        if len(found) == count:
+            break
+    return tuple(found)
 
 
 MOST = 64
@@ -81,8 +94,9 @@ def all_are(pieces: Sequence[memoryview], value: int) -> bool:
 
     They are looked at together, each with a weight of its own, which saves the folding and the
     division of each. A single wrong piece is always found, since a weight has an inverse; several
-    pass together as rarely as one random piece passes a checksum. Without weights, two errors of
-    the kind that a broken bit makes would cancel out.
+    pass together as rarely as one random piece passes a checksum, whatever is wrong with them, as
+    the weights are drawn at random. Without weights, or with regular ones, errors of the kind that
+    a broken bit makes again and again would cancel out.
     """
     numbers = map(int.from_bytes, pieces, _BIG)  # type: ignore[arg-type]
     number = sum(map(mul, _WEIGHTS, numbers))

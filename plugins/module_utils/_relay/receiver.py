@@ -222,27 +222,30 @@ class Receiver:
         whole, waits, bad = receiving.take(buffer.bytes, pieces, start, end, length, now)
         if bad:
             self._wires.drops[PARTS] += bad
-        for parts in whole:
-            self._rejoined(peer, parts)
+        for stream, parts in whole:
+            if self._rejoined(peer, parts):
+                stream.arrived += 1
         if waits:
             buffer.waits += waits
             self._turn = (self._turn + 1) % _BUFFERS
 
-    def _rejoined(self, peer: Peer, parts: vector.Pieces) -> None:
+    def _rejoined(self, peer: Peer, parts: vector.Pieces) -> bool:
+        """Give a frame to the device; whether it took it."""
         first = parts[0]
         length = sum(map(len, parts)) - vector.BEFORE + vector.HEADER.size
         made = vector.unwrap(first, length)
         if made is None:
             self._wires.drops[MALFORMED] += 1
-            return
+            return False
         header, start = made
         packet = first[start:]
         if isinstance(packet, bytes):
             packet = memoryview(bytearray(packet))
-        if self._admit(peer, packet, length):
-            peer.rx_vectors += 1
-            parts[0] = packet
-            self._wires.to_device([header, *parts])
+        if not self._admit(peer, packet, length):
+            return False
+        peer.rx_vectors += 1
+        parts[0] = packet
+        return self._wires.to_device([header, *parts])
 
     def _take_report(self, peer: Peer, report: tuple[int, int, int], now: float) -> None:
         worker, sent, arrived = report
@@ -267,6 +270,8 @@ class Receiver:
             self._vectors.pop(name).close()
         for name, receiving in self._vectors.items():
             receiving.tick(now)
+            if not peers[name].vector:
+                continue  # it does not advertise any: it may be something else by now
             for report in receiving.reports():
                 # The next one tells as much.
                 with contextlib.suppress(OSError):

@@ -9,15 +9,17 @@ before, and for a new one as many as there are different prefix lengths, 33 at m
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from . import vector
 
 # Destinations remembered; then it starts over, so that a scan cannot take the memory.
 _MOST_CACHED = 1 << 16
+
+# Records between two pauses: well under a millisecond.
+_AT_A_TIME = 128
 
 # subnet, its length, the peer's address, the vectors it reads
 _RECORD = struct.Struct("!IBIB")
@@ -29,7 +31,6 @@ class Peer:
 
     __slots__ = (
         "address",
-        "alive",
         "endpoint",
         "mtu",
         "mtu_until",
@@ -45,12 +46,11 @@ class Peer:
 
     def __init__(self, address: int, port: int, mtu: int) -> None:
         self.address = address
-        self.endpoint = (str(ipaddress.IPv4Address(address)), port)
+        self.endpoint = (socket.inet_ntoa(address.to_bytes(4, "big")), port)
         # The largest packet that fits in a datagram to it, and until when that was learnt to be
         # less than the device's (monotonic seconds).
         self.mtu = mtu
         self.mtu_until = 0.0
-        self.alive = True
         self.vector = 0
         # How vectors to it fare: vector.Sending while it is sent any.
         self.vectors: vector.Sending | None = None
@@ -78,34 +78,48 @@ class Router:
     def __init__(self, port: int, mtu: int) -> None:
         self._port = port
         self._mtu = mtu
+        # This host's subnet as (bits to shift, number): no peer's, whatever subnets peers have
+        # around it or within.
+        self.own = 32, -1
         self._prefixes: list[tuple[int, dict[int, Peer]]] = []
         self.cache: dict[int, Peer | None] = {}
         self.peers: dict[str, Peer] = {}
 
     def replace(self, records: bytes) -> list[Peer]:
-        """Take another table, all at once; the peers that are in it no longer."""
+        """Take another table; the peers that are in it no longer."""
+        return next(filter(lambda gone: gone is not None, self.replacing(records))) or []
+
+    def replacing(self, records: bytes) -> Iterator[list[Peer] | None]:
+        """Take another table. It is made a part at a time, with pauses in which packets are carried
+        as before, and takes the old one's place at once; then the one list comes, of the peers that
+        are in it no longer."""
         prefixes: dict[int, dict[int, Peer]] = {}
         known = {peer.address: peer for peer in self.peers.values()}
+        vectors: dict[str, int] = {}
         kept: dict[str, Peer] = {}
-        for subnet, length, address, newest in _RECORD.iter_unpack(records):
+        for number, (subnet, length, address, newest) in enumerate(_RECORD.iter_unpack(records)):
             peer = known.get(address)
             if peer is None:
                 peer = known[address] = Peer(address, self._port, self._mtu)
-            peer.vector = newest
-            kept[peer.endpoint[0]] = peer
+            name = peer.endpoint[0]
+            kept[name] = peer
+            vectors[name] = newest
             prefixes.setdefault(32 - length, {})[subnet >> (32 - length)] = peer
+            if number % _AT_A_TIME == 0:
+                yield None
         gone = [peer for name, peer in self.peers.items() if name not in kept]
-        for peer in gone:
-            peer.alive = False
+        for name, newest in vectors.items():
+            kept[name].vector = newest
         self.cache = {}
         self.peers = kept
         self._prefixes = sorted(prefixes.items())
-        return gone
+        yield gone
 
     def find(self, address: int) -> Peer | None:
         """Longest prefix first. Callers look in ``cache`` themselves before they call."""
         found = None
-        for shift, subnets in self._prefixes:
+        bits, own = self.own
+        for shift, subnets in self._prefixes if address >> bits != own else ():
             found = subnets.get(address >> shift)
             if found is not None:
                 break

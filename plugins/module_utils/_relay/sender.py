@@ -63,9 +63,8 @@ class _Slot:
         self.pieces: tuple[View, ...] = ()
 
     def split(self, room: int) -> None:
-        """Get ready to read frames in pieces."""
-        if not self.pieces:
-            self.pieces = (self.view[:VNET], *vector.prepare(self.buffer, VNET, room))
+        """Get ready to read frames in pieces; packets were read over what is prepared."""
+        self.pieces = (self.view[:VNET], *vector.prepare(self.buffer, VNET, room))
 
     def packet(self, size: int, split: bool) -> View:
         """The packet of ``size`` bytes that was read, in one piece."""
@@ -99,7 +98,7 @@ class Sender:
         cutting frames and at sums over their payload, so without such peers the device is asked
         for packets."""
         wanted = wanted and self._room >= vector.SMALLEST_ROOM
-        if wanted:
+        if wanted and not self._split:
             for slot in self._slots:
                 slot.split(self._room)
         self._split = wanted

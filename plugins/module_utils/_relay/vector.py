@@ -83,6 +83,8 @@ class Sending:
         """Take in a report."""
         self._unheard = 0
         self._unheard_since = now
+        if self.paused:
+            return  # on what was still under way
         before = self._reported
         if before is None or (sent - before[0]) & _WORD > _WORD // 2:  # it started anew
             self._reported = (sent, arrived)
@@ -189,7 +191,7 @@ class Pending:
         return found
 
 
-class _Stream:
+class Stream:
     """What one of a peer's workers sent."""
 
     __slots__ = ("arrived", "last", "pending", "sent")
@@ -206,19 +208,19 @@ class Receiving:
 
     def __init__(self, waiting: Waiting) -> None:
         self._waiting = waiting
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._told: tuple[int, ...] = ()
 
     def take(
         self, buffer: bytearray, pieces: Pieces, start: int, end: int, length: int, now: float
-    ) -> tuple[list[Pieces], list[Pending], int]:
+    ) -> tuple[list[tuple[Stream, Pieces]], list[Pending], int]:
         """Datagrams of ``length`` bytes each, the last may be shorter, at ``start`` of a buffer;
         ``pieces`` are what follows their headers.
 
-        What is complete with them (to be checked: see ``unwrap``), what keeps views of the buffer,
-        and how many datagrams made no sense.
+        What is complete with them (to be checked: see ``unwrap``, and to be counted as arrived),
+        what keeps views of the buffer, and how many datagrams made no sense.
         """
-        frames: list[Pieces] = []
+        frames: list[tuple[Stream, Pieces]] = []
         waits: list[Pending] = []
         bad = 0
         first = 0
@@ -229,10 +231,10 @@ class Receiving:
                 found = self._add(buffer, start, some, now)
                 if isinstance(found, Pending):
                     waits.append(found)
-                elif found is None:
-                    bad += count
-                elif found:
+                elif isinstance(found, tuple):
                     frames.append(found)
+                elif not found:
+                    bad += count
             else:
                 bad += 1
                 count = 1
@@ -242,15 +244,15 @@ class Receiving:
 
     def _add(
         self, buffer: bytearray, start: int, pieces: Pieces, now: float
-    ) -> Pieces | Pending | None:
-        """A frame that these consecutive parts complete; or what they wait in; nothing if they are
-        not needed, None if they make no sense."""
+    ) -> tuple[Stream, Pieces] | Pending | bool:
+        """A frame that these consecutive parts complete; or what they wait in; True if they are not
+        needed, False if they make no sense."""
         magic, part, length, number = HEADER.unpack_from(buffer, start)
         if magic != MAGIC or part == _REPORT_PART or number >> 24 >= _MOST_WORKERS:
-            return None
+            return False
         stream = self._streams.get(number >> 24)
         if stream is None:
-            stream = self._streams[number >> 24] = _Stream(number & _SERIAL)
+            stream = self._streams[number >> 24] = Stream(number & _SERIAL)
         serial = number & _SERIAL
         count = len(pieces)
         # All but the last are of one length.
@@ -259,20 +261,19 @@ class Receiving:
         frame = stream.pending.get(serial)
         if frame is None:
             if not _see(stream, serial):
-                return []  # complete already
+                return True  # complete already
             if part == 0 and size == whole:
-                stream.arrived += 1
-                return pieces
+                return stream, pieces
             if len(stream.pending) >= _MOST_PENDING:
                 self._drop(stream, next(iter(stream.pending)))
             frame = stream.pending[serial] = Pending(length, now)
         if length != frame.length or frame.got + size > whole:
-            return None
+            return False
         if frame.overlaps(part, count):
-            return []
+            return True
         if self._waiting.size + size > _MOST_WAITING:
             self._drop(stream, serial)
-            return []
+            return True
         self._waiting.size += size
         frame.spans[part] = pieces
         frame.got += size
@@ -280,9 +281,7 @@ class Receiving:
             return frame
         self._drop(stream, serial)
         complete = frame.complete()
-        if complete is not None:
-            stream.arrived += 1
-        return complete
+        return False if complete is None else (stream, complete)
 
     def tick(self, now: float) -> None:
         """Forget what will not be complete."""
@@ -296,7 +295,7 @@ class Receiving:
             for serial in list(stream.pending):
                 self._drop(stream, serial)
 
-    def _drop(self, stream: _Stream, serial: int) -> None:
+    def _drop(self, stream: Stream, serial: int) -> None:
         self._waiting.size -= stream.pending.pop(serial).got
 
     def reports(self) -> Iterator[bytes]:
@@ -337,7 +336,7 @@ def _alike(buffer: bytearray, start: int, end: int, length: int) -> int:
     return count
 
 
-def _see(stream: _Stream, serial: int) -> bool:
+def _see(stream: Stream, serial: int) -> bool:
     """Count a frame not seen before, and those skipped with it; False if it is from before."""
     ahead = (serial - stream.last) & _SERIAL
     if ahead == 0:

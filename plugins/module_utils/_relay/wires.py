@@ -50,20 +50,23 @@ class Wires:
         subnet = ipaddress.IPv4Network(settings.subnet)
         self.shift = 32 - subnet.prefixlen
         self.own = int(subnet.network_address) >> self.shift
+        router.own = self.shift, self.own
         self.address = int(ipaddress.IPv4Address(settings.address))
         self.overlay = int(ipaddress.IPv4Network(settings.network).network_address)
         self.drops: Counter[str] = Counter()
         self.icmp_sent = 0
         self._limiter = packets.Limiter(_ERRORS_A_SECOND, _ERRORS_AT_ONCE)
 
-    def to_device(self, parts: Sequence[bytes | View]) -> None:
-        """Virtio header and packet to the kernel."""
+    def to_device(self, parts: Sequence[bytes | View]) -> bool:
+        """Virtio header and packet to the kernel; whether it took them."""
         try:
             os.writev(self.queue.fileno, parts)
         except OSError as error:
             if error.errno in packets.GONE:
                 raise
             self.drops[REFUSED] += 1
+            return False
+        return True
 
     def complain(
         self, kind: int, code: int, rest: int, packet: bytes | bytearray | View, now: float

@@ -21,6 +21,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from . import packets, vector
@@ -84,6 +85,7 @@ class Worker:
         self._settings = settings
         self._channel = channel
         self._router = Router(settings.port, settings.mtu)
+        self._replacing: Iterator[list[Peer] | None] | None = None
         self._wires = Wires(settings, queue, sock, self._router)
         self._sender = Sender(self._wires, number)
         self._receiver = Receiver(self._wires, number, self._forward)
@@ -117,6 +119,9 @@ class Worker:
                     busy = send(idle) or busy
                 if control in ready and not self._obey():
                     return
+                if self._replacing:
+                    busy = True
+                    self._replace(self._replacing)
                 now = time.monotonic()
                 if now >= self._next_tick:
                     self._next_tick = now + _TICK
@@ -141,8 +146,7 @@ class Worker:
             return False
         what, *values = message
         if what == "table":
-            self._replace(values[0])
-            tell(self._channel, "done")
+            self._replacing = self._router.replacing(values[0])
         elif what == "status":
             tell(self._channel, "status", self._status())
         elif what == "heard":
@@ -150,8 +154,13 @@ class Worker:
             self._receiver.heard(address, sent, arrived, time.monotonic())
         return True
 
-    def _replace(self, records: bytes) -> None:
-        for peer in self._router.replace(records):
+    def _replace(self, steps: Iterator[list[Peer] | None]) -> None:
+        """One more step towards another table."""
+        gone = next(steps)
+        if gone is None:
+            return
+        self._replacing = None
+        for peer in gone:
             for name in COUNTERS:
                 self._retired[name] += getattr(peer, name)
         wanted = self._settings.vector
@@ -163,6 +172,7 @@ class Worker:
                 peer.vectors = None
             elif peer.vectors is None:
                 peer.vectors = vector.Sending()
+        tell(self._channel, "done")
 
     def _status(self) -> dict[str, Any]:
         """Plain values; of the peers only those that something was exchanged with."""
