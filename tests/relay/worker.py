@@ -126,8 +126,8 @@ class Frame(t.NamedTuple):
 class Worker:
     """One that knows peers, given as subnet, address, and the vectors it reads."""
 
-    def __init__(self, *peers: tuple[str, str, int], mtu: int = MTU) -> None:
-        settings = config.RelaySettings("tun", "10.5.1.0", OWN, NETWORK, HERE, mtu)
+    def __init__(self, *peers: tuple[str, str, int], mtu: int = MTU, own: str = OWN) -> None:
+        settings = config.RelaySettings("tun", own.partition("/")[0], own, NETWORK, HERE, mtu)
         # Messages stay whole, and none is lost for want of room.
         self._kernel, self._own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for each in (self._kernel, self._own):

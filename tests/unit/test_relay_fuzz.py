@@ -143,12 +143,11 @@ def test_datagrams_of_vectors() -> None:
     judge = Judge(OWN, {"10.5.2.0/24": "192.0.2.2"})
     done = whole = 0
     now = time.monotonic()
-    # The other end: it sends vectors here.
-    with Worker(("10.5.1.0/24", "192.0.2.1", 1)) as there, Worker(
-        ("10.5.2.0/24", "192.0.2.2", 1)
-    ) as worker:  # fmt: skip
+    with (
+        Worker(("10.5.1.0/24", "192.0.2.1", 1), own="10.5.2.0/24") as there,
+        Worker(("10.5.2.0/24", "192.0.2.2", 1)) as worker,
+    ):
         flat = Flat(worker)
-        there.wires.own = int.from_bytes(bytes([10, 5, 2, 0]), "big") >> 8
         while done < COUNT:
             flows = Flows(chance.randrange(1 << 30), PLAIN, HERE)
             parts: list[bytes] = []
