@@ -25,6 +25,7 @@ from tests.relay.sockets import udp_socket
 from tests.relay.traffic import flood
 
 SECONDS = float(os.environ.get("FLATNET_LOAD", "5"))
+ALONE = SECONDS >= 30
 EVERY = 0.1
 RATE = 1000
 # Bytes a second: at full speed the kernel's queues lose some at any time, whatever else happens.
@@ -182,9 +183,11 @@ def test_other_peers_come_and_go(fleet: Fleet) -> None:
     print(change_nothing, changed, reloads)
     assert reloads >= 0.8 * SECONDS / EVERY
     assert changed.dropped == 0, told(one.ask("status"))
-    lost = (change_nothing, changed)
-    assert changed.probes <= max(2 * change_nothing.probes, 0.0005 * changed.sent), lost
-    assert changed.gap < max(2 * change_nothing.gap, 0.3)
+    both = (change_nothing, changed)
+    # Beside other tests a relay may wait for a processor until a queue is full; alone it may not.
+    elsewhere = 0 if ALONE else changed.queues
+    assert changed.probes - elsewhere <= max(2 * change_nothing.probes, 0.0005 * changed.sent), both
+    assert changed.gap < max(2 * change_nothing.gap, 0.3 if ALONE else 1.0), both
     grown = _resident(one) - memory
     assert grown < 4096, "%d kB more" % grown
 
