@@ -207,7 +207,8 @@ def run_as_flanneld(site: Site, host: Host, backend: str) -> t.Callable[[], None
         table = [f"{lease['subnet']}={address}" for address, lease in site.leases().items()]
         command = [sys.executable, str(FLANNELD), "flannel0", host.address, "8285", *table]
         process = subprocess.Popen(host.command(command), stdout=subprocess.PIPE, text=True)
-        assert process.stdout and process.stdout.readline() == "ready\n"
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
 
         def stop() -> None:
             process.kill()

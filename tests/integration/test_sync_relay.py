@@ -20,7 +20,8 @@ SYNC, RELAY = "/etc/flatnet/sbin/flatnet-sync", "/etc/flatnet/sbin/flatnet-relay
 TABLE = "/etc/flatnet/relay-table.json"
 # What there is of the overlay, apart from pods and from how often a queue was attached.
 DUMP = """
-ip -4 -o addr show | cut -d: -f2-; ip -4 route show table all; ip -d -o link show dev flannel0 | grep -o ' mtu .*tun .*'
+ip -4 -o addr show | cut -d: -f2-; ip -4 route show table all
+ip -d -o link show dev flannel0 | grep -o ' mtu .*tun .*'
 cat /run/flannel/subnet.env /etc/flatnet/relay.json; sysctl net.ipv4.ip_forward
 """
 BACKEND = {"type": "udp"}
