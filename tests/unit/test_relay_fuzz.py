@@ -35,7 +35,7 @@ ADDRESSES = [HERE, PLAIN, VECTOR, "10.5.2.200", "10.5.99.1", "10.5.250.1", "10.4
              "255.255.255.255", "0.0.0.0", "127.0.0.1", "10.5.1.255"]  # fmt: skip
 STRANGER = "192.0.2.99"
 # What Python and its libraries may still take, once everything was seen.
-KEPT = 6 << 20
+KEPT = 8 << 20
 
 
 def _worker() -> Worker:
@@ -62,7 +62,7 @@ class Flat:
             self._before = _memory()
 
     def check(self) -> None:
-        if COUNT >= 200_000:  # else warming up is all there is
+        if COUNT >= 500_000:  # else warming up is all there is
             assert _memory() - self._before < KEPT
 
 
