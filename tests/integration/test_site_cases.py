@@ -23,21 +23,25 @@ TASKS = [
     "Keep forwarding, kernel modules, and the system's services off our devices",
     "Lease a subnet",
     "Make the container bridge",
-    "Make the VTEP",
+    "Make the backend's device",
     "Reach every other host",
     "Tell container runtimes the host's subnet",
 ]
+DEVICE = {"vxlan": "Make the VTEP", "udp": "Make the relay"}
 
 
+@pytest.mark.parametrize("backend", DEVICE)
 def test_a_run_that_is_killed_at_any_task_is_made_up_for(
-    lab_factory: t.Callable[..., Lab], ansible: Ansible
+    lab_factory: t.Callable[..., Lab], ansible: Ansible, backend: str
 ) -> None:
     site = Site(lab_factory(hosts=3), ansible)
-    for task in TASKS:
-        killed = site.play(code=KILLED, env={"RECORD_KILL": task})
+    wanted = {"type": backend}
+    for each in TASKS:
+        task = DEVICE[backend] if each == "Make the backend's device" else each
+        killed = site.play(code=KILLED, env={"RECORD_KILL": task}, flatnet_backend=wanted)
         assert killed.records[-1]["task"].endswith(task)
         site.wait_until_idle()
-    site.play()
+    site.play(flatnet_backend=wanted)
     site.add_pods()
     assert site.lost() == []
 
