@@ -22,7 +22,7 @@ def main() -> None:
     chances = {"loss": 0.0, "twice": 0.0, "late": 0.0, "spoil": 0.0, "seed": 0.0}
     chances.update((name, float(value)) for name, value in (w.split("=") for w in sys.argv[5:]))
     chance = random.Random(chances.pop("seed"))
-    loss, twice, late, spoil = chances.values()
+    loss, twice, late, spoil = (chances[name] for name in ("loss", "twice", "late", "spoil"))
     to = {one: (other, port), other: (one, port)}
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE
