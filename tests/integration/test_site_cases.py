@@ -55,7 +55,8 @@ def routed(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"flatnet_backend": "udp"}, "it must be a mapping"),
+        ({"flatnet_backend": '{"type": "udp"}'}, "it must be a mapping"),
+        ({"flatnet_backend": "udp"}, "flatnet_backend"),
         ({"flatnet_subnet_len": "x"}, "flatnet_subnet_len"),
         ({"flatnet_network": "10.5.0.0"}, "is not an IPv4 network"),
     ],

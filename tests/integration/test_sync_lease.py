@@ -134,8 +134,12 @@ def test_an_etcd_that_was_wiped_costs_nothing(fleet: Programs, program: Program)
     # Not even a network any more.
     wait(lambda: "network config" in program.errors(), 15)
     assert [each.dump() for each in fleet.all] == before
+    assert pinging.lost() == []
+    assert pinging.sent > 10
+    # What is taken away under it comes back all the same.
     program.ip("route flush proto 110")
     program.becomes(before[0], 3)
+    pinging = Pinging(fleet.lab)
     fleet.inside(fleet.client.put, PREFIX + "/config", NETWORK)
     wait(lambda: len(fleet.leases()) == 3, 25)
     assert {name: holder(fleet, name) for name in fleet.leases()} == {
