@@ -177,7 +177,7 @@ class EtcdClient:
             count = count or part.count
             revision = revision or part.revision
             if not part.kvs or len(kvs) >= count:
-                return Range(revision, tuple(kvs), count)
+                return Range(revision, tuple(kvs), count, part.cluster)
             body["key"] = encode(kvs[-1].key + "\0")
 
     def put(self, key: str, value: str | bytes, lease: int = 0) -> int:

@@ -59,11 +59,12 @@ class Garbage(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All leases at one revision."""
+    """All leases at one revision; ``cluster`` is the id of the etcd cluster, 0 where unknown."""
 
     revision: int
     leases: tuple[Lease, ...]
     garbage: tuple[Garbage, ...]
+    cluster: int = 0
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -189,7 +190,7 @@ class Registry:
                 garbage.append(Garbage(entry.key, str(error), subnet_of_key(name)))
             else:
                 leases.append(lease)
-        return Snapshot(found.revision, tuple(leases), tuple(garbage))
+        return Snapshot(found.revision, tuple(leases), tuple(garbage), found.cluster)
 
     # --- write ----------------------------------------------------------------------------------
 

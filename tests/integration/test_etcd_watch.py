@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import select
 import threading
 import time
@@ -82,6 +83,17 @@ def test_revision_of_a_response_is_where_to_go_on_from(client: EtcdClient) -> No
         found += [each.kv.key for each in response.events]
         revision = response.revision
     assert found == [f"/w/{index}" for index in range(2500)]
+
+
+def test_every_answer_tells_the_cluster(server: EtcdServers, client: EtcdClient) -> None:
+    told = json.loads(server.ctl("get", "x", "-w", "json"))["header"]["cluster_id"]
+    with client.watch("/cluster/") as watch:
+        client.put("/cluster/a", b"")
+        response = watch.read(10)
+        assert response is not None
+        done = client.txn([], [Op.get("/cluster/a")])
+        found = [client.get("/cluster/a"), client.range_prefix("/cluster/"), done, response, watch]
+        assert [each.cluster for each in found] == [told] * 5
 
 
 def test_the_changes_of_a_transaction_come_in_one_response(client: EtcdClient) -> None:

@@ -58,6 +58,20 @@ def test_zero_fields_may_be_missing_and_numbers_are_strings() -> None:
     assert etcd.TxnResult.parse(header) == etcd.TxnResult(False, 9007199254740993, ())
 
 
+def test_an_answer_tells_its_cluster() -> None:
+    largest = (1 << 64) - 1
+    header = {"header": {"revision": "7", "cluster_id": str(largest)}}
+    assert etcd.Range.parse(header) == etcd.Range(7, (), 0, largest)
+    assert etcd.TxnResult.parse(header).cluster == largest
+
+
+@pytest.mark.parametrize("field", ["revision", "cluster_id"])
+@pytest.mark.parametrize("bad", [-1, "-1", 1e999, 1.0, True, None, "", "x", "9" * 5000, 1 << 64])
+def test_a_header_without_sense_is_refused(field: str, bad: object) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        etcd.Range.parse({"header": {field: bad}})
+
+
 def test_a_condition_and_an_operation_are_what_etcd_expects() -> None:
     assert Compare.create_revision("a", 0).to_json() == {
         "key": "YQ==",

@@ -11,6 +11,7 @@ is read, printed with repr() and sent back unharmed. Values are bytes: nobody pr
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_base64, b2a_base64
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -60,16 +61,20 @@ class KeyValue(NamedTuple):
 
 @dataclass(frozen=True)
 class Range:
-    """Keys in order, as they were at one revision; count is of all that match."""
+    """Keys in order, as they were at one revision; count is of all that match.
+
+    cluster is the id of the etcd cluster that answered, the same for all its members; 0: not told.
+    """
 
     revision: int
     kvs: tuple[KeyValue, ...]
     count: int
+    cluster: int = 0
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Range:
         kvs = tuple([KeyValue.parse(each) for each in data.get("kvs", ())])
-        return cls(revision_of(data), kvs, int(data.get("count", 0)))
+        return cls(revision_of(data), kvs, int(data.get("count", 0)), cluster_of(data))
 
 
 class Lease(NamedTuple):
@@ -97,20 +102,22 @@ class WatchResponse(NamedTuple):
     """Everything up to revision has been seen: a later watch starts from revision + 1.
 
     events are in etcd's order, and those of one revision, so of one transaction, come together.
-    Without events it is a progress notification.
+    Without events it is a progress notification. cluster as in Range.
     """
 
     revision: int
     events: tuple[Event, ...]
+    cluster: int = 0
 
 
 class TxnResult(NamedTuple):
     """responses has, in the order of the branch taken, a Range for each get and else a count of
-    keys (put: 1; delete: how many there were)."""
+    keys (put: 1; delete: how many there were). Only the whole has a cluster, as in Range."""
 
     succeeded: bool
     revision: int
     responses: tuple[Range | int, ...]
+    cluster: int = 0
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -127,7 +134,9 @@ class TxnResult(NamedTuple):
                 responses.append(int(response["response_delete_range"].get("deleted", 0)))
             else:
                 responses.append(1)
-        return cls(data.get("succeeded", False), revision_of(data), tuple(responses))
+        return cls(
+            data.get("succeeded", False), revision_of(data), tuple(responses), cluster_of(data)
+        )
 
 
 class Status(NamedTuple):
@@ -240,4 +249,18 @@ class Op:
 
 
 def revision_of(answer: dict[str, Any]) -> int:
-    return int(answer["header"].get("revision", 0))
+    return whole_number(answer["header"].get("revision", 0))
+
+
+def cluster_of(answer: dict[str, Any]) -> int:
+    """Which cluster answers: another id is another history, whatever the revisions say."""
+    return whole_number(answer["header"].get("cluster_id", 0), high=(1 << 64) - 1)
+
+
+def whole_number(value: object, low: int = 0, high: int = (1 << 63) - 1) -> int:
+    """A number as protobuf's JSON has it: of 64 bits in a string, of 32 bits as it is."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value, re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError("not a number that etcd gives")
+    return value

@@ -28,7 +28,7 @@ from .errors import (
     refused,
 )
 from .http import Answer
-from .values import Event, WatchResponse, revision_of
+from .values import Event, WatchResponse, cluster_of, revision_of
 
 # A response of more than this many bytes without a line end is not etcd's: it splits at 1.5 MiB.
 MAX_LINE = 64 << 20
@@ -46,8 +46,9 @@ class Watch:
 
     def __init__(self, connection: Connection, user: str) -> None:
         self.endpoint = connection.endpoint.url
-        # etcd's revision when the watch began.
+        # etcd's revision when the watch began, and the id of its cluster.
         self.revision = 0
+        self.cluster = 0
         self._connection = connection
         self._user = user
         self._answer = Answer()
@@ -147,7 +148,11 @@ class Watch:
         refusal = self._refused(first)
         if refusal is not None:
             return refusal
-        self.revision = revision_of(first["result"])
+        try:
+            self.revision = revision_of(first["result"])
+            self.cluster = cluster_of(first["result"])
+        except (ValueError, AttributeError):
+            raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
         try:
             self._take(messages)
         except (Failed, EtcdError) as error:
@@ -231,4 +236,4 @@ class Watch:
         self._fragments.clear()
         # While it catches up, etcd's header is ahead of the events that it has sent.
         revision = events[-1].kv.mod_revision if events else revision_of(result)
-        self._ready.append(WatchResponse(revision, events))
+        self._ready.append(WatchResponse(revision, events, cluster_of(result)))
