@@ -125,7 +125,8 @@ demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|h
 	@BACKEND='$(BACKEND)' KEEP='$(KEEP)' python -m tests.lab.demo
 
 .PHONY: build
-build: venv ## The collection's artifact, in the current folder
+build: ## The collection's artifact, in the current folder (needs ansible-core only)
+	@command -v ansible-galaxy >/dev/null || $(MAKE) --no-print-directory venv
 	ansible-galaxy collection build --force
 
 .PHONY: clean

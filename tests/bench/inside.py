@@ -42,6 +42,12 @@ def call(node: t.Any, module: str, function: str, **arguments: t.Any) -> t.Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def version_of(package: str, python: str) -> str:
+    """As its installer says: Debian's pyroute2 calls its own version unknown."""
+    program = "import importlib.metadata as m; print(m.version(%r))" % package
+    return subprocess.check_output([python, "-c", program], text=True).strip()
+
+
 def main() -> None:
     module, function, arguments = sys.argv[1:]
     found = getattr(importlib.import_module("tests.bench." + module), function)

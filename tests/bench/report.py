@@ -17,7 +17,7 @@ import typing as t
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .inside import PYTHON, REPOSITORY
+from .inside import PYTHON, REPOSITORY, version_of
 from .measure import Part, Row
 
 KEPT = REPOSITORY / ".cache" / "bench"
@@ -115,11 +115,10 @@ def machine() -> str:
         "Python %s on the hosts"
         % _first(PYTHON, "-c", "import platform as p; print(p.python_version())"),
         "%s on the controller" % platform.python_version(),
-        "pyroute2 %s" % _first(PYTHON, "-c", "import pyroute2; print(pyroute2.__version__)"),
+        "pyroute2 %s" % version_of("pyroute2", PYTHON),
         "etcd %s" % _first("etcd", "--version").rpartition(" ")[2],
         "iproute2 %s" % _first("ip", "-V").rpartition("-")[2],
-        "ansible-core %s"
-        % _first(sys.executable, "-c", "from ansible import release; print(release.__version__)"),
+        "ansible-core %s" % version_of("ansible-core", sys.executable),
     ]
     return "%s, %d cores, %.0f GB; %s" % (
         _cpu(),
