@@ -171,7 +171,11 @@ class Agent:
                 if event.kind == "put":
                     try:
                         lease = parse_lease(
-                            name, event.kv.value, event.kv.mod_revision, event.kv.lease
+                            name,
+                            event.kv.value,
+                            event.kv.mod_revision,
+                            event.kv.lease,
+                            event.kv.create_revision,
                         )
                     except InvalidLease as error:
                         if name == own.key_name:

@@ -37,7 +37,8 @@ class Lease(NamedTuple):
     ``backend_type`` is empty for udp and alloc. ``host_id`` and ``hostname`` are this
     collection's own, empty on leases that a flanneld wrote; so is ``vector``, the newest format of
     vectors that the host's relay takes, 0 if it takes none. ``etcd_lease`` is the id of the etcd
-    lease the key hangs on, 0 for a permanent key. ``mod_revision`` is the key's, 0 if not stored.
+    lease the key hangs on, 0 for a permanent key. ``mod_revision`` and ``create_revision`` are the
+    key's, 0 if not stored or not known: of two leases the one created first is the older.
     """
 
     subnet: str
@@ -53,6 +54,7 @@ class Lease(NamedTuple):
     vector: int = 0
     mod_revision: int = 0
     etcd_lease: int = 0
+    create_revision: int = 0
 
     @property
     def key_name(self) -> str:
@@ -97,7 +99,13 @@ _LEASE_FIELDS = (
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease: int = 0) -> Lease:
+def parse_lease(
+    name: str,
+    value: str | bytes,
+    mod_revision: int = 0,
+    etcd_lease: int = 0,
+    create_revision: int = 0,
+) -> Lease:
     """Parse what stands under ``<prefix>/subnets/<name>``.
 
     Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
@@ -143,6 +151,7 @@ def parse_lease(name: str, value: str | bytes, mod_revision: int = 0, etcd_lease
         vector=_vector(own.get("Vector")) if host_id else 0,
         mod_revision=mod_revision,
         etcd_lease=etcd_lease,
+        create_revision=create_revision,
     )
 
 

@@ -185,7 +185,9 @@ class Registry:
         for entry in found.kvs:
             name = entry.key[len(self._subnets) :]
             try:
-                lease = parse_lease(name, entry.value, entry.mod_revision, entry.lease)
+                lease = parse_lease(
+                    name, entry.value, entry.mod_revision, entry.lease, entry.create_revision
+                )
             except InvalidLease as error:
                 garbage.append(Garbage(entry.key, str(error), subnet_of_key(name)))
             else:
@@ -328,7 +330,11 @@ class Registry:
             return None
         if before and not decision.moved:
             self._clear(before, after)
-        return after._replace(mod_revision=answer.revision, etcd_lease=etcd_lease)
+        return after._replace(
+            mod_revision=answer.revision,
+            etcd_lease=etcd_lease,
+            create_revision=before.create_revision if before and known else answer.revision,
+        )
 
     def _remove(self, lease: Lease, kept: Lease | None = None) -> bool:
         """Remove a lease if it is unchanged, with what only belongs to it and not to ``kept``."""

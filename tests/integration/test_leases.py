@@ -74,6 +74,10 @@ def test_a_lease_is_what_flannel_writes_and_our_field_comes_last(fleet: Fleet) -
     assert (again.changed, again.transactions) == (False, 0)
     assert again.decision.before == again.decision.after == lease
     assert check_history(fleet) == 1
+    # However often it is written, it stays as old as it is.
+    anew = fleet.acquire(host(1, hostname="renamed")).decision.after
+    assert lease.create_revision == lease.mod_revision == anew.create_revision < anew.mod_revision
+    assert fleet.leases() == (anew,)
 
 
 def test_without_a_config_nothing_is_leased(server: EtcdServers) -> None:

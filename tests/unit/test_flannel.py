@@ -82,10 +82,13 @@ def test_a_lease_survives_being_written_and_read(lease: Lease) -> None:
     assert subnet_of_key(lease.key_name) == lease.subnet
 
 
-@given(leases(), st.integers(1), st.integers(0))
-def test_revision_and_etcd_lease_are_not_content(lease: Lease, revision: int, etcd: int) -> None:
-    stored = parse_lease(lease.key_name, lease.to_json(), revision, etcd)
+@given(leases(), st.integers(1), st.integers(0), st.integers(1))
+def test_revisions_and_etcd_lease_are_not_content(
+    lease: Lease, revision: int, etcd: int, created: int
+) -> None:
+    stored = parse_lease(lease.key_name, lease.to_json(), revision, etcd, created)
     assert (stored.mod_revision, stored.etcd_lease) == (revision, etcd)
+    assert stored.create_revision == created
     assert stored.same_content(lease)
     assert stored.to_json() == lease.to_json()
 
