@@ -139,7 +139,7 @@ class Worker:
         self.router = router.Router(PORT, mtu)
         self.wires = wires.Wires(settings, queue, sock, self.router)
         self.sender = sender.Sender(self.wires, 0)
-        self.receiver = receiver.Receiver(self.wires, 0, lambda *_unused: None)
+        self.receiver = receiver.Receiver(self.wires, 0, lambda *_unused: True)
         self.replace(*peers)
 
     def replace(self, *peers: tuple[str, str, int]) -> None:

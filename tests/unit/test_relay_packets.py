@@ -15,7 +15,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._relay import (
     frames,
     packets,
     router,
-    vector,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -170,96 +169,6 @@ def test_no_run_of_bytes_hurts(found: bytes, length: int) -> None:
         assert count >= 1
         at += count * length
     assert at >= len(found)
-
-
-# --- vectors --------------------------------------------------------------------------------------
-
-
-@given(seeds, st.randoms(use_true_random=False), st.booleans())
-def test_a_vector_is_whole_again_in_any_order(seed: int, chance, singly: bool) -> None:  # type: ignore[no-untyped-def]
-    packet, size = Flows(seed, THERE, HERE).offloaded()
-    gso = GSO_UDP_L4 if packet[9] == UDP else GSO_TCP4
-    with (
-        Worker(("10.5.1.0/24", "192.0.2.1", 1), own="10.5.2.0/24") as there,
-        Worker(("10.5.2.0/24", PEER, 1)) as here,
-    ):
-        sent, dummy = there.send(Frame(partial(packet), gso, size).to_bytes())
-        parts = [found for found, dummy in sent]
-        assert all(found[0] == vector.MAGIC for found in parts)
-        assert all(len(found) <= 1472 for found in parts)
-        come: list[Frame] = []
-        if singly:
-            # Half of them twice, and those in the middle of others.
-            parts += parts[: len(parts) // 2]
-            chance.shuffle(parts)
-            for part in parts:
-                come += here.receive(part, 0, PEER)
-        else:
-            for at in range(0, len(parts), 44):
-                some = parts[at : at + 44]
-                come += here.receive(b"".join(some), len(some[0]), PEER)
-        assert come == [Frame(hop(partial(packet), 2), gso, size, True)]
-
-
-@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=9), st.booleans())
-def test_no_datagram_hurts(found: list[bytes], vectors: bool) -> None:
-    """Also such as claim to be parts of frames; nothing comes of them."""
-    with Worker(("10.5.2.0/24", PEER, 1)) as worker:
-        for each in found:
-            packet = bytes([vector.MAGIC]) + each if vectors else each
-            for frame in worker.receive(packet * 3, len(packet), PEER):
-                assert judge.sound(frame.packet)
-        worker.receiver.tick(1e12)
-
-
-def test_what_waits_for_the_rest_is_bounded() -> None:
-    """Frames that are never complete, from many peers: memory, and what is forgotten."""
-    peers = [("10.5.%d.0/24" % n, "192.0.2.%d" % n, 1) for n in range(2, 200)]
-    with Worker(*peers) as worker:
-        for number in range(60):
-            for dummy, address, dummy in peers:
-                part = vector.HEADER.pack(vector.MAGIC, 0, 60000, number) + bytes(1400)
-                assert worker.receive(part, 0, address) == []
-        assert worker.receiver._waiting.size <= 16 << 20
-        worker.receiver.tick(1e12)
-        assert worker.receiver._waiting.size == 0
-
-
-@pytest.mark.parametrize("silent", [False, True])
-def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
-    """Also if it says nothing at all; and vectors again after a while, longer each time."""
-    sending = vector.Sending()
-    now = 100.0
-    pauses: list[float] = []
-    sent = 0
-    sending.heard(0, 0, now)
-    while len(pauses) < 4:
-        begin = now
-        while not sending.paused:
-            assert now < begin + 10
-            sending.number()
-            sent += 1
-            if not silent:
-                sending.heard(sent, sent * 9 // 10, now)
-            now += 0.05
-            sending.tick(now)
-        begin = now
-        while sending.paused:
-            now += 0.1
-            sending.tick(now)
-        pauses.append(round(now - begin))
-    assert pauses == [10, 20, 40, 80]
-
-
-def test_a_peer_that_loses_nothing_keeps_its_vectors() -> None:
-    sending = vector.Sending()
-    now = 100.0
-    for number in range(1, 2000):
-        sending.number()
-        sending.heard(number, number, now)
-        now += 0.05
-        sending.tick(now)
-        assert not sending.paused
 
 
 # --- the table ------------------------------------------------------------------------------------

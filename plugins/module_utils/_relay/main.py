@@ -34,6 +34,7 @@ from .config import (
     load_settings,
     load_table,
 )
+from .mail import Mail
 from .router import pack
 from .wires import NOT_IPV4
 from .worker import COUNTERS, DeviceGone, Worker, hear, tell
@@ -167,6 +168,7 @@ class Relay:
     def _start(
         self, ends: list[tuple[device.Queue, device.Socket]], listener: socket.socket
     ) -> None:
+        mail = Mail(len(ends))
         for number, (queue, sock) in enumerate(ends):
             ours, theirs = socket.socketpair()
             pid = os.fork()
@@ -184,7 +186,8 @@ class Relay:
                     signal.set_wakeup_fd(-1)
                     for each in (signal.SIGTERM, signal.SIGINT):
                         signal.signal(each, signal.SIG_DFL)
-                    Worker(number, self._settings, queue, sock, theirs).run()
+                    box = mail.box(number)
+                    Worker(number, self._settings, queue, sock, theirs, box).run()
                     status = 0
                 except DeviceGone:
                     log(ERROR, "device %s is gone" % self._settings.device)
@@ -195,6 +198,7 @@ class Relay:
             theirs.close()
             ours.settimeout(_PATIENCE)
             self._children.append((pid, ours))
+        mail.close()
         for queue, sock in ends:
             os.close(queue.fileno)
             sock.udp.close()
@@ -212,13 +216,22 @@ class Relay:
 
     def _hand_out(self) -> None:
         records = pack(self._table.peers)
-        for dummy, channel in self._children:
-            tell(channel, "table", records)
+        self._tell("table", records)
         for dummy, channel in self._children:
             self._answer(channel, "done")
 
+    def _tell(self, *message: Any) -> None:
+        """All workers."""
+        for dummy, channel in self._children:
+            try:
+                tell(channel, *message)
+            except socket.timeout:
+                raise RelayFailed("a worker does not listen") from None
+            except OSError:
+                raise RelayFailed("a worker ended") from None
+
     def _answer(self, channel: socket.socket, wanted: str) -> tuple[Any, ...]:
-        """A worker's answer; what else it says meanwhile is attended to."""
+        """A worker's answer."""
         while True:
             try:
                 message = hear(channel)
@@ -230,13 +243,6 @@ class Relay:
                 raise RelayFailed("a worker ended")
             if message[0] == wanted:
                 return message[1:]
-            self._pass_on(message)
-
-    def _pass_on(self, message: tuple[Any, ...]) -> None:
-        """A report that reached one worker and is about another one's vectors."""
-        what, worker, *values = message
-        if what == "heard" and worker < len(self._children):
-            tell(self._children[worker][1], what, *values)
 
     # --- serving ----------------------------------------------------------------------------------
 
@@ -256,10 +262,11 @@ class Relay:
                     return
                 self._reload()
             for number in ready & channels.keys():
-                message = hear(channels[number])
-                if message is None:
-                    raise RelayFailed("a worker ended")
-                self._pass_on(message)
+                # Nobody has asked it anything.
+                with contextlib.suppress(OSError):
+                    if hear(channels[number]) is not None:
+                        continue
+                raise RelayFailed("a worker ended")
             if listener.fileno() in ready:
                 self._accept(listener)
             if self._outdated:
@@ -306,8 +313,7 @@ class Relay:
 
     def status(self) -> dict[str, Any]:
         """All that is known, for ``report``."""
-        for dummy, channel in self._children:
-            tell(channel, "status")
+        self._tell("status")
         answers = [self._answer(channel, "status")[0] for dummy, channel in self._children]
         totals: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         drops: Counter[str] = Counter()

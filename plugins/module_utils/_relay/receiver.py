@@ -20,7 +20,9 @@ from .wires import (
     DESTINATION,
     MALFORMED,
     PARTS,
+    REPORTS,
     SOURCE,
+    SOURCE_PORT,
     TTL,
     UNKNOWN_PEER,
     Wires,
@@ -80,10 +82,10 @@ class _Buffer:
 
 class Receiver:
     """One worker's way in. ``forward`` is given reports that are for another worker of this host:
-    (worker, peer's address, sent, arrived)."""
+    (worker, peer's address, sent, arrived); whether there is such a one."""
 
     def __init__(
-        self, wires: Wires, worker: int, forward: Callable[[int, str, int, int], None]
+        self, wires: Wires, worker: int, forward: Callable[[int, str, int, int], bool]
     ) -> None:
         self._wires = wires
         self._worker = worker
@@ -102,6 +104,7 @@ class Receiver:
         wires = self._wires
         receive = wires.socket.udp.recvmsg_into
         peers = wires.router.peers
+        port = wires.settings.port
         for dummy in range(_BUDGET):
             buffer = self._buffers[self._turn]
             if buffer.waits:
@@ -112,8 +115,9 @@ class Receiver:
                 return False
             peer = peers.get(source[0])
             length = _INT.unpack(control[0][2])[0] if control else size
-            if peer is None:
-                wires.drops[UNKNOWN_PEER] += -(-size // length) if length else 1
+            if peer is None or source[1] != port:
+                why = SOURCE_PORT if peer else UNKNOWN_PEER
+                wires.drops[why] += -(-size // length) if length else 1
                 continue
             if not size:
                 wires.drops[MALFORMED] += 1
@@ -219,9 +223,13 @@ class Receiver:
         if receiving is None:
             receiving = self._vectors[name] = vector.Receiving(self._waiting)
         pieces = buffer.pieces(start, end, length)
-        whole, waits, bad = receiving.take(buffer.bytes, pieces, start, end, length, now)
-        if bad:
-            self._wires.drops[PARTS] += bad
+        whole, waits, others = receiving.take(buffer.bytes, pieces, start, end, length, now)
+        for at, stop in others:
+            report = vector.read_report(buffer.view[at:stop])
+            if report:
+                self._take_report(peer, report, now)
+            else:
+                self._wires.drops[PARTS] += 1
         for stream, parts in whole:
             if self._rejoined(peer, parts):
                 stream.arrived += 1
@@ -249,15 +257,17 @@ class Receiver:
 
     def _take_report(self, peer: Peer, report: tuple[int, int, int], now: float) -> None:
         worker, sent, arrived = report
-        if worker == self._worker:
-            self.heard(peer.endpoint[0], sent, arrived, now)
-        else:
-            self._forward(worker, peer.endpoint[0], sent, arrived)
+        if peer.vectors is None:
+            self._wires.drops[REPORTS] += 1
+        elif worker == self._worker:
+            peer.vectors.heard(sent, arrived, now)
+        elif not self._forward(worker, peer.endpoint[0], sent, arrived):
+            self._wires.drops[REPORTS] += 1
 
     def heard(self, address: str, sent: int, arrived: int, now: float) -> None:
-        """A report on this worker's vectors."""
+        """A report on this worker's vectors that came to another one."""
         peer = self._wires.router.peers.get(address)
-        if peer is not None and isinstance(peer.vectors, vector.Sending):
+        if peer is not None and peer.vectors is not None:
             peer.vectors.heard(sent, arrived, now)
 
     def tick(self, now: float) -> None:

@@ -213,16 +213,17 @@ class Receiving:
 
     def take(
         self, buffer: bytearray, pieces: Pieces, start: int, end: int, length: int, now: float
-    ) -> tuple[list[tuple[Stream, Pieces]], list[Pending], int]:
+    ) -> tuple[list[tuple[Stream, Pieces]], list[Pending], list[tuple[int, int]]]:
         """Datagrams of ``length`` bytes each, the last may be shorter, at ``start`` of a buffer;
         ``pieces`` are what follows their headers.
 
         What is complete with them (to be checked: see ``unwrap``, and to be counted as arrived),
-        what keeps views of the buffer, and how many datagrams made no sense.
+        what keeps views of the buffer, and where datagrams are that are no parts of a frame, each
+        with its end. A kernel that joins what it receives joins a report to the parts before it.
         """
         frames: list[tuple[Stream, Pieces]] = []
         waits: list[Pending] = []
-        bad = 0
+        others: list[tuple[int, int]] = []
         first = 0
         while start < end:
             count = _alike(buffer, start, end, length) if pieces[first] else 0
@@ -234,13 +235,14 @@ class Receiving:
                 elif isinstance(found, tuple):
                     frames.append(found)
                 elif not found:
-                    bad += count
+                    stop = min(start + count * length, end)
+                    others += [(at, min(at + length, end)) for at in range(start, stop, length)]
             else:
-                bad += 1
+                others.append((start, min(start + length, end)))
                 count = 1
             first += count
             start += count * length
-        return frames, waits, bad
+        return frames, waits, others
 
     def _add(
         self, buffer: bytearray, start: int, pieces: Pieces, now: float

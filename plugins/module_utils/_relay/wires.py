@@ -19,6 +19,7 @@ from .router import Router
 
 # Why packets are dropped.
 UNKNOWN_PEER = "unknown_peer"  # a datagram from an address that is no peer
+SOURCE_PORT = "source_port"  # from a peer's address, but another program there sent it
 MALFORMED = "malformed"  # not IPv4, or its header does not fit the packet
 CHECKSUM = "checksum"  # of the IPv4 header
 SOURCE = "source"  # the inner source does not belong to the sending peer
@@ -30,6 +31,7 @@ NOT_IPV4 = "not_ipv4"  # from this host's own kernel, such as IPv6's router soli
 UNSENT = "unsent"  # the kernel refused the datagram
 REFUSED = "refused"  # the kernel refused the packet
 PARTS = "parts"  # datagrams of vectors that make no sense
+REPORTS = "reports"  # on vectors that nobody sent, or more of them than can be passed on
 
 _ERRORS_A_SECOND, _ERRORS_AT_ONCE = 100, 50
 

@@ -7,9 +7,9 @@ The main process tells it, over a socket pair, in messages of a length and marsh
 
     ("table", records)                      another table; answered when it is in use
     ("status",)                             answered with counters
-    ("heard", address, sent, arrived)       a report on vectors that came to another worker
 
-and is told of reports that came here for another: ("heard", worker, address, sent, arrived).
+It says nothing of its own accord, so that peers cannot have it wait for the main process: what they
+have workers tell each other goes by ``mail``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from typing import Any
 from . import packets, vector
 from .config import RelaySettings
 from .device import Queue, Socket
+from .mail import Box
 from .receiver import Receiver
 from .router import Peer, Router
 from .sender import Sender
-from .wires import Wires
+from .wires import REPORTS, Wires
 
 _SIZE = struct.Struct("=I")
 _TICK = 0.25
@@ -81,14 +82,16 @@ class Worker:
         queue: Queue,
         sock: Socket,
         channel: socket.socket,
+        box: Box | None = None,
     ) -> None:
         self._settings = settings
         self._channel = channel
+        self._box = box
         self._router = Router(settings.port, settings.mtu)
         self._replacing: Iterator[list[Peer] | None] | None = None
         self._wires = Wires(settings, queue, sock, self._router)
         self._sender = Sender(self._wires, number)
-        self._receiver = Receiver(self._wires, number, self._forward)
+        self._receiver = Receiver(self._wires, number, box.put if box else _nobody)
         # Of peers that are in the table no longer, so that totals never fall.
         self._retired: Counter[str] = Counter()
         self._next_tick = 0.0
@@ -101,8 +104,10 @@ class Worker:
             self._wires.queue.fileno,
             self._channel.fileno(),
         )
-        for number in (udp, tun, control):
-            poll.register(number, select.POLLIN)
+        mail = self._box.fileno() if self._box else -1
+        for number in (udp, tun, control, mail):
+            if number >= 0:
+                poll.register(number, select.POLLIN)
         receive, send = self._receiver.drain, self._sender.drain
         busy = False
         # There are no cycles to collect; looking for them would stop everything now and then.
@@ -119,6 +124,9 @@ class Worker:
                     busy = send(idle) or busy
                 if control in ready and not self._obey():
                     return
+                if mail in ready and self._box:
+                    for report in self._box.read():
+                        self._receiver.heard(*report, time.monotonic())
                 if self._replacing:
                     busy = True
                     self._replace(self._replacing)
@@ -133,12 +141,11 @@ class Worker:
 
     def _tick(self, now: float) -> None:
         self._receiver.tick(now)
+        if self._box:
+            self._wires.drops[REPORTS] += self._box.send()
         for peer in self._router.peers.values():
             if peer.vectors is not None:
                 peer.vectors.tick(now)
-
-    def _forward(self, worker: int, address: str, sent: int, arrived: int) -> None:
-        tell(self._channel, "heard", worker, address, sent, arrived)
 
     def _obey(self) -> bool:
         message = hear(self._channel)
@@ -149,9 +156,6 @@ class Worker:
             self._replacing = self._router.replacing(values[0])
         elif what == "status":
             tell(self._channel, "status", self._status())
-        elif what == "heard":
-            address, sent, arrived = values
-            self._receiver.heard(address, sent, arrived, time.monotonic())
         return True
 
     def _replace(self, steps: Iterator[list[Peer] | None]) -> None:
@@ -190,6 +194,11 @@ class Worker:
             "icmp_sent": wires.icmp_sent,
             "peers": peers,
         }
+
+
+def _nobody(*_report: object) -> bool:
+    """There is no other worker that a report could be for."""
+    return False
 
 
 def _mode(peer: Peer) -> str:

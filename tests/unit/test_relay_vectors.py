@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Vectors without a network: frames in datagrams and back, and when packets are sent instead."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import vector
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.relay import judge
+from tests.relay.flows import Flows
+from tests.relay.packets import UDP, hop, partial
+from tests.relay.worker import GSO_TCP4, GSO_UDP_L4, Frame, Worker
+
+HERE, THERE = "10.5.1.9", "10.5.2.9"
+PEER = "192.0.2.2"
+
+seeds = st.integers(0, 1 << 30)
+
+
+@given(seeds, st.randoms(use_true_random=False), st.booleans())
+def test_a_vector_is_whole_again_in_any_order(seed: int, chance, singly: bool) -> None:  # type: ignore[no-untyped-def]
+    packet, size = Flows(seed, THERE, HERE).offloaded()
+    gso = GSO_UDP_L4 if packet[9] == UDP else GSO_TCP4
+    with (
+        Worker(("10.5.1.0/24", "192.0.2.1", 1), own="10.5.2.0/24") as there,
+        Worker(("10.5.2.0/24", PEER, 1)) as here,
+    ):
+        sent, dummy = there.send(Frame(partial(packet), gso, size).to_bytes())
+        parts = [found for found, dummy in sent]
+        assert all(found[0] == vector.MAGIC for found in parts)
+        assert all(len(found) <= 1472 for found in parts)
+        come: list[Frame] = []
+        if singly:
+            # Half of them twice, and those in the middle of others.
+            parts += parts[: len(parts) // 2]
+            chance.shuffle(parts)
+            for part in parts:
+                come += here.receive(part, 0, PEER)
+        else:
+            for at in range(0, len(parts), 44):
+                some = parts[at : at + 44]
+                come += here.receive(b"".join(some), len(some[0]), PEER)
+        assert come == [Frame(hop(partial(packet), 2), gso, size, True)]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=9), st.booleans())
+def test_no_datagram_hurts(found: list[bytes], vectors: bool) -> None:
+    """Also such as claim to be parts of frames; nothing comes of them."""
+    with Worker(("10.5.2.0/24", PEER, 1)) as worker:
+        for each in found:
+            packet = bytes([vector.MAGIC]) + each if vectors else each
+            for frame in worker.receive(packet * 3, len(packet), PEER):
+                assert judge.sound(frame.packet)
+        worker.receiver.tick(1e12)
+
+
+def _report(worker: int, sent: int, arrived: int) -> bytes:
+    return struct.pack("!BBBBII", vector.MAGIC, 0xFF, 0, worker, sent, arrived)
+
+
+@pytest.mark.parametrize("behind", [0, 3])
+def test_reports_are_heard_whatever_they_came_with(behind: int) -> None:
+    """A kernel joins datagrams of one length, and a shorter last one, to what it gives at once: so
+    reports come joined to each other, or to the parts of a frame before them."""
+    part = vector.HEADER.pack(vector.MAGIC, 0, 60000, 1)
+    parts = b"".join(bytes([vector.MAGIC, n]) + part[2:] + bytes(1464) for n in range(behind))
+    with Worker(("10.5.2.0/24", PEER, 1)) as worker:
+        sending = worker.router.peers[PEER].vectors
+        assert sending
+        reports = [_report(0, 1000, 1000), _report(0, 2000, 1000)][-1 if behind else 0 :]
+        if behind:
+            worker.receive(_report(0, 1000, 1000), 0, PEER)
+        worker.receive(parts + b"".join(reports), 1472 if behind else 12, PEER)
+        assert sending.fallbacks, "half of a thousand frames got lost"
+        assert not worker.drops
+
+
+def test_reports_on_vectors_that_nobody_sent() -> None:
+    with Worker(("10.5.2.0/24", PEER, 0)) as worker:
+        for joined in (1, 5):
+            worker.receive(_report(0, 1000, 0) * joined, 12, PEER)
+        assert worker.drops == {"reports": 6}
+
+
+def test_what_waits_for_the_rest_is_bounded() -> None:
+    """Frames that are never complete, from many peers: memory, and what is forgotten."""
+    peers = [("10.5.%d.0/24" % n, "192.0.2.%d" % n, 1) for n in range(2, 200)]
+    with Worker(*peers) as worker:
+        for number in range(60):
+            for dummy, address, dummy in peers:
+                part = vector.HEADER.pack(vector.MAGIC, 0, 60000, number) + bytes(1400)
+                assert worker.receive(part, 0, address) == []
+        assert worker.receiver._waiting.size <= 16 << 20
+        worker.receiver.tick(1e12)
+        assert worker.receiver._waiting.size == 0
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
+    """Also if it says nothing at all; and vectors again after a while, longer each time."""
+    sending = vector.Sending()
+    now = 100.0
+    pauses: list[float] = []
+    sent = 0
+    sending.heard(0, 0, now)
+    while len(pauses) < 4:
+        begin = now
+        while not sending.paused:
+            assert now < begin + 10
+            sending.number()
+            sent += 1
+            if not silent:
+                sending.heard(sent, sent * 9 // 10, now)
+            now += 0.05
+            sending.tick(now)
+        begin = now
+        while sending.paused:
+            now += 0.1
+            sending.tick(now)
+        pauses.append(round(now - begin))
+    assert pauses == [10, 20, 40, 80]
+
+
+def test_a_peer_that_loses_nothing_keeps_its_vectors() -> None:
+    sending = vector.Sending()
+    now = 100.0
+    for number in range(1, 2000):
+        sending.number()
+        sending.heard(number, number, now)
+        now += 0.05
+        sending.tick(now)
+        assert not sending.paused
