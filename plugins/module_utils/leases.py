@@ -55,7 +55,7 @@ class Garbage(NamedTuple):
     subnet: str | None
 
     def __str__(self) -> str:
-        return "key %s is skipped: %s" % (show(self.key), self.reason)
+        return "key %s is not used: %s" % (show(self.key), self.reason)
 
 
 class Snapshot(NamedTuple):

@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .errors import FlatnetError
 
-# So many skipped keys or leases are named one by one.
+# So many unused keys or leases are named one by one.
 _WARNINGS = 10
 
 

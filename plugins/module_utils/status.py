@@ -91,7 +91,7 @@ class Status:
             "connected": self._connected,
             "revision": self._revision,
             "peers": self._peers,
-            "skipped": self._skipped,
+            "unused": self._skipped,
             "listings": self.listings,
             "changes": self._changes,
             "last_change": self._last_change,
@@ -119,7 +119,7 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     lines = ["%-15s %s" % row for row in rows]
     lines += ["repaired        %s %s" % (_when(e["time"]), e["what"]) for e in found["repairs"]]
-    lines += ["skipped         %s" % each for each in found["skipped"]]
+    lines += ["unused          %s" % each for each in found["unused"]]
     lines += [
         "ERROR           %s (since %s)" % (e["text"], _when(e["since"])) for e in found["errors"]
     ]
@@ -132,7 +132,7 @@ def metrics(found: Mapping[str, Any]) -> str:
         ("connected", "gauge", "Whether a watch on etcd stands.", int(found["connected"])),
         ("revision", "gauge", "etcd's revision that the host is at.", found["revision"]),
         ("peers", "gauge", "Peers that this host reaches.", found["peers"]),
-        ("skipped_leases", "gauge", "Leases that are not used.", len(found["skipped"])),
+        ("unused_leases", "gauge", "Leases that are not used.", len(found["unused"])),
         ("errors", "gauge", "Failures that last.", len(found["errors"])),
         ("listings_total", "counter", "Complete listings of the leases.", found["listings"]),
         ("changes_total", "counter", "Changes made to the kernel.", found["changes"]),

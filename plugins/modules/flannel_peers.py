@@ -21,9 +21,10 @@ description:
   - What is stale is removed. Ours are routes of protocol 110 in the main table, and whatever the
     overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
     place is an error, unless it says the same and is then adopted.
-  - Leases that no host should act upon are skipped with a warning, such as one outside the network,
-    one that overlaps a network this host is connected to, or one that is not valid JSON. Where a
-    key's value is not a valid lease, what the kernel holds for that subnet is left as it is.
+  - Leases that no host should act upon are not used, and named in a warning, such as one outside
+    the network, one that overlaps a network this host is connected to, or one that is not valid
+    JSON. Where a key's value is not a valid lease, what the kernel holds for that subnet is left as
+    it is.
   - Changes nothing if etcd cannot be read, or does not name this host's own lease.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -111,7 +112,7 @@ peers:
   description: How many peers this host reaches.
   type: int
   returned: success
-skipped:
+unused:
   description: Leases and keys that are not used, with the reason.
   type: list
   elements: str
@@ -227,7 +228,7 @@ def reach(module, kernel, config, snapshot):
         compute,
         others=relayed(module, config, chosen.usable, snapshot),
         peers=len(chosen.usable),
-        skipped=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are skipped"),
+        unused=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used"),
         revision=snapshot.revision,
         device=backend.device,
     )
@@ -281,7 +282,7 @@ def leave(module, kernel, config, snapshot):
         compute,
         others=relayed(module, config, (), snapshot),
         peers=0,
-        skipped=[],
+        unused=[],
         revision=snapshot.revision,
         device=backend.device,
     )

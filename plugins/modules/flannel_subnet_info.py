@@ -47,7 +47,7 @@ leases:
   type: list
   elements: dict
   returned: success
-skipped:
+unused:
   description: Keys below C(subnets) that are not valid leases, with the reason.
   type: list
   elements: str
@@ -79,7 +79,7 @@ def main():
             changed=False,
             config=config.to_dict(),
             leases=[lease_result(lease, store.prefix) for lease in snapshot.leases],
-            skipped=warn_each(module, snapshot.garbage, "keys are skipped"),
+            unused=warn_each(module, snapshot.garbage, "keys are not used"),
             revision=snapshot.revision,
         )
 

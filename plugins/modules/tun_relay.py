@@ -301,7 +301,7 @@ def of_leases(module, kernel, asked):
         if here != there:
             raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
     chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
-    warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are skipped")
+    warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
     before = relay_table.read(asked.table_file)
     wanted = relay_table.desired(
         chosen.usable, snapshot.unsure, before or RelayTable(), snapshot.revision

@@ -19,6 +19,7 @@ import tempfile
 import typing as t
 from pathlib import Path
 
+from tests import results as keys
 from tests.lab import Host
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache" / "collections"
@@ -96,6 +97,7 @@ def run_modules(
             raise AssertionError("no result of %s: %s%s" % (name, output, done.stderr)) from None
         assert (status != 0) == bool(result.get("failed")), done.stderr
         assert "Traceback" not in done.stderr, done.stderr
+        assert keys.faults(name, result) == []
         # ansible-core 2.19 and later have more to say of a warning than its text.
         warnings = [
             each["event"]["msg"] if isinstance(each, dict) else each

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import ansible
 
+from tests.results import faults
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET_PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
 HOST_ID = "0123456789abcdef0123456789abcdef"
@@ -176,6 +178,7 @@ class Namespace:
         )
         assert not answer["err"], answer["err"]
         result: Result = json.loads(answer["out"])
+        assert faults(module, result) == []
         assert answer["code"] == int(result.get("failed", False))
         return result
 

@@ -45,7 +45,28 @@ class Run:
     records: list[Record]
 
     def changed(self) -> set[tuple[str, str]]:
-        return {(each["host"], each["task"]) for each in self.records if each["changed"]}
+        """Hosts and tasks that a run shows as changed: what counts as skipped is not among them."""
+        return {
+            (each["host"], each["task"])
+            for each in self.records
+            if each["changed"] and not each.get("skipped")
+        }
+
+    def shown(self, task: str) -> str:
+        """What the run printed of a task, from its headline on."""
+        _before, _headline, after = self.output.partition(f"\nTASK [{task}] ")
+        return after.partition("\nTASK [")[0].partition("\nPLAY ")[0]
+
+    def recap(self) -> dict[str, dict[str, int]]:
+        """By host, the counts that the run ended with."""
+        lines = self.output.partition("\nPLAY RECAP ")[2].splitlines()[1:]
+        counts = {}
+        for line in lines:
+            host, colon, rest = line.partition(" : ")
+            if colon:
+                pairs = [each.split("=") for each in rest.split()]
+                counts[host.strip()] = {name: int(count) for name, count in pairs}
+        return counts
 
     def failures(self) -> dict[str, str]:
         """By host, what the first task that failed there said."""

@@ -105,7 +105,7 @@ def test_vxlan_peers_are_neighbour_forwarding_entry_and_route(vxlan: Overlay) ->
     peer(vxlan, 7)
     peer(vxlan, 8)
     done = vxlan.converge(MODULE)
-    assert (done["peers"], done["skipped"], done["device"]) == (2, [], "flannel.1")
+    assert (done["peers"], done["unused"], done["device"]) == (2, [], "flannel.1")
     assert reached(vxlan) == entries((7, mac(7), "172.21.1.7"), (8, mac(8), "172.21.1.8"))
     assert done["diff"]["before"] == ""
     assert sorted(done["diff"]["after"].splitlines()) == sorted(
@@ -327,7 +327,7 @@ def test_a_flannelds_entries_are_taken_over_in_place(vxlan: Overlay) -> None:
 # --- bad and missing information ----------------------------------------------------------------
 
 
-def test_leases_that_nobody_should_act_upon_are_skipped_with_a_warning(vxlan: Overlay) -> None:
+def test_leases_that_nobody_should_act_upon_are_not_used_with_a_warning(vxlan: Overlay) -> None:
     peer(vxlan, 7)
     bad = {
         "10.6.7.0-24": (vxlan_lease("172.21.2.1", mac(21)), "outside the network"),
@@ -347,13 +347,13 @@ def test_leases_that_nobody_should_act_upon_are_skipped_with_a_warning(vxlan: Ov
     done = vxlan.converge(MODULE)
     assert done["peers"] == 1
     assert reached(vxlan) == entries((7, mac(7), "172.21.1.7"))
-    assert len(done["skipped"]) == len(bad)
+    assert len(done["unused"]) == len(bad)
     for name, (_value, reason) in bad.items():
         subnet = name.replace("-", "/")
-        texts = [text for text in done["skipped"] if name in text or subnet + " " in text]
+        texts = [text for text in done["unused"] if name in text or subnet + " " in text]
         assert len(texts) == 1, name
         assert reason in texts[0]
-    assert done["warnings"] == [*done["skipped"][:10], "2 more leases are skipped; see the result"]
+    assert done["warnings"] == [*done["unused"][:10], "2 more leases are not used; see the result"]
 
 
 def test_a_lease_that_becomes_unreadable_is_missing_information(vxlan: Overlay) -> None:
@@ -529,7 +529,7 @@ def test_with_udp_peers_are_lines_of_the_relays_table(udp: Overlay) -> None:
     udp_peer(udp, 9, Vector="many")  # costs it its vectors, not its lease
     kernel = udp.kernel().splitlines()
     done = udp.converge(MODULE)
-    assert (done["peers"], done["skipped"], done["device"]) == (3, [], "flannel0")
+    assert (done["peers"], done["unused"], done["device"]) == (3, [], "flannel0")
     assert "relay 10.5.8.0/24 to 172.21.1.8, vector 1" in done["diff"]["after"]
     assert relayed(udp) == [
         ["10.5.7.0/24", "172.21.1.7", 0],

@@ -357,8 +357,8 @@ def test_info_tells_all_leases_and_what_is_none(overlay: Overlay) -> None:
     assert by_key.items() >= {lease["key"]: lease for lease in leases}.items()
     assert by_key[PREFIX + "/subnets/10.5.7.0-24"]["host_id"] == ""
     assert len(by_key) == 3
-    assert found["skipped"] == found["warnings"]
-    assert [text.split("'")[1] for text in found["skipped"]] == [
+    assert found["unused"] == found["warnings"]
+    assert [text.split("'")[1] for text in found["unused"]] == [
         PREFIX + "/subnets/10.5.8.0-24",
         PREFIX + "/subnets/nonsense",
     ]

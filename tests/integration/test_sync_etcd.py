@@ -154,7 +154,7 @@ def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
     time.sleep(0.5)
     for each in fleet.all:
         fleet.reaches(each, peers, 2)
-    wait(lambda: "10.5.99.0-24" in str(program.told("skipped")), 3)
+    wait(lambda: "10.5.99.0-24" in str(program.told("unused")), 3)
     # Also for a service that starts now, from what it remembers.
     wait(lambda: program.state.stat().st_mtime > time.time() - 3, 3)
     program.stop()
@@ -180,7 +180,7 @@ def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
     fleet.clear()
     fleet.settle()
     time.sleep(1.5)
-    assert program.told("skipped") == []
+    assert program.told("unused") == []
 
 
 @pytest.mark.parametrize("after", ["gone", "another"])
@@ -217,7 +217,7 @@ def test_leases_that_must_not_be_used_are_named(fleet: Programs, program: Progra
         fleet.put(name, value)
     fleet.join(*BURST[:5])
     fleet.reaches(program, [*peers, *BURST[:5]], 3)
-    skipped = wait(lambda: len(program.told("skipped")) >= len(bad) and program.told("skipped"), 3)
+    skipped = wait(lambda: len(program.told("unused")) >= len(bad) and program.told("unused"), 3)
     for name in bad:
         assert name.replace("-", "/") in str(skipped)
 

@@ -202,7 +202,7 @@ def test_status_and_metrics_can_be_read(program: Program) -> None:
     assert found["connected"] is True
     assert found["peers"] == len(PEERS) + 2
     assert found["repaired"] >= len(PEERS) + 2
-    assert found["errors"] == found["skipped"] == []
+    assert found["errors"] == found["unused"] == []
     assert (found["network"], found["backend"], found["device"]) == ("10.5.0.0/16", "vxlan", VTEP)
     table = program.run("status").stdout
     rows = dict(line.split(None, 1) for line in table.splitlines() if not line.startswith("drift"))

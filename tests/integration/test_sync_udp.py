@@ -194,7 +194,7 @@ def test_garbage_and_an_empty_etcd_take_nobody_away(fleet: Programs, program: Pr
     subnet = name.replace("-", "/")
     wait(lambda: subnet in table(program.host), 5, "the peer")
     fleet.put(name, "{garbage")
-    wait(lambda: name in str(program.told("skipped")), 5, "the status")
+    wait(lambda: name in str(program.told("unused")), 5, "the status")
     assert subnet in table(program.host)
     program.stop()
     before = table(program.host)
