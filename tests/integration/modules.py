@@ -19,7 +19,7 @@ import tempfile
 import typing as t
 from pathlib import Path
 
-from tests import results as keys
+from tests.integration import results as keys
 from tests.lab import Host
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache" / "collections"

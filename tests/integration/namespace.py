@@ -23,7 +23,7 @@ from pathlib import Path
 
 import ansible
 
-from tests.results import faults
+from tests.integration.results import faults
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET_PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.results import RESERVED, documented, faults, modules
+from tests.integration.results import RESERVED, documented, faults, modules
 
 
 @pytest.mark.parametrize("module", modules())

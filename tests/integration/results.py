@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-MODULES = Path(__file__).resolve().parents[1] / "plugins" / "modules"
+MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
 
 # What Ansible, its strategies and its callbacks read in every module's result, in any version that
 # we support. `skipped` as a list makes a play show `skipping`, `changed=0` and no diff.
