@@ -22,7 +22,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from . import overlay, peers, state
+from . import files, overlay, peers, state
 from ._relay.config import InvalidRelayConfig
 from .assignment import Decision, Wish, decide, held
 from .entries import MAIN_TABLE, Route
@@ -442,7 +442,7 @@ class Agent:
         if self._config and self._own and self._place:
             mtu = self._config.backend.overlay_mtu(self._place.underlay.mtu)
             text = subnet_env(self._config, self._own, mtu, self._settings.ipmasq)
-            state.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
+            files.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
 
     def failed(self, what: str, text: str) -> None:
         """Report a failure, loudly once, and in the status until it is healed."""

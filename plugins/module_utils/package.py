@@ -26,8 +26,8 @@ import stat
 import subprocess
 from typing import NamedTuple
 
-from . import state
 from .errors import FlatnetError
+from .files import replace
 
 VERSION = "0.1.0"  # the collection's, as in galaxy.yml
 NAME = "flatnet"
@@ -230,7 +230,7 @@ def install(prefix: str, python: str) -> None:
         for path, content in sources().items():
             for depth in range(path.count("/")):
                 _folder(os.path.join(package, *path.split("/")[: depth + 1]))
-            state.replace(os.path.join(package, path), content, 0o644)
+            replace(os.path.join(package, path), content, 0o644)
         _compile(package, python)
         draft = "%s.%s" % (current(prefix), secrets.token_hex(4))
         os.symlink(os.path.basename(target), draft)

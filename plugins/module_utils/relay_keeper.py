@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import relay_table, state
+from . import files, relay_table
 from ._relay.config import (
     SETTINGS_PATH,
     VECTOR,
@@ -109,7 +109,7 @@ class RelayKeeper:
         except InvalidRelayConfig:
             pass  # written anew
         try:
-            state.replace(self._path, wanted.to_json().encode(), 0o644)
+            files.replace(self._path, wanted.to_json().encode(), 0o644)
         except OSError as error:
             raise FlatnetError(
                 "the relay's settings %s cannot be written: %s" % (self._path, error.strerror)

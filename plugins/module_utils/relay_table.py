@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import state
 from ._relay.config import (
     CONTROL_PATH,
     TABLE_PATH,
@@ -23,6 +22,7 @@ from ._relay.config import (
 )
 from ._relay.control import RelayUnavailable, ask
 from .errors import FlatnetError
+from .files import replace
 from .flannel import Lease
 from .peers import LosingAllPeers
 
@@ -102,7 +102,7 @@ def put(path: str, control: str, table: RelayTable) -> str:
     """Write the table, and have a relay that runs use it; why it does not, or nothing. Raises
     FlatnetError."""
     try:
-        state.replace(path, table.to_json().encode(), 0o644)
+        replace(path, table.to_json().encode(), 0o644)
     except OSError as error:
         raise FlatnetError(
             "the relay's table %s cannot be written: %s" % (path, error.strerror)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from . import package, services, state
+from . import files, package, services
 from .errors import FlatnetError
 from .services import Change, Service, Supervised, Systemd
 
@@ -158,6 +158,8 @@ class Plan:
         """Take the steps."""
         mask = os.umask(0o022)
         try:
+            for file in self._files:
+                files.clean(file.path)
             if self._python is None:
                 self._remove()
             elif self.steps:
@@ -185,24 +187,24 @@ class Plan:
     patience = 15.0
 
     def _put(self, python: str) -> None:
-        state.replace(_mark(self.program), b"", 0o644)
+        files.replace(_mark(self.program), b"", 0o644)
         self.prepare()
         if self._installs:
             for other in package.others(self._prefix, self.program):
                 if other in self._stale:
-                    state.replace(_mark(other), b"", 0o644)
+                    files.replace(_mark(other), b"", 0o644)
             package.install(self._prefix, python)
         for file in self._files:
             if file.content and not _is(file):
-                state.replace(file.path, file.content.encode(), file.mode)
+                files.replace(file.path, file.content.encode(), file.mode)
         begin = time.time()
         self._manager.change(self._changes)
         package.clean(self._prefix)
         for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
-            unlink(path)
+            files.remove(path)
         self.wait(begin)
         self.finish()
-        unlink(_mark(self.program))
+        files.remove(_mark(self.program))
 
     def wait(self, begin: float) -> None:
         """Until the program is ready; raises NotReady."""
@@ -224,15 +226,15 @@ class Plan:
 
     def _remove(self) -> None:
         if self.steps:
-            state.replace(_mark(self.program), b"", 0o644)
+            files.replace(_mark(self.program), b"", 0o644)
         self._manager.change(self._changes)
         self.dismantle()
         paths = [*self._traces, *self._obsolete, *(file.path for file in self._files)]
         for path in paths:
-            unlink(path)
+            files.remove(path)
         package.remove(self._prefix, self.program)
         self.finish()
-        unlink(_mark(self.program))
+        files.remove(_mark(self.program))
         for path in paths:
             # Only if it is empty.
             if os.path.basename(os.path.dirname(path)) == package.NAME:
@@ -252,11 +254,6 @@ def _manager(prefix: str, python: str | None) -> Systemd | Supervised:
         return Systemd()
     program = os.path.join(package.current(prefix), package.NAME, "supervisor.py")
     return Supervised(program, python or "")
-
-
-def unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _is(file: File) -> bool:

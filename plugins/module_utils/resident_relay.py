@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from typing import Any, NamedTuple
 
-from . import package, resident, services, state, system_user
+from . import files, package, resident, services, system_user
 from ._relay.config import (
     CONTROL_PATH,
     SETTINGS_PATH,
@@ -146,15 +146,13 @@ class Present(_Relay):
         user = system_user.make(settings.user)
         if settings.metrics_file:
             folder = os.path.dirname(settings.metrics_file)
-            if not os.path.isdir(folder):
-                os.makedirs(folder)
-                os.chown(folder, user.pw_uid, user.pw_gid)
+            files.make_folder(folder, user.pw_uid, user.pw_gid)
             _check_writable(folder, settings.user)
         self._converge()
 
     def settle(self) -> None:
         text = self._wanted.settings.to_json()
-        state.replace_if_changed(SETTINGS_PATH, text.encode(), 0o644)
+        files.replace_if_changed(SETTINGS_PATH, text.encode(), 0o644)
 
     def finish(self) -> None:
         for user in self._users:
@@ -210,7 +208,7 @@ class Absent(_Relay):
         return changes
 
     def settle(self) -> None:
-        resident.unlink(SETTINGS_PATH)
+        files.remove(SETTINGS_PATH)
 
     def dismantle(self) -> None:
         self._converge()

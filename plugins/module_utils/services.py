@@ -9,7 +9,6 @@ Both are asked in the same way: read() what is there, change() it. What a servic
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -19,7 +18,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from . import state, supervisor
+from . import files, supervisor
 from .errors import FlatnetError
 
 UNITS = "/etc/systemd/system"
@@ -91,11 +90,11 @@ class Systemd:
         if gone:
             _systemctl("disable", "--now", *gone)
             for name in gone:
-                os.unlink(self.path(name))
+                files.remove(self.path(name))
         kept = [each for each in todo if each.after.definition]
         for before, after, dummy in kept:
             if before.definition != after.definition:
-                state.replace(self.path(after.name), after.definition.encode(), 0o644)
+                files.replace(self.path(after.name), after.definition.encode(), 0o644)
         # Always, since a run that was cut short may have written them without.
         _systemctl("daemon-reload")
         if gone:
@@ -152,11 +151,10 @@ class Supervised:
                 self._stop(path)
             if not change.after.definition:
                 for each in (path, supervisor.pid_path(path), *_logs(path)):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(each)
+                    files.remove(each)
                 continue
             if change.before.definition != change.after.definition:
-                state.replace(path, change.after.definition.encode(), 0o644)
+                files.replace(path, change.after.definition.encode(), 0o644)
             if change.after.running and _restarts(change):
                 self._start(path)
 

@@ -14,14 +14,13 @@ replaced atomically; a file whose checksum does not fit is refused whole.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from typing import Any, NamedTuple
 
 from .errors import FlatnetError
 from .fields import dumps
+from .files import replace
 from .flannel import InvalidLease, Lease, parse_lease
 from .network import InvalidConfig, NetworkConfig, parse_config
 
@@ -125,38 +124,3 @@ def _parse(found: dict[str, Any]) -> State:
     if state.own not in state.values:
         raise ValueError("this host's own lease %s is not in it" % state.own)
     return state
-
-
-def replace_if_changed(path: str, content: bytes, mode: int) -> None:
-    """The same, but leave a file alone that has the content already."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content:
-                return
-    except OSError:
-        pass  # replace() tells, if it fails as well
-    replace(path, content, mode)
-
-
-def replace(path: str, content: bytes, mode: int) -> None:
-    """Put a file in place whole and durably, making its directory if need be; OSError if not."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    temporary = "%s.%d.new" % (path, os.getpid())
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import state
+from . import files, state
 from .agent import Agent, PlaceChanged, jitter
 from .errors import FlatnetError
 from .etcd import EtcdClient, EtcdError, Watch, WatchResponse
@@ -231,9 +231,9 @@ def write_status(settings: Settings, agent: Agent) -> None:
     """For ``status``, and for the metrics collector; a failure is only logged."""
     found = agent.status.to_dict()
     try:
-        state.replace(settings.status_file, json.dumps(found).encode(), 0o644)
+        files.replace(settings.status_file, json.dumps(found).encode(), 0o644)
         if settings.metrics_file:
-            state.replace(settings.metrics_file, metrics(found).encode(), 0o644)
+            files.publish(settings.metrics_file, metrics(found).encode())
     except OSError as error:
         log(ERROR, "the status cannot be written: %s" % error)
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import state
+from ansible_collections.flatnet.overlay.plugins.module_utils import files, state
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils.network import NetworkConfig
 from ansible_collections.flatnet.overlay.plugins.module_utils.state import DamagedState, State
@@ -93,6 +93,6 @@ def test_a_write_that_fails_leaves_the_old_one(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        state.replace(str(written), b"new", 0o600)
+        files.replace(str(written), b"new", 0o600)
     assert written.read_bytes() == whole
     assert [path.name for path in written.parent.iterdir()] == ["state"]

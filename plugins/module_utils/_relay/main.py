@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .. import state
+from .. import files
 from ..errors import FlatnetError
 from ..program import ERROR, INFO, NOTICE, WARNING, log, notify
 from . import device, report
@@ -363,6 +363,6 @@ class Relay:
         if self._settings.metrics_file:
             try:
                 text = report.metrics(found).encode()
-                state.replace(self._settings.metrics_file, text, 0o644)
+                files.publish(self._settings.metrics_file, text)
             except OSError as error:
                 log(ERROR, "metrics %s: %s" % (self._settings.metrics_file, error.strerror))

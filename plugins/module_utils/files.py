@@ -1,0 +1,258 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files put in place whole: the old one or the new one is there, whoever ends us, never a part.
+
+    folder/.NAME.0f3a6cd1e2b49785.new   a draft: new, locked, written, brought to disk
+    folder/NAME                         the draft, renamed
+
+A draft that nobody holds locked is what a run that was killed left behind. The next one for the
+same file removes it, since it may hold a password.
+
+Folders are walked by descriptor. On the way a symbolic link is followed only where nobody but root
+(or us) can have placed it: a folder of another user cannot lead a file of ours to elsewhere.
+What we read back ourselves has to be in a folder of ours; what is only for others to read, as
+metrics are, may be in theirs: see ``publish``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+
+_SUFFIX = ".new"
+_RANDOM = 16  # hex digits
+_ATTEMPTS = 10
+_DETOURS = 40  # links followed and folders made on one way; the kernel's own limit of links
+_WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def replace(path: str, content: bytes, mode: int) -> None:
+    """Put a file in place whole and durably, making its folder if need be; OSError if not."""
+    with _naming(path), _opened(os.path.dirname(path), make=True) as folder:
+        _require_ours(folder)
+        _replace(folder, os.path.basename(path), content, mode, durable=True)
+
+
+def replace_if_changed(path: str, content: bytes, mode: int) -> None:
+    """The same, but leave a file alone that has the content already."""
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+            if file.read() == content:
+                return
+    except OSError:
+        pass  # replace() tells, if it fails as well
+    replace(path, content, mode)
+
+
+def publish(path: str, content: bytes) -> None:
+    """Put a file in place whole, for everybody to read, also in a folder that is another user's.
+
+    Not durably: it is written anew soon.
+    """
+    with _naming(path), _opened(os.path.dirname(path), make=True) as folder:
+        _replace(folder, os.path.basename(path), content, 0o644, durable=False)
+
+
+def remove(path: str) -> None:
+    """Remove a file and what is left of its drafts; nothing if there is none; OSError if not."""
+    with _of(path) as (folder, name):
+        _clean(folder, name)
+        os.unlink(name, dir_fd=folder)
+
+
+def clean(path: str) -> None:
+    """Remove what runs that were killed left of a file's drafts."""
+    with _of(path) as (folder, name):
+        _clean(folder, name)
+
+
+def make_folder(path: str, uid: int, gid: int) -> None:
+    """Make a folder that is a user's, unless it is there."""
+    above, name = os.path.split(path.rstrip("/"))
+    with _naming(path), _opened(above, make=True) as folder:
+        try:
+            os.mkdir(name, 0o700, dir_fd=folder)
+        except FileExistsError:
+            return
+        descriptor = os.open(name, _READ | os.O_DIRECTORY, dir_fd=folder)
+        try:
+            os.fchmod(descriptor, 0o755)
+            os.fchown(descriptor, uid, gid)
+        finally:
+            os.close(descriptor)
+
+
+def _open_regular(path: str, dummy: int) -> int:
+    """No link's target, and not waiting for whoever holds a pipe's other end."""
+    descriptor = os.open(path, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a file", path)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors name the file that they are about, whatever the call was given."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+@contextlib.contextmanager
+def _of(path: str) -> Iterator[tuple[int, str]]:
+    """A file's folder and name, to take something away; nothing happens where nothing is."""
+    gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with _naming(path), gone, _opened(os.path.dirname(path)) as folder:
+        yield folder, os.path.basename(path)
+
+
+# --- one file in an open folder -------------------------------------------------------------------
+
+
+def _replace(folder: int, name: str, content: bytes, mode: int, durable: bool) -> None:
+    _clean(folder, name)
+    draft, descriptor = _draft(folder, name)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+            # While it is locked: nobody takes it for one that was left.
+            os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft, dir_fd=folder)
+        raise
+    if durable:
+        os.fsync(folder)
+
+
+def _draft(folder: int, name: str) -> tuple[str, int]:
+    """A new file's name and descriptor; nobody else can open it yet."""
+    for dummy in range(_ATTEMPTS):
+        draft = ".%s.%s%s" % (name, secrets.token_hex(_RANDOM // 2), _SUFFIX)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(draft, flags, 0o600, dir_fd=folder)
+        except FileExistsError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return draft, descriptor
+        os.close(descriptor)  # another run of ours took it for one that was left
+    raise OSError(errno.EAGAIN, "somebody keeps taking away what is written in its folder")
+
+
+def _clean(folder: int, name: str) -> None:
+    pattern = re.compile(r"\.%s\.[0-9a-f]{%d}%s" % (re.escape(name), _RANDOM, re.escape(_SUFFIX)))
+    for entry in filter(pattern.fullmatch, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(entry, _READ, dir_fd=folder)
+            try:
+                found = os.fstat(descriptor)
+                # Neither somebody else's, nor a second name of a file that is in use elsewhere.
+                if (
+                    stat.S_ISREG(found.st_mode)
+                    and found.st_uid == os.geteuid()
+                    and found.st_nlink == 1
+                ):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry, dir_fd=folder)
+            finally:
+                os.close(descriptor)
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(path: str, make: bool = False) -> Iterator[int]:
+    """A folder, open to read; made with those above it if ``make``."""
+    walked = _walk(path or ".", make)
+    try:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=walked)
+    finally:
+        os.close(walked)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _walk(path: str, make: bool) -> int:
+    """Go there one name at a time; see above for links."""
+    here = os.open("/" if path.startswith("/") else ".", _WALK)
+    todo = path.split("/")[::-1]
+    detours = 0
+    try:
+        while todo:
+            name = todo.pop()
+            if name in ("", "."):
+                continue
+            detours += 1
+            try:
+                there = os.open(name, _WALK, dir_fd=here)
+                detours -= 1
+            except FileNotFoundError:
+                if not make or detours > _DETOURS:
+                    raise
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=here)
+                todo.append(name)
+                continue
+            except NotADirectoryError:
+                if not _is_link(here, name) or detours > _DETOURS:
+                    raise
+                target = os.readlink(name, dir_fd=here)
+                todo += target.split("/")[::-1]
+                there = os.open("/", _WALK) if target.startswith("/") else os.dup(here)
+            os.close(here)
+            here = there
+    except BaseException:
+        os.close(here)
+        raise
+    return here
+
+
+def _is_link(folder: int, name: str) -> bool:
+    """Whether it is a link that may be followed; OSError if nobody knows who placed it."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISLNK(found.st_mode):
+        return False
+    if found.st_uid not in (0, os.geteuid()) or not _is_ours(os.fstat(folder)):
+        raise PermissionError(
+            errno.EPERM,
+            "%s, on the way there, is a symbolic link that another user may have placed; name the "
+            "folder that it leads to" % name,
+        )
+    return True
+
+
+def _require_ours(folder: int) -> None:
+    found = os.fstat(folder)
+    if not _is_ours(found):
+        foreign = found.st_uid not in (0, os.geteuid())
+        raise PermissionError(
+            errno.EPERM,
+            "its folder %s, who could put another file in its place; choose a folder of root's"
+            % ("belongs to user %d" % found.st_uid if foreign else "lets everybody write"),
+        )
+
+
+def _is_ours(folder: os.stat_result) -> bool:
+    """Whether nobody but root, or us, can rename in it what is root's or ours. That a group may
+    write, as Debian's staff in /usr/local, is root's choice."""
+    open_to_all = folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX
+    return folder.st_uid in (0, os.geteuid()) and not open_to_all
