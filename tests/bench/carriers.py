@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from tests.lab import Host, Lab, LabError, Node
 from tests.lab.system import ip_batch, netns_pids
-from tests.relay.hosts import NETWORK, Fleet, Running, wait
+from tests.lab.waiting import wait
+from tests.relay.hosts import NETWORK, Fleet, Running
 
 from .fleet import PREFIX
 from .measure import cpu_seconds

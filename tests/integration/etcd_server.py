@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-START_TIMEOUT = 20
+START_TIMEOUT = 90
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.lab import Host, Lab, Pod
 from tests.lab.system import netns_pids
+from tests.lab.waiting import PATIENCE
 
 Ansible = t.Callable[..., "subprocess.CompletedProcess[str]"]
 Record = dict[str, t.Any]
@@ -167,7 +168,7 @@ class Site:
     def wait_until_idle(self) -> None:
         """A run that was killed leaves behind what was being done on hosts."""
         etcd = {pid for member in self.lab.etcd.members for pid in self.lab.etcd.pids(member)}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while any(
             pid not in etcd and not _resident(pid)
             for pid in netns_pids(host.netns for host in self.lab.hosts)

@@ -22,6 +22,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdCl
 
 from tests.integration.overlay import PREFIX, vxlan_lease
 from tests.lab import Host, Lab
+from tests.lab.waiting import PATIENCE, wait
 
 # The hosts' own subnets are from 10.5.200.0 on, those of peer() below.
 _POOL = '"Network":"10.5.0.0/16","SubnetMin":"10.5.200.0","SubnetMax":"10.5.254.0"'
@@ -42,18 +43,8 @@ sysctl net.ipv4.ip_forward net.ipv4.conf.flannel/1.forwarding; cat /run/flannel/
 # Veths of the lab and of pods have other MACs every time. IPv6 within a link is the kernel's.
 _NOT_OURS = re.compile(r"\bpod\d|^eth0:? <|\b(fe80|ff00)::|^33:33:|:.* dev eth0\b")
 
+
 T = t.TypeVar("T")
-
-
-def wait(found: t.Callable[[], T], seconds: float = 10, what: str = "") -> T:
-    """Poll until what is found is true; return it."""
-    until = time.monotonic() + seconds
-    while True:
-        value = found()
-        if value:
-            return value
-        assert time.monotonic() < until, "%s does not come within %s s" % (what or found, seconds)
-        time.sleep(0.03)
 
 
 class Peer(t.NamedTuple):
@@ -159,7 +150,7 @@ class Program:
             self.host.command(self._argv("watch")), stderr=self._log, env=self._environment()
         )
         if ready:
-            wait(lambda: self.told("started", 0) >= begin or not self.running, 20, "the service")
+            wait(lambda: self.told("started", 0) >= begin or not self.running, "the service")
             assert self.running, self.said()
         return self
 
@@ -218,6 +209,13 @@ class Program:
     def repairs(self) -> str:
         return "; ".join(each["what"] for each in self.told("repairs", []))
 
+    def saved_revision(self) -> int:
+        """etcd's revision that its state on disk is of; 0 without one."""
+        try:
+            return int(json.loads(self.state.read_bytes().partition(b"\n")[2])["revision"])
+        except FileNotFoundError:
+            return 0
+
     def ip(self, line: str) -> str:
         return self.host.exec(["ip", *line.split()], check=True).stdout
 
@@ -227,13 +225,13 @@ class Program:
         lines = [_timeless(line) for line in found.splitlines()]
         return sorted(line for line in lines if not _NOT_OURS.search(line))
 
-    def becomes(self, dump: list[str], seconds: float) -> None:
+    def becomes(self, dump: list[str]) -> None:
         """Wait until the kernel is as it was."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE
         while (found := self.dump()) != dump:
             if time.monotonic() > until:
                 differences = sorted(set(found) ^ set(dump))
-                raise AssertionError("after %s s: %s\n%s" % (seconds, differences, self.said()))
+                raise AssertionError("after %s s: %s\n%s" % (PATIENCE, differences, self.said()))
             time.sleep(0.03)
 
     @property
@@ -308,7 +306,7 @@ class Programs:
         for each in self.begin(config, **settings):
             each.start()
         for each in self.all:
-            wait(each.state.exists, 5, "the state of " + each.host.name)
+            wait(each.state.exists, "the state of " + each.host.name)
         self.settle()
         return self.all
 
@@ -355,17 +353,23 @@ class Programs:
 
     # --- the fleet ------------------------------------------------------------------------------
 
-    def settle(self, seconds: float = 10, programs: t.Iterable[Program] | None = None) -> None:
+    def settle(self, programs: t.Iterable[Program] | None = None) -> None:
         """Wait until every host reaches exactly those in etcd, apart from itself."""
         peers = self.peers()
         for each in self.all if programs is None else programs:
-            self.reaches(each, peers, seconds)
+            self.reaches(each, peers)
 
-    def reaches(self, program: Program, peers: t.Iterable[Peer], seconds: float = 10) -> None:
+    def saved(self, program: Program) -> None:
+        """Wait until the host's state on disk has all that is in etcd now."""
+        # A key that decides nothing, so that there is a revision to wait for.
+        revision = self.inside(self.client.put, PREFIX + "/flatnet/test", "")
+        wait(lambda: program.saved_revision() >= revision, "the state of " + program.host.name)
+
+    def reaches(self, program: Program, peers: t.Iterable[Peer]) -> None:
         """Wait until the host reaches exactly these, apart from itself."""
         host = program.host
         wanted = needed(each for each in peers if each.public_ip != host.address)
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE
         while True:
             found = reached(host)
             if found == wanted:

@@ -22,9 +22,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdCl
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
 from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Outcome, Registry
 
+from tests.lab.waiting import PATIENCE
+
 # Children start at once, as fork makes them: 64 interpreters that start on two cores do not race.
 FORK = multiprocessing.get_context("fork")
-PATIENCE = 90.0
 
 NO_WISH = Wish()
 

@@ -9,13 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
 
 from tests.lab import Lab
+from tests.lab.waiting import PATIENCE, wait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -105,10 +105,7 @@ def test_interrupted_it_leaves_nothing(
             break
     # As a terminal does it: to all in the foreground.
     os.killpg(process.pid, how)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + how, output
     # Ansible's workers notice that theirs is gone.
-    deadline = time.monotonic() + 10
-    while traces() != NOTHING and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert traces() == NOTHING
+    wait(lambda: traces() == NOTHING, "the end of all that it started")

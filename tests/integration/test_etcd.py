@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import (
 )
 
 from tests.integration.etcd_server import EtcdServers, free_ports
+from tests.lab.waiting import wait
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +235,7 @@ def test_a_lease_that_is_gone_is_not_found(client: EtcdClient) -> None:
 def test_a_lease_expires_with_its_keys(client: EtcdClient) -> None:
     lease = client.lease_grant(1)
     client.put("/leased", b"", lease=lease.id)
-    deadline = time.monotonic() + lease.ttl + 10
-    while client.get("/leased").kvs:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait(lambda: not client.get("/leased").kvs, "the end of the lease")
     with pytest.raises(etcd.EtcdLeaseNotFound):
         client.lease_keepalive(lease.id)
 

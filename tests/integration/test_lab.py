@@ -19,6 +19,7 @@ import yaml
 
 from tests.lab import Host, Lab, LabError
 from tests.lab.system import netns_pids
+from tests.lab.waiting import PATIENCE, wait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -234,14 +235,12 @@ def test_down_leaves_nothing_and_can_be_repeated(lab_factory: t.Callable[..., La
         subprocess.Popen(node.command(["sleep", "1000"]), start_new_session=True)
         for node in (host, pod)
     ]
-    deadline = time.monotonic() + 10
-    while len(netns_pids([host.netns, pod.netns])) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait(lambda: len(netns_pids([host.netns, pod.netns])) == 2, "the sleepers")
     left = traces(lab.name)
     assert all(left.values()), f"this test looks for the wrong things: {left}"
     lab.down()
     lab.down()
-    assert [sleeper.wait(5) for sleeper in sleepers] == [-signal.SIGKILL, -signal.SIGKILL]
+    assert [sleeper.wait(PATIENCE) for sleeper in sleepers] == [-signal.SIGKILL, -signal.SIGKILL]
     assert traces(lab.name) == NOTHING
 
 
@@ -275,12 +274,12 @@ def test_up_that_is_interrupted_leaves_nothing(how: signal.Signals, stage: str) 
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not reached.exists() and time.monotonic() < deadline:
             time.sleep(0.001)
         # As a terminal does it: the whole group gets the signal, also the commands being run.
         os.killpg(process.pid, how)
-        assert process.wait(30) == 128 + how
+        assert process.wait(PATIENCE) == 128 + how
         assert traces(name) == NOTHING
     finally:
         Lab(name).down()
@@ -325,12 +324,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, t.Any], message: str) ->
         Lab(**arguments)
 
 
-def test_a_hundred_hosts_are_up_in_seconds(lab_factory: t.Callable[..., Lab]) -> None:
+def test_a_hundred_hosts(lab_factory: t.Callable[..., Lab]) -> None:
     before = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3").read_text()
-    begin = time.monotonic()
     lab = lab_factory(hosts=100, segments=2)
-    # 1.5 s on two quiet cores.
-    assert time.monotonic() - begin < 30
     assert all(lab.ping_matrix(lab.hosts).values())
     lab.down()
     if not Lab.names():

@@ -10,7 +10,6 @@ import os
 import signal
 import stat
 import subprocess
-import time
 import typing as t
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import pytest
 from tests.integration import modules
 from tests.integration.modules import Result, run_module
 from tests.integration.playbooks import Ansible, Run, Site
-from tests.integration.test_sync_install import alive, children, wait
+from tests.integration.test_sync_install import alive, children
 from tests.lab import Host, Lab
+from tests.lab.waiting import wait
 
 COMMAND = "/etc/flatnet/sbin/flatnet-relay"
 TABLE = "/etc/flatnet/relay-table.json"
@@ -205,20 +205,18 @@ def test_whatever_the_umask_its_user_can_read_it(there: Relay) -> None:
         os.umask(mask)
 
 
-def test_what_is_killed_is_back_within_two_seconds(running: Relay, peer: Relay) -> None:
+def test_what_is_killed_is_back(running: Relay, peer: Relay) -> None:
     index, route = running.index, running.ip("route show 10.5.0.0/16")
     for dummy in range(4):  # not more slowly the more often it happens
         first = running.program()
         os.kill(first, signal.SIGKILL)
-        begin = time.monotonic()
-        wait(lambda: running.reaches(peer) and running.answers(), 2)
-        assert time.monotonic() - begin < 2
+        wait(lambda: running.reaches(peer) and running.answers())
         assert running.program() != first
     # A worker alone is no relay.
     first = running.program()
     os.kill(children(first)[0], signal.SIGKILL)
-    wait(lambda: not alive(first), 2)
-    wait(lambda: running.reaches(peer) and running.answers(), 2)
+    wait(lambda: not alive(first))
+    wait(lambda: running.reaches(peer) and running.answers())
     assert (running.index, running.ip("route show 10.5.0.0/16")) == (index, route)
     assert not running.run()["changed"]
 
@@ -386,7 +384,7 @@ def test_a_run_that_left_its_mark_starts_it_anew(running: Relay) -> None:
 def test_metrics_are_written_where_the_user_may(running: Relay) -> None:
     running.make(metrics_file="/run/metrics/relay.prom")
     file = running.host.run / "metrics/relay.prom"
-    wait(file.exists, 15)
+    wait(file.exists)
     assert "flatnet_relay_peers 1" in file.read_text()
     running.make()
     assert not file.exists()

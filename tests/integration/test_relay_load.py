@@ -20,7 +20,8 @@ import pytest
 
 from tests.lab import Lab, Pod
 from tests.lab.system import netns_pids
-from tests.relay.hosts import Fleet, Peer, RelayHost, told, wait
+from tests.lab.waiting import wait
+from tests.relay.hosts import Fleet, Peer, RelayHost, told
 from tests.relay.sockets import udp_socket
 from tests.relay.traffic import flood
 
@@ -228,7 +229,7 @@ def test_killed_under_load(fleet: Fleet, victim: str) -> None:
         killed = time.monotonic()
         for pid in chosen:
             os.kill(pid, signal.SIGKILL)
-        new = wait(lambda: _another(other, processes[0]), 2, "the relay")
+        new = wait(lambda: _another(other, processes[0]), "the relay")
         back = wait(lambda: probe.came and probe.came[-1] > killed + 0.01 and _since(probe, killed))
         assert back - killed < 2, back - killed
         assert new not in processes

@@ -18,7 +18,8 @@ import pytest
 
 from tests.lab import Lab
 from tests.lab.system import netns_pids
-from tests.relay.hosts import DEVICE, PORT, USER, Fleet, RelayHost, wait
+from tests.lab.waiting import wait
+from tests.relay.hosts import DEVICE, PORT, USER, Fleet, RelayHost
 from tests.relay.sockets import udp_socket
 
 
@@ -118,7 +119,7 @@ def test_a_signal_makes_it_read_its_table(host: RelayHost) -> None:
     host.write_table(host.fleet.peers(host), 18)
     assert host.carrier
     host.carrier.process.send_signal(signal.SIGHUP)
-    wait(lambda: host.ask("status")["table"]["revision"] == 18, 5, "the table")
+    wait(lambda: host.ask("status")["table"]["revision"] == 18, "the table")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_a_device_that_goes_away(host: RelayHost) -> None:
     carrier = host.carrier
     assert carrier
     host.ip("link del " + DEVICE)
-    assert wait(lambda: carrier.process.poll() is not None, 5, "the relay's end")
+    assert wait(lambda: carrier.process.poll() is not None, "the relay's end")
     assert carrier.process.returncode == 1
     assert DEVICE in carrier.said()
     assert "Traceback" not in carrier.said()

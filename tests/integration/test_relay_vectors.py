@@ -11,7 +11,8 @@ import typing as t
 import pytest
 
 from tests.lab import Lab
-from tests.relay.hosts import Fleet, Peer, told, wait
+from tests.lab.waiting import wait
+from tests.relay.hosts import Fleet, Peer, told
 from tests.relay.traffic import exchange, flood
 
 
@@ -76,9 +77,9 @@ def test_packets_again_where_frames_are_lost(fleet: Fleet, trouble: dict[str, fl
     fleet.carry("vector", "vector", by_way_of=fleet.forward(seed=1, **trouble))
     one, other = (each.pod for each in fleet.hosts)
     with flood(one, other) as seconds:
-        wait(lambda: "fallen back" in _mode(fleet), 20, "falling back")
+        wait(lambda: "fallen back" in _mode(fleet), "falling back")
         before = sum(seconds)
-        wait(lambda: sum(seconds) > before + 30_000, 20, "more of the stream")
+        wait(lambda: sum(seconds) > before + 30_000, "more of the stream")
     exchange(one, other, 30_000, 3)
 
 

@@ -14,8 +14,9 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdError, Op
 
 from tests.integration.overlay import vxlan_lease
-from tests.integration.programs import SUBNETS, Pinging, Program, Programs, peer, wait
+from tests.integration.programs import SUBNETS, Pinging, Program, Programs, peer
 from tests.lab import Lab
+from tests.lab.waiting import wait
 
 _CUT = """
 add table inet cut
@@ -51,19 +52,19 @@ def test_a_burst_is_whole(fleet: Programs, program: Program) -> None:
     for _round in range(3):
         for each in BURST:
             fleet.join(each)
-        fleet.settle(2)
+        fleet.settle()
         fleet.txn(Op.delete_prefix(SUBNETS + "10.5.1"))
-        fleet.settle(2)
+        fleet.settle()
         for first in range(0, 100, 20):
             fleet.join(*BURST[first : first + 20])
-        fleet.settle(2)
+        fleet.settle()
         fleet.leave(*BURST)
-        fleet.settle(2)
+        fleet.settle()
         # And undone before anybody may have looked.
         fleet.join(*BURST)
         fleet.leave(*BURST)
         fleet.join(*BURST[:30])
-        fleet.settle(2)
+        fleet.settle()
         fleet.leave(*BURST[:30])
     for each in fleet.all:
         assert each.told("listings") == 1, each.said()
@@ -74,13 +75,13 @@ def test_a_burst_is_whole(fleet: Programs, program: Program) -> None:
 def test_who_left_while_it_was_down_is_gone_at_its_start(fleet: Programs, program: Program) -> None:
     fleet.join(*BURST[:30])
     fleet.settle()
-    wait(lambda: b"10.5.30.0-24" in program.state.read_bytes(), 3)
+    wait(lambda: b"10.5.30.0-24" in program.state.read_bytes())
     program.kill()
     fleet.leave(*BURST[:20])
     moved = BURST[25]._replace(public_ip="172.21.8.8", mac="aa:bb:cc:dd:ee:01")
     fleet.join(moved)
     program.start()
-    fleet.reaches(program, fleet.peers(), 3)
+    fleet.reaches(program, fleet.peers())
     assert BURST[3].mac not in str(program.dump())
     assert BURST[25].mac not in str(program.dump())
     fleet.settle()
@@ -99,11 +100,11 @@ def test_who_joins_while_a_host_cannot_reach_etcd_is_reached_later(
 ) -> None:
     fleet.join(*BURST[:10])
     others = [each for each in fleet.all if each is not unplugged]
-    fleet.settle(2, others)
+    fleet.settle(others)
     assert fleet.pods_answer()
     assert "10.5.1.0/24" not in str(unplugged.dump())
     unplugged.host.exec(["nft", "delete table inet cut"], check=True)
-    fleet.settle(15)
+    fleet.settle()
     assert fleet.pods_answer()
 
 
@@ -111,15 +112,15 @@ def test_a_service_that_starts_without_etcd_keeps_what_there_is(
     fleet: Programs, unplugged: Program
 ) -> None:
     before = unplugged.dump()
-    time.sleep(1.5)  # what is on disk is at most a second older
+    wait(lambda: unplugged.saved_revision() == unplugged.told("revision"), "the state")
     unplugged.kill()
     unplugged.start()
     assert unplugged.dump() == before
     assert "etcd" in unplugged.errors()
     fleet.join(*BURST[:10])
     unplugged.host.exec(["nft", "delete table inet cut"], check=True)
-    fleet.settle(15)
-    wait(lambda: unplugged.told("errors") == [], 3)
+    fleet.settle()
+    wait(lambda: unplugged.told("errors") == [])
 
 
 GARBAGE_VALUES = [
@@ -151,36 +152,35 @@ def test_garbage_does_no_harm(fleet: Programs, program: Program) -> None:
         fleet.put(key, "garbage")
     # Whose leases are not valid any more stay peers; whom nobody knows does not become one.
     fleet.put("10.5.99.0-24", "garbage")
-    time.sleep(0.5)
     for each in fleet.all:
-        fleet.reaches(each, peers, 2)
-    wait(lambda: "10.5.99.0-24" in str(program.told("unused")), 3)
+        fleet.saved(each)
+        fleet.reaches(each, peers)
+    wait(lambda: "10.5.99.0-24" in str(program.told("unused")))
     # Also for a service that starts now, from what it remembers.
-    wait(lambda: program.state.stat().st_mtime > time.time() - 3, 3)
+    fleet.saved(program)
     program.stop()
     # 10.5.1.0 is in garbage keys, too; they stand for no subnet and keep nothing.
     changed = BURST[0]._replace(mac="aa:bb:cc:dd:ee:01")
     fleet.join(changed)
     peers = [each for each in peers if each != BURST[0]] + [changed]
     program.start()
-    fleet.reaches(program, peers, 2)
+    fleet.reaches(program, peers)
     # Joins and leaves go on in the middle of it.
     fleet.join(*BURST[20:30])
     fleet.txn(Op.put(SUBNETS + "y", "garbage"), Op.put(SUBNETS + BURST[30].name, BURST[30].value))
     peers += BURST[20:31]
     for each in fleet.all:
-        fleet.reaches(each, peers, 2)
+        fleet.reaches(each, peers)
     # A garbage key that goes takes its peer along; one that is put right changes it.
     fleet.delete(BURST[0].name)
     right = BURST[1]._replace(mac="aa:bb:cc:dd:ee:02")
     fleet.join(right)
     peers = [each for each in peers if each not in (changed, BURST[1])] + [right]
     for each in fleet.all:
-        fleet.reaches(each, peers, 2)
+        fleet.reaches(each, peers)
     fleet.clear()
     fleet.settle()
-    time.sleep(1.5)
-    assert program.told("unused") == []
+    wait(lambda: program.told("unused") == [])
 
 
 @pytest.mark.parametrize("after", ["gone", "another"])
@@ -194,12 +194,12 @@ def test_peers_that_only_the_kernel_knows(fleet: Programs, program: Program, aft
     for each in BURST[:3]:
         fleet.put(each.name, "garbage")
     program.start()
-    fleet.reaches(program, peers, 2)
+    fleet.reaches(program, peers)
     if after == "gone":
         fleet.leave(*BURST[:3])
     else:
         fleet.join(*(each._replace(mac=each.mac.replace("aa", "ae")) for each in BURST[:3]))
-    fleet.reaches(program, fleet.peers(), 2)
+    fleet.reaches(program, fleet.peers())
 
 
 def test_leases_that_must_not_be_used_are_named(fleet: Programs, program: Program) -> None:
@@ -216,8 +216,8 @@ def test_leases_that_must_not_be_used_are_named(fleet: Programs, program: Progra
     for name, value in bad.items():
         fleet.put(name, value)
     fleet.join(*BURST[:5])
-    fleet.reaches(program, [*peers, *BURST[:5]], 3)
-    skipped = wait(lambda: len(program.told("unused")) >= len(bad) and program.told("unused"), 3)
+    fleet.reaches(program, [*peers, *BURST[:5]])
+    skipped = wait(lambda: len(program.told("unused")) >= len(bad) and program.told("unused"))
     for name in bad:
         assert name.replace("-", "/") in str(skipped)
 
@@ -232,7 +232,7 @@ def test_an_etcd_that_was_compacted(fleet: Programs, program: Program) -> None:
     revision = fleet.inside(fleet.client.get, "x").revision
     fleet.etcd.ctl("compact", str(revision))
     program.start()
-    fleet.settle(15)
+    fleet.settle()
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_members_of_etcd_are_killed_in_turn(cluster: Programs) -> None:
     finally:
         over.set()
         thread.join()
-    cluster.settle(15)
+    cluster.settle()
     assert pinging.lost() == []
     print("%d events, %d uncertain, %d pings" % (written, failed, pinging.sent))
     assert written > 200
@@ -285,8 +285,8 @@ def test_members_of_etcd_are_killed_in_turn(cluster: Programs) -> None:
     cluster.etcd.kill(1)
     cluster.etcd.kill(2)
     for each in cluster.all:
-        wait(lambda each=each: not each.told("connected"), 15)
+        wait(lambda each=each: not each.told("connected"))
     assert cluster.pods_answer()
     cluster.etcd.start()
     cluster.join(*BURST[:20])
-    cluster.settle(20)
+    cluster.settle()

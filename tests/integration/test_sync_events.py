@@ -17,6 +17,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
 
 from tests.integration.overlay import vxlan_lease
 from tests.integration.programs import SUBNETS, Peer, Programs, needed, reached
+from tests.lab.waiting import PATIENCE
 
 EVENTS = int(os.environ.get("FLATNET_EVENTS", "1200"))
 SEED = int(os.environ.get("FLATNET_SEED", "0")) or random.randrange(1 << 30)
@@ -218,7 +219,7 @@ class Events:
 
     def expire(self) -> None:
         """Wait until those are gone."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         there = set(self.expiring)
         while there:
             found = self.programs.inside(self.programs.client.range_prefix, SUBNETS).kvs
@@ -263,7 +264,7 @@ class Events:
         """In peace: what it does not know of garbage keys when it starts, it has from its state."""
         self.check()
         program = self._program()
-        time.sleep(1.5)
+        self.programs.saved(program)
         if self.chance.random() < 0.5:
             program.kill()
         else:
@@ -272,11 +273,11 @@ class Events:
 
     # --- the point ------------------------------------------------------------------------------
 
-    def check(self, seconds: float = 20) -> None:
+    def check(self) -> None:
         self.expire()
         for program, own in zip(self.programs.all, self.model.hosts):
             wanted = needed(self.model.seen_from(own))
-            until = time.monotonic() + seconds
+            until = time.monotonic() + PATIENCE
             while (found := reached(program.host)) != wanted:
                 if time.monotonic() > until:
                     differ = [sorted(each ^ other) for each, other in zip(found, wanted)]

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import stat
 import subprocess
-import time
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from tests.integration.modules import Result, run_module
 from tests.integration.playbooks import Ansible, Site
 from tests.lab import Host, Lab
+from tests.lab.waiting import PATIENCE, wait
 
 COMMAND = "/etc/flatnet/sbin/flatnet-sync"
 SYNC = "flatnet.overlay.sync : Keep the host in the overlay"
@@ -109,14 +111,15 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait(found: t.Callable[[], t.Any], seconds: float = 10) -> t.Any:
-    until = time.monotonic() + seconds
-    while True:
-        value = found()
-        if value:
-            return value
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.05)
+def openers(path: Path) -> set[int]:
+    """The processes that have the file open."""
+    wanted, found = path.stat(), set()
+    for each in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            status = each.stat()
+            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                found.add(int(each.parts[2]))
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -331,25 +334,25 @@ def test_modules_and_the_program_take_turns(running: Installed) -> None:
     with (running.host.run / "flatnet/lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run_module(running.host, "route_entry", arguments, check=True)["changed"]
-        code = "import sys, time; time.sleep(1.5)"
-        # Holds the lock on, a while longer than we do.
-        with subprocess.Popen(["python3", "-c", code], pass_fds=[lock.fileno()]):
-            lock.close()
-            begin = time.monotonic()
-            assert run_module(running.host, "route_entry", arguments)["changed"]
-            assert time.monotonic() - begin > 1
+        with ThreadPoolExecutor() as pool:
+            running_module = pool.submit(run_module, running.host, "route_entry", arguments)
+            wait(lambda: len(openers(Path(lock.name))) > 1, "the module at the lock")
+            assert not running_module.done()
+            assert "192.0.2.0" not in running.host.exec(["ip", "route"]).stdout
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert running_module.result()["changed"]
 
 
 def test_restore_waits_for_the_underlay(running: Installed) -> None:
-    running.make(mode="none", restore_wait=5)
+    running.make(mode="none", restore_wait=PATIENCE)
     host, before = running.host, comparable(running.kernel())
     unplug(host)
     assert "flannel.1" not in running.kernel()
     with subprocess.Popen(host.command([COMMAND, "restore"]), stderr=subprocess.PIPE) as restore:
-        time.sleep(1)
-        assert restore.poll() is None
+        assert restore.stderr is not None
+        assert b"waiting for" in restore.stderr.readline()
         plug(host, host.address)
-        assert restore.wait(5) == 0
+        assert restore.wait(PATIENCE) == 0
     assert comparable(running.kernel()) == before
 
 

@@ -21,8 +21,8 @@ from tests.integration.programs import (
     Program,
     Programs,
     peer,
-    wait,
 )
+from tests.lab.waiting import wait
 
 # etcd gives no less than about one and a half times its election timeout.
 TTL = 6
@@ -56,7 +56,7 @@ def holder(fleet: Programs, name: str) -> str:
 def test_a_deleted_lease_is_acquired_again(fleet: Programs, program: Program) -> None:
     own, before = program.own, program.dump()
     fleet.delete(own.name)
-    wait(lambda: holder(fleet, own.name) == own.public_ip, 3)
+    wait(lambda: holder(fleet, own.name) == own.public_ip)
     assert len(fleet.leases()) == 13
     assert program.dump() == before
     assert program.own == own
@@ -64,7 +64,7 @@ def test_a_deleted_lease_is_acquired_again(fleet: Programs, program: Program) ->
     program.kill()
     fleet.delete(own.name)
     program.start()
-    wait(lambda: holder(fleet, own.name) == own.public_ip, 3)
+    wait(lambda: holder(fleet, own.name) == own.public_ip)
     assert program.dump() == before
 
 
@@ -75,24 +75,24 @@ def test_a_taken_subnet_is_reported_and_the_data_plane_kept(
     own, before = program.own, program.dump()
     thief = Peer(own.subnet, "172.21.7.7", "aa:bb:cc:dd:ee:ff")
     fleet.put(own.name, thief.value if how == "lease" else "garbage")
-    wait(lambda: own.subnet in program.errors(), 15)
+    wait(lambda: own.subnet in program.errors())
     assert "the data plane stays as it is" in program.errors()
     assert "the data plane stays as it is" in program.said()
     assert program.dump() == before
     # Others are still followed, and what is ours repaired; a new start does not change that.
     fleet.join(peer(120))
-    wait(lambda: "10.5.120.0/24" in str(program.dump()), 15)
+    wait(lambda: "10.5.120.0/24" in str(program.dump()))
     program.ip("link del flannel.1")
-    wait(lambda: "10.5.120.0/24" in str(program.dump()), 15)
+    wait(lambda: "10.5.120.0/24" in str(program.dump()))
     program.kill()
     program.start()
-    wait(lambda: own.subnet in program.errors(), 15)
+    wait(lambda: own.subnet in program.errors())
     fleet.leave(peer(120))
-    program.becomes(before, 15)
+    program.becomes(before)
     # The thief goes: it is ours again.
     fleet.delete(own.name)
-    wait(lambda: holder(fleet, own.name) == own.public_ip, 15)
-    wait(lambda: program.told("errors") == [], 15)
+    wait(lambda: holder(fleet, own.name) == own.public_ip)
+    wait(lambda: program.told("errors") == [])
     assert program.dump() == before
 
 
@@ -100,9 +100,9 @@ def test_a_lease_put_back_by_hand_ends_the_error(fleet: Programs, program: Progr
     own = program.own
     value = fleet.inside(fleet.client.get, SUBNETS + own.name).kvs[0].value.decode()
     fleet.put(own.name, Peer(own.subnet, "172.21.7.7", "aa:bb:cc:dd:ee:ff").value)
-    wait(lambda: own.subnet in program.errors(), 5)
+    wait(lambda: own.subnet in program.errors())
     fleet.put(own.name, value)
-    wait(lambda: program.told("errors") == [], 5)
+    wait(lambda: program.told("errors") == [])
 
 
 def test_the_underlays_address_changes_under_it(fleet: Programs, program: Program) -> None:
@@ -111,13 +111,13 @@ def test_the_underlays_address_changes_under_it(fleet: Programs, program: Progra
         program.ip(f"addr del {old}/16 dev eth0")
         program.ip(f"addr add {new}/16 brd + dev eth0")
         program.ip("route replace default via 172.21.0.1")
-        wait(lambda new=new: holder(fleet, own.name) == new, 5)
+        wait(lambda new=new: holder(fleet, own.name) == new)
         assert len(fleet.leases()) == 13
-        fleet.settle(3, fleet.all[1:])
-        wait(lambda new=new: f"local {new} " in str(program.dump()), 3)
-        fleet.reaches(program, [e for e in fleet.peers() if e.name != own.name], 3)
+        fleet.settle(fleet.all[1:])
+        wait(lambda new=new: f"local {new} " in str(program.dump()))
+        fleet.reaches(program, [e for e in fleet.peers() if e.name != own.name])
         assert fleet.pods_answer()
-        wait(lambda new=new: program.told("public_ip") == new, 3)
+        wait(lambda new=new: program.told("public_ip") == new)
         assert program.own == own._replace(public_ip=new)
         assert program.told("errors") == []
     assert host.address == program.own.public_ip
@@ -132,22 +132,22 @@ def test_an_etcd_that_was_wiped_costs_nothing(fleet: Programs, program: Program)
     shutil.rmtree(fleet.etcd.directory / "etcd1")
     fleet.etcd.start()
     # Not even a network any more.
-    wait(lambda: "network config" in program.errors(), 15)
+    wait(lambda: "network config" in program.errors())
     assert [each.dump() for each in fleet.all] == before
     assert pinging.lost() == []
     assert pinging.sent > 10
     # What is taken away under it comes back all the same.
     program.ip("route flush proto 110")
-    program.becomes(before[0], 3)
+    program.becomes(before[0])
     pinging = Pinging(fleet.lab)
     fleet.inside(fleet.client.put, PREFIX + "/config", NETWORK)
-    wait(lambda: len(fleet.leases()) == 3, 25)
+    wait(lambda: len(fleet.leases()) == 3)
     assert {name: holder(fleet, name) for name in fleet.leases()} == {
         each.name: each.public_ip for each in owns
     }
     for each in fleet.all:
-        wait(lambda each=each: each.told("connected"), 15)
-    wait(lambda: program.told("errors") == [], 5)
+        wait(lambda each=each: each.told("connected"))
+    wait(lambda: program.told("errors") == [])
     # Peers that have not written their leases again, are kept.
     assert [each.dump() for each in fleet.all] == before
     assert pinging.lost() == []
@@ -155,11 +155,11 @@ def test_an_etcd_that_was_wiped_costs_nothing(fleet: Programs, program: Program)
     # One of them comes back with another subnet: it is the same one no more.
     moved = peer(100)._replace(subnet="10.5.130.0/24")
     fleet.join(moved)
-    wait(lambda: "10.5.130.0/24" in str(program.dump()), 3)
-    wait(lambda: "10.5.100.0/24" not in str(program.dump()), 3)
+    wait(lambda: "10.5.130.0/24" in str(program.dump()))
+    wait(lambda: "10.5.100.0/24" not in str(program.dump()))
     # A service that starts now has forgotten nothing, either.
     before[0] = program.dump()
-    time.sleep(1.5)
+    fleet.saved(program)
     program.kill()
     program.start()
     wait(lambda: program.told("connected"))
@@ -207,11 +207,11 @@ def test_a_lifetime_that_ends_takes_the_host_off_and_on_again(renewing: Programs
     program = renewing.all[0]
     own, before = program.own, program.dump()
     program.kill()
-    wait(lambda: own.name not in renewing.leases(), 4 * TTL)
-    renewing.settle(2, renewing.all[1:])
+    wait(lambda: own.name not in renewing.leases())
+    renewing.settle(renewing.all[1:])
     assert program.dump() == before
     program.start()
-    wait(lambda: holder(renewing, own.name) == own.public_ip, 3)
+    wait(lambda: holder(renewing, own.name) == own.public_ip)
     assert program.dump() == before
     renewing.settle()
     assert renewing.pods_answer()
@@ -229,9 +229,9 @@ def test_a_start_renews_at_once(renewing: Programs) -> None:
         def left() -> float:
             return renewing.inside(renewing.client.lease_time_to_live, own).ttl
 
-        wait(lambda: left() <= TTL // 3, 2 * TTL)
+        wait(lambda: left() <= TTL // 3)
         program.start()
-        wait(lambda: left() > TTL // 3, 2)
+        wait(lambda: left() > TTL // 3)
     assert etcd_leases(renewing) == before
 
 
@@ -240,13 +240,13 @@ def test_a_lifetime_outlasts_an_etcd_that_was_away(renewing: Programs) -> None:
     renewing.etcd.kill()
     time.sleep(TTL * 1.5)
     renewing.etcd.start()
-    renewing.settle(15)
+    renewing.settle()
     time.sleep(TTL)
     assert set(etcd_leases(renewing)) == set(before)
     assert all_etcd_leases(renewing) == set(etcd_leases(renewing).values())
     assert renewing.pods_answer()
     for each in renewing.all:
-        wait(lambda each=each: each.told("errors") == [], 5)
+        wait(lambda each=each: each.told("errors") == [])
 
 
 def test_a_lifetime_that_is_given_up_leaves_no_etcd_lease(renewing: Programs) -> None:
@@ -255,6 +255,6 @@ def test_a_lifetime_that_is_given_up_leaves_no_etcd_lease(renewing: Programs) ->
         each.stop()
         each.configure(ttl=0)
         each.start()
-    wait(lambda: etcd_leases(renewing) == dict.fromkeys(owns, 0), 5)
+    wait(lambda: etcd_leases(renewing) == dict.fromkeys(owns, 0))
     assert all_etcd_leases(renewing) == set()
     renewing.settle()

@@ -11,7 +11,8 @@ import typing as t
 import pytest
 
 from tests.integration.overlay import host_gw_lease
-from tests.integration.programs import HOST_GW, Program, Programs, peer, wait
+from tests.integration.programs import HOST_GW, Program, Programs, peer
+from tests.lab.waiting import wait
 
 
 def left_alone(programs: Programs) -> Program:
@@ -29,7 +30,7 @@ def test_all_of_it_comes_back_without_etcd(programs: Programs) -> None:
     programs.settle()
     programs.add_pods()
     assert programs.pods_answer()
-    wait(lambda: b"10.5.129.0-24" in program.state.read_bytes(), 5, "the state with all peers")
+    wait(lambda: b"10.5.129.0-24" in program.state.read_bytes(), "the state with all peers")
     before = program.dump()
     assert len(before) > 3 * 30
 
@@ -53,7 +54,7 @@ def test_the_same_with_host_gw(programs: Programs) -> None:
         each.start()
     programs.put("10.5.100.0-24", host_gw_lease("172.21.0.200"))
     wait(lambda: "10.5.100.0/24" in program.ip("route"))
-    wait(lambda: b"172.21.0.200" in program.state.read_bytes(), 5)
+    wait(lambda: b"172.21.0.200" in program.state.read_bytes())
     programs.add_pods()
     before = program.dump()
     left_alone(programs)
@@ -101,7 +102,7 @@ DAMAGES = [
 def rebooted(programs: Programs) -> tuple[Program, bytes]:
     """A host that may not restore, and what its state file was."""
     program = programs.started()[0]
-    wait(lambda: program.state.read_bytes().count(b"PublicIP") == 3 * 2, 5)
+    wait(lambda: program.state.read_bytes().count(b"PublicIP") == 3 * 2)
     state = program.state.read_bytes()
     left_alone(programs)
     return program, state

@@ -13,8 +13,8 @@ import typing as t
 import pytest
 
 from tests.integration.playbooks import SUBNETS, Ansible, Site
-from tests.integration.programs import wait
 from tests.lab import Host, Lab
+from tests.lab.waiting import wait
 
 SYNC, RELAY = "/etc/flatnet/sbin/flatnet-sync", "/etc/flatnet/sbin/flatnet-relay"
 TABLE = "/etc/flatnet/relay-table.json"
@@ -77,16 +77,16 @@ def test_joins_and_leaves_reach_the_running_relay(site: Site) -> None:
         lease = {"PublicIP": f"172.21.9.{number}", "PublicIPv6": None}
         etcd.put(f"{SUBNETS}10.5.{number}.0-24", json.dumps(lease))
     etcd.put(f"{SUBNETS}10.5.99.0-24", "{garbage")
-    wait(lambda: in_use(host) == 52, 5, "all that joined")
+    wait(lambda: in_use(host) == 52, "all that joined")
     assert '["10.5.149.0/24","172.21.9.149",0]' in table(host)
     # What was a lease and is none any more keeps its peer: nobody knows what was meant.
     etcd.put(f"{SUBNETS}10.5.149.0-24", "{garbage")
     etcd.delete(f"{SUBNETS}10.5.148.0-24")
-    wait(lambda: in_use(host) == 51, 5, "the one that left")
+    wait(lambda: in_use(host) == 51, "the one that left")
     assert "10.5.149.0/24" in table(host)
     for number in [99, *range(100, 150)]:
         etcd.delete(f"{SUBNETS}10.5.{number}.0-24")
-    wait(lambda: in_use(host) == 2, 5, "none of them")
+    wait(lambda: in_use(host) == 2, "none of them")
     assert relay_status(host)["started"] == began
     assert site.lost() == []
 
@@ -110,18 +110,18 @@ def test_drift_is_repaired_and_told(site: Site, damage: list[str]) -> None:
     before, wanted = dump(host), table(host)
     repaired = sync_status(host)["repaired"]
     host.exec(damage, check=True)
-    wait(lambda: host.exec(["cat", TABLE]).stdout == wanted and dump(host) == before, 10)
-    wait(lambda: answered(site), 10, "the pods again")
+    wait(lambda: host.exec(["cat", TABLE]).stdout == wanted and dump(host) == before)
+    wait(lambda: answered(site), "the pods again")
     # A damaged table is not known to differ in any peer.
     if damage[0] == "ip" or "[]" in damage[-1]:
-        wait(lambda: sync_status(host)["repaired"] > repaired, 10, "the status")
+        wait(lambda: sync_status(host)["repaired"] > repaired, "the status")
 
 
 def test_a_killed_relay_is_back_and_the_device_stays(site: Site) -> None:
     host = site.hosts[1]
     before, status = dump(host), relay_status(host)
     host.exec(["kill", "-9", str(status["pid"])], check=True)
-    wait(lambda: relay_status(host).get("pid", status["pid"]) != status["pid"], 5, "the relay")
+    wait(lambda: relay_status(host).get("pid", status["pid"]) != status["pid"], "the relay")
     assert dump(host) == before
     assert site.lost() == []
 
@@ -142,7 +142,7 @@ def test_after_a_reboot_without_etcd_all_is_as_before(site: Site) -> None:
         # What systemd would start next.
         relay = subprocess.Popen(host.command([RELAY, "run"]), stderr=subprocess.PIPE, text=True)
         try:
-            wait(lambda: in_use(host) == 2, 10, "the relay")
+            wait(lambda: in_use(host) == 2, "the relay")
             gateway = site.subnet_env(host)["FLANNEL_SUBNET"].partition("/")[0]
             site.lab.add_pod(host, gateway[:-1] + "2/24", gateway)
             assert dump(host) == before

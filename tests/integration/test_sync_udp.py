@@ -18,8 +18,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._relay import conf
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
 
 from tests.integration.overlay import PREFIX
-from tests.integration.programs import SUBNETS, Program, Programs, wait
+from tests.integration.programs import SUBNETS, Program, Programs
 from tests.lab import Host
+from tests.lab.waiting import wait
 
 UDP = (
     '{"Network":"10.0.0.0/8","SubnetMin":"10.5.200.0","SubnetMax":"10.5.254.0","SubnetLen":24,'
@@ -72,7 +73,7 @@ def fleet(programs: Programs) -> t.Iterator[Programs]:
     for each in programs.all:
         each.start()
     for each in programs.all:
-        wait(lambda each=each: len(table(each.host)) == 2, 10, each.host.name)  # type: ignore[misc]
+        wait(lambda each=each: len(table(each.host)) == 2, each.host.name)  # type: ignore[misc]
     yield programs
     programs.end()
 
@@ -103,10 +104,10 @@ def test_what_the_playbook_sets_is_not_overruled(fleet: Programs, program: Progr
     path.write_text(json.dumps({**settings(program.host), "workers": 3, "vector": False}))
     checks = program.told("updated", 0)
     path.write_text(json.dumps({**settings(program.host), "port": 9999, "mtu": 1000}))
-    wait(lambda: settings(program.host).get("mtu") == 1472, 5, "the repair")
+    wait(lambda: settings(program.host).get("mtu") == 1472, "the repair")
     found = settings(program.host)
     assert (found["workers"], found["vector"], found.get("port", 8285)) == (3, False, 8285)
-    wait(lambda: "settings /etc/flatnet/relay.json" in program.repairs(), 5, "the status")
+    wait(lambda: "settings /etc/flatnet/relay.json" in program.repairs(), "the status")
     assert program.told("updated", 1) >= checks
     # Nor is what its lease says, which the playbook writes as well.
     name, value = own_lease(fleet, program)
@@ -115,7 +116,7 @@ def test_what_the_playbook_sets_is_not_overruled(fleet: Programs, program: Progr
     fleet.put(name, json.dumps(value))
     other = fleet.all[1].host
     subnet = name.replace("-", "/")
-    wait(lambda: table(other)[subnet] == [program.host.address, 0], 5, "no vectors")
+    wait(lambda: table(other)[subnet] == [program.host.address, 0], "no vectors")
     time.sleep(1.5)
     assert "Vector" not in own_lease(fleet, program)[1]["Flatnet"]
 
@@ -130,7 +131,7 @@ def test_a_lease_that_a_flanneld_wrote_over_says_again_what_it_said(
 ) -> None:
     name, before = own_lease(fleet, program)
     fleet.put(name, json.dumps({"PublicIP": before["PublicIP"], "PublicIPv6": None}))
-    wait(lambda: own_lease(fleet, program)[1] == before, 5, "the lease as it was")
+    wait(lambda: own_lease(fleet, program)[1] == before, "the lease as it was")
 
 
 @pytest.mark.parametrize("damage", ["", "{", None])
@@ -140,7 +141,7 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
         path = program.host.etc / file
         wanted = read(program.host)
         path.unlink() if damage is None else path.write_text(damage)
-        wait(lambda read=read, wanted=wanted: read(program.host) == wanted, 5, file)  # type: ignore[misc]
+        wait(lambda read=read, wanted=wanted: read(program.host) == wanted, file)  # type: ignore[misc]
     assert program.told("errors") == []
     assert program.dump() == before
 
@@ -156,8 +157,8 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
 def test_a_device_of_another_make_is_made_anew(program: Program, line: str) -> None:
     before = program.dump()
     program.host.exec(["sh", "-c", "ip link del flannel0 && ip " + line], check=True)
-    program.becomes(before, 5)
-    wait(lambda: "add link flannel0" in program.repairs(), 5, "the status")
+    program.becomes(before)
+    wait(lambda: "add link flannel0" in program.repairs(), "the status")
 
 
 def test_a_device_of_another_kind_is_somebody_elses(program: Program) -> None:
@@ -166,11 +167,11 @@ def test_a_device_of_another_kind_is_somebody_elses(program: Program) -> None:
     line = "ip link del flannel0 && ip link add flannel0 type bridge"
     program.host.exec(["sh", "-c", line], check=True)
     program.start()
-    wait(lambda: "not a tun" in program.errors(), 5, "the status")
+    wait(lambda: "not a tun" in program.errors(), "the status")
     assert "bridge" in program.ip("-d link show flannel0")
     program.ip("link del flannel0")
-    program.becomes(before, 5)
-    wait(lambda: program.told("errors") == [], 5, "the status")
+    program.becomes(before)
+    wait(lambda: program.told("errors") == [], "the status")
 
 
 def test_without_settings_nothing_is_torn_down(program: Program) -> None:
@@ -183,8 +184,8 @@ def test_without_settings_nothing_is_torn_down(program: Program) -> None:
     assert program.dump() == before
     # And what is there comes into use without a word.
     (program.host.etc / SETTINGS).write_text(json.dumps({**FIRST, "listen": program.host.address}))
-    wait(lambda: program.told("errors") == [], 5, "the status")
-    wait(lambda: settings(program.host)["subnet"] == program.told("subnet"), 5, "the settings")
+    wait(lambda: program.told("errors") == [], "the status")
+    wait(lambda: settings(program.host)["subnet"] == program.told("subnet"), "the settings")
     assert program.dump() == before
 
 
@@ -192,9 +193,9 @@ def test_garbage_and_an_empty_etcd_take_nobody_away(fleet: Programs, program: Pr
     name, value = peer_lease(7)
     fleet.put(name, value)
     subnet = name.replace("-", "/")
-    wait(lambda: subnet in table(program.host), 5, "the peer")
+    wait(lambda: subnet in table(program.host), "the peer")
     fleet.put(name, "{garbage")
-    wait(lambda: name in str(program.told("unused")), 5, "the status")
+    wait(lambda: name in str(program.told("unused")), "the status")
     assert subnet in table(program.host)
     program.stop()
     before = table(program.host)
@@ -205,9 +206,9 @@ def test_garbage_and_an_empty_etcd_take_nobody_away(fleet: Programs, program: Pr
 
 
 def test_a_boot_without_etcd(fleet: Programs, program: Program) -> None:
-    wait(program.state.exists, 5, "the state")
+    wait(program.state.exists, "the state")
     before, wanted = program.dump(), table(program.host)
-    wait(lambda: all(s.replace("/", "-") in program.state.read_text() for s in wanted), 5)
+    wait(lambda: all(s.replace("/", "-") in program.state.read_text() for s in wanted))
     fleet.etcd.kill()
     program.kill()
     fleet.lab.reboot(program.host)
@@ -284,9 +285,9 @@ def test_random_events(fleet: Programs) -> None:
                 fleet.put(name.replace("/", "-"), json.dumps(value))
             chance.choice(settled)()
             for each in fleet.all:
-                wait(lambda each=each: same(fleet, each, model), 10, f"{each.host.name} {seed}")  # type: ignore[misc]
-                wait(lambda each=each: each.told("errors") == [], 10, f"{each.host.name} {seed}")  # type: ignore[misc]
-                wait(lambda each=each: whole(each), 10, f"{each.host.name} {seed}")  # type: ignore[misc]
+                wait(lambda each=each: same(fleet, each, model), f"{each.host.name} {seed}")  # type: ignore[misc]
+                wait(lambda each=each: each.told("errors") == [], f"{each.host.name} {seed}")  # type: ignore[misc]
+                wait(lambda each=each: whole(each), f"{each.host.name} {seed}")  # type: ignore[misc]
 
 
 def whole(program: Program) -> bool:
@@ -325,7 +326,7 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
         return found
 
     try:
-        wait(lambda: in_use() == MANY - 10 + 2, 30, "all of them")
+        wait(lambda: in_use() == MANY - 10 + 2, "all of them")
         took = []
         for name, value in leases[-10:]:
             wanted = in_use() + 1
@@ -335,7 +336,7 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
                 assert time.monotonic() < began + 5, program.said()[-2000:]
                 time.sleep(0.005)
             written = time.monotonic()
-            wait(lambda wanted=wanted: in_use() == wanted, 5, "the table in use")  # type: ignore[misc]
+            wait(lambda wanted=wanted: in_use() == wanted, "the table in use")  # type: ignore[misc]
             took.append((written - began, time.monotonic() - began))
     finally:
         relay.terminate()
@@ -343,4 +344,4 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
     print("seconds until written, and in use:", sorted(took))
     assert sorted(took)[len(took) // 2][1] < 0.5
     revision = config.load_table(str(host.etc / TABLE)).revision
-    wait(lambda: program.told("revision") == revision, 5, "the status")
+    wait(lambda: program.told("revision") == revision, "the status")

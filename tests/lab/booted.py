@@ -34,7 +34,7 @@ from .machine import Machine, make_key
 from .signals import undisturbed, unwinding
 from .system import LabError, ip_batch
 
-BOOT_TIMEOUT = 90
+BOOT_TIMEOUT = 300
 
 #: Commands that the machine needs, and the packages that have them.
 _NEEDED = {

@@ -18,8 +18,8 @@ from .signals import unblock, undisturbed
 from .system import LabError, netns_pids
 from .underlay import etcd_address
 
-START_TIMEOUT = 30
-STOP_TIMEOUT = 10
+START_TIMEOUT = 90
+STOP_TIMEOUT = 60
 
 
 class Etcd:

@@ -14,7 +14,7 @@ from . import underlay
 from .host import Host
 from .system import LabError, ip_batch, netns_exists, run
 
-END_TIMEOUT = 20
+END_TIMEOUT = 60
 
 # One machine, for as long as it reboots. A reboot forgets what a kernel holds, which here is all of
 # the network namespace: every boot gets a new one of the old name, with nothing in it but eth0.

@@ -94,7 +94,7 @@ def netns_pids(namespaces: t.Iterable[str]) -> list[int]:
     return pids
 
 
-def kill_netns_processes(namespaces: t.Sequence[str], timeout: float = 10) -> None:
+def kill_netns_processes(namespaces: t.Sequence[str], timeout: float = 60) -> None:
     """End every process in the namespaces; repeated, since a process may just have forked."""
     deadline = time.monotonic() + timeout
     while True:

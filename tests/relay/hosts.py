@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import typing as t
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._relay import conf
 
 from tests.lab import Host, Lab, Pod
 from tests.lab.system import ip_batch, netns_pids
+from tests.lab.waiting import wait
 from tests.relay.sockets import offload
 
 NETWORK = "10.5.0.0/16"
@@ -37,21 +37,8 @@ PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
 _HERE = Path(__file__).resolve().parent
 _CORE = _HERE.parents[1] / "plugins" / "module_utils"
 
-T = t.TypeVar("T")
-
 #: A subnet, an address of the underlay, and the newest format of vectors there.
 Peer = config.RelayPeer
-
-
-def wait(found: t.Callable[[], T], seconds: float = 10, what: str = "") -> T:
-    """Poll until what is found is true; return it."""
-    until = time.monotonic() + seconds
-    while True:
-        value = found()
-        if value:
-            return value
-        assert time.monotonic() < until, "%s does not come within %s s" % (what or found, seconds)
-        time.sleep(0.01)
 
 
 class Running:
@@ -150,7 +137,7 @@ class RelayHost:
         words = ["%s=%s" % (peer.subnet, peer.address) for peer in peers]
         argv = [PYTHON, str(_HERE / "flannel_peer.py"), DEVICE, self.address, str(PORT), *words]
         self._begin(argv)
-        wait(lambda: "ready" in self.said(), 5, "the plain peer")
+        wait(lambda: "ready" in self.said(), "the plain peer")
 
     def start_relay(self, peers: t.Iterable[Peer], **settings: t.Any) -> None:
         """The relay of the working tree."""
@@ -163,8 +150,8 @@ class RelayHost:
         self._begin(self.relay_command("run"), self.fleet.environment)
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = 10) -> None:
-        wait(self._ready, seconds, "the relay")
+    def wait_ready(self) -> None:
+        wait(self._ready, "the relay")
 
     def _ready(self) -> bool:
         if self.carrier:
@@ -233,13 +220,13 @@ class RelayHost:
         (self.files / "relay.json").write_text(text)
         script = str(_CORE / "supervisor.py")
         self.host.exec([PYTHON, "-I", script, "/run/relay/relay.json"], check=True)
-        wait(self._ready, 10, "the supervised relay")
+        wait(self._ready, "the supervised relay")
 
     def unsupervise(self) -> None:
         """Back to one that is started by hand."""
         pid = int((self.files / "relay.pid").read_text())
         os.kill(pid, signal.SIGTERM)
-        wait(lambda: not Path("/proc/%d" % pid).exists(), 10, "the supervisor's end")
+        wait(lambda: not Path("/proc/%d" % pid).exists(), "the supervisor's end")
         self.run_relay()
 
     def revive(self) -> None:
@@ -319,7 +306,7 @@ class Fleet:
         argv += ["%s=%s" % each for each in chances.items()]
         running = Running(host, argv)
         self._others.append(running)
-        wait(lambda: "ready" in running.said(), 5, "the forwarder")
+        wait(lambda: "ready" in running.said(), "the forwarder")
         return host.address
 
     def stop_forwarder(self) -> None:
