@@ -63,15 +63,15 @@ def publish(path: str, content: bytes) -> None:
 
 def remove(path: str) -> None:
     """Remove a file and what is left of its drafts; nothing if there is none; OSError if not."""
-    with _of(path) as (folder, name):
-        _clean(folder, name)
-        os.unlink(name, dir_fd=folder)
+    with _GONE, _naming(path), _opened(os.path.dirname(path)) as folder:
+        _clean(folder, os.path.basename(path))
+        os.unlink(os.path.basename(path), dir_fd=folder)
 
 
 def clean(path: str) -> None:
     """Remove what runs that were killed left of a file's drafts."""
-    with _of(path) as (folder, name):
-        _clean(folder, name)
+    with _GONE, _naming(path), _opened(os.path.dirname(path)) as folder:
+        _clean(folder, os.path.basename(path))
 
 
 def make_folder(path: str, uid: int, gid: int) -> None:
@@ -99,6 +99,10 @@ def _open_regular(path: str, dummy: int) -> int:
     return descriptor
 
 
+# Nothing is to be taken away where nothing is, be it the file or a folder on the way to it.
+_GONE = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+
+
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
     """Errors name the file that they are about, whatever the call was given."""
@@ -106,14 +110,6 @@ def _naming(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
-
-
-@contextlib.contextmanager
-def _of(path: str) -> Iterator[tuple[int, str]]:
-    """A file's folder and name, to take something away; nothing happens where nothing is."""
-    gone = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-    with _naming(path), gone, _opened(os.path.dirname(path)) as folder:
-        yield folder, os.path.basename(path)
 
 
 # --- one file in an open folder -------------------------------------------------------------------
