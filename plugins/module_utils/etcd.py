@@ -29,6 +29,7 @@ from typing import Any, Callable, TypeVar
 from ._etcd.cluster import Cluster
 from ._etcd.connection import Request
 from ._etcd.errors import (
+    EtcdAnswerTooLarge,
     EtcdAuthFailed,
     EtcdBadAnswer,
     EtcdBadCertificate,
@@ -43,6 +44,7 @@ from ._etcd.errors import (
     EtcdUnreachable,
     EtcdWatchClosed,
 )
+from ._etcd.listing import Pages
 from ._etcd.options import check_timeout, check_user, parse_endpoints, tls_context
 from ._etcd.values import (
     Compare,
@@ -55,14 +57,17 @@ from ._etcd.values import (
     TxnResult,
     WatchResponse,
     decode_key,
+    deleted_of,
     encode,
     prefix_range,
     revision_of,
+    whole_number,
 )
 from ._etcd.watch import Watch
 
 __all__ = [
     "Compare",
+    "EtcdAnswerTooLarge",
     "EtcdAuthFailed",
     "EtcdBadAnswer",
     "EtcdBadCertificate",
@@ -145,7 +150,14 @@ class EtcdClient:
         body: dict[str, Any] = {"key": encode(key), "serializable": serializable}
         if revision:
             body["revision"] = str(revision)
-        return self._read("/v3/kv/range", body, Range.parse)
+
+        def parse(answer: dict[str, Any]) -> Range:
+            found = Range.parse(answer)
+            if len(found.kvs) > 1 or any(each.key != key for each in found.kvs):
+                raise ValueError("not the key that was asked for")
+            return found
+
+        return self._read("/v3/kv/range", body, parse)
 
     def range_prefix(
         self,
@@ -156,29 +168,30 @@ class EtcdClient:
         keys_only: bool = False,
     ) -> Range:
         """All keys with the prefix, in order, as they were at one revision (default: now)."""
-        for attempt in range(RESTARTS + 1):
+        restarts = RESTARTS
+        while True:
             try:
                 return self._range_pages(prefix, page, revision or 0, keys_only)
             except EtcdCompacted:
-                if revision or attempt == RESTARTS:
+                restarts -= 1
+                if revision or restarts < 0:
                     raise
-        raise AssertionError("unreachable")
+            except EtcdAnswerTooLarge:
+                # Somebody has put large values there.
+                page //= 10
+                if not page:
+                    raise
 
     def _range_pages(self, prefix: str, page: int, revision: int, keys_only: bool) -> Range:
         body: dict[str, Any] = prefix_range(prefix)
         body.update(limit=str(page), keys_only=keys_only)
-        kvs: list[KeyValue] = []
-        count = 0
-        while True:
+        pages = Pages(prefix, page)
+        while not pages.whole:
             body["revision"] = str(revision)
-            part = self._read("/v3/kv/range", body, Range.parse)
-            kvs += part.kvs
-            # count is of what matches this request, so the first page's is the whole.
-            count = count or part.count
-            revision = revision or part.revision
-            if not part.kvs or len(kvs) >= count:
-                return Range(revision, tuple(kvs), count, part.cluster)
-            body["key"] = encode(kvs[-1].key + "\0")
+            pages.add(self._read("/v3/kv/range", body, Range.parse))
+            revision = revision or pages.revision
+            body["key"] = encode(pages.last + "\0")
+        return Range(revision, tuple(pages.kvs), pages.count, pages.cluster)
 
     def put(self, key: str, value: str | bytes, lease: int = 0) -> int:
         """Returns the revision."""
@@ -186,11 +199,11 @@ class EtcdClient:
 
     def delete(self, key: str) -> int:
         """Returns how many keys there were: 0 or 1."""
-        return self._write("/v3/kv/deleterange", Op.delete(key).body(), _deleted)
+        return self._write("/v3/kv/deleterange", Op.delete(key).body(), deleted_of)
 
     def delete_prefix(self, prefix: str) -> int:
         """Returns how many keys there were."""
-        return self._write("/v3/kv/deleterange", Op.delete_prefix(prefix).body(), _deleted)
+        return self._write("/v3/kv/deleterange", Op.delete_prefix(prefix).body(), deleted_of)
 
     def txn(
         self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
@@ -203,7 +216,14 @@ class EtcdClient:
         }
         # Not even a read if it writes in one branch only.
         writes = any(each.kind != "range" for each in [*success, *failure])
-        return self._cluster.call(_request("/v3/kv/txn", body, writes), TxnResult.parse)
+
+        def parse(answer: dict[str, Any]) -> TxnResult:
+            found = TxnResult.parse(answer)
+            if not found.answers(success, failure):
+                raise ValueError("not the answers to these operations")
+            return found
+
+        return self._cluster.call(_request("/v3/kv/txn", body, writes), parse)
 
     # etcd leases. To repeat these is harmless: an unused lease expires by itself.
 
@@ -258,15 +278,11 @@ def _request(path: str, body: dict[str, Any], write: bool = False) -> Request:
     return Request(path, json.dumps(body).encode("ascii"), write, need_leader)
 
 
-def _deleted(answer: dict[str, Any]) -> int:
-    return int(answer.get("deleted", 0))
-
-
 def _lease(answer: dict[str, Any]) -> Lease:
-    ttl = int(answer.get("TTL", 0))
-    granted = int(answer.get("grantedTTL", ttl))
-    keys = tuple(decode_key(each) for each in answer.get("keys", ()))
-    return Lease(int(answer["ID"]), ttl, granted, keys)
+    ttl = whole_number(answer.get("TTL", 0), low=-1)
+    granted = whole_number(answer.get("grantedTTL", ttl), low=-1)
+    keys = tuple([decode_key(each) for each in answer.get("keys", ())])
+    return Lease(whole_number(answer["ID"], low=-(1 << 63)), ttl, granted, keys)
 
 
 def _alive(lease: int) -> Callable[[dict[str, Any]], Lease]:

@@ -29,13 +29,15 @@ from .errors import (
     refused,
 )
 from .options import Endpoint
-from .values import Status
+from .values import MALFORMED, Status, decode
 from .watch import Watch
 
 # How long a member that did not answer is given to say whether it has a leader.
 DIAGNOSIS = 1.0
 # Pause between two rounds while no member has a leader.
 ELECTION_PAUSE = 0.2
+# etcd's own are of some 30 characters, and as JWT of some hundreds.
+MAX_TOKEN = 8192
 
 T = TypeVar("T")
 
@@ -76,7 +78,7 @@ class Cluster:
             )
             try:
                 return parse(answer)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except MALFORMED:
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's", sent=True) from None
 
         return self._anywhere(ask, request.write)
@@ -146,7 +148,7 @@ class Cluster:
                 raise Failed(failure.kind, failure.reason) from None
             if not isinstance(answer, Refusal):
                 token = answer.get("token")
-                if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+                if not isinstance(token, str) or not _is_header_value(token):
                     raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
                 self._token = token
             elif answer.auth_disabled:
@@ -177,7 +179,7 @@ class Cluster:
             raise refused(answer, connection.endpoint.url, self._user, write=False)
         try:
             return Status.parse(connection.endpoint.url, answer)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except MALFORMED:
             raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
 
     def _diagnosed(self, connection: Connection, failure: Failed) -> Failed:
@@ -191,10 +193,14 @@ class Cluster:
         return failure
 
 
+def _is_header_value(token: str) -> bool:
+    return token.isascii() and token.isprintable() and len(token) <= MAX_TOKEN
+
+
 def _parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
     """etcd's answer; streams that have one answer wrap it in a result, or its error in an error."""
     try:
-        answer = json.loads(data)
+        answer = decode(data)
         if isinstance(answer, dict) and isinstance(answer.get("result"), dict):
             answer = answer["result"]
         elif isinstance(answer, dict) and isinstance(answer.get("error"), dict):
@@ -203,7 +209,7 @@ def _parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
             return parse_refusal(answer)
         if isinstance(answer, dict) and isinstance(answer.get("header"), dict):
             return answer
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     # Something in between, such as a proxy, may have passed the request on before it failed.
     hint = ""

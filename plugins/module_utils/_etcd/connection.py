@@ -17,11 +17,20 @@ import ssl
 import time
 from typing import NamedTuple
 
-from .errors import EtcdBadAnswer, EtcdBadCertificate, EtcdTimeout, EtcdUnreachable, Failed
+from .errors import (
+    EtcdAnswerTooLarge,
+    EtcdBadAnswer,
+    EtcdBadCertificate,
+    EtcdTimeout,
+    EtcdUnreachable,
+    Failed,
+)
 from .http import Answer, BadHttp
 from .options import Endpoint
 
 RECEIVE = 262144
+# Bytes of one answer. A page of a thousand leases has half a MiB.
+MAX_ANSWER = 64 << 20
 # OpenSSL's numbers of why a certificate does not verify.
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
 
@@ -58,10 +67,18 @@ class Connection:
         deadline = time.monotonic() + timeout
         answer = Answer()
         parts: list[bytes] = []
+        size = 0
         try:
             self.send(request, token, deadline)
             while not answer.complete:
                 parts.append(self.receive(answer, deadline))
+                size += len(parts[-1])
+                if size > MAX_ANSWER:
+                    raise EtcdAnswerTooLarge(
+                        f"etcd at {self.endpoint.url} answers with more than "
+                        f"{MAX_ANSWER >> 20} MiB at once.",
+                        maybe_applied=request.write,
+                    )
         except BaseException:
             # Also for an interrupt: the next call must not read this one's answer.
             self.close()

@@ -28,6 +28,8 @@ _CODE_NAMES = (
     "DataLoss Unauthenticated"
 ).split()
 
+# etcd's longest reasons are of some 200 characters.
+MAX_REASON = 500
 READ_AGAIN = "The change may have been applied all the same: read again before repeating it."
 
 
@@ -83,6 +85,10 @@ class EtcdBadAnswer(EtcdError):
     """What answers is not etcd's JSON gateway."""
 
     advice = "Check host and port: etcd 3.4 or later answers here with JSON."
+
+
+class EtcdAnswerTooLarge(EtcdBadAnswer):
+    """More than this client takes in at once."""
 
 
 class EtcdAuthFailed(EtcdError):
@@ -163,12 +169,20 @@ def parse_refusal(answer: object) -> Refusal:
         code = answer.get("code", answer.get("grpc_code"))
         text = answer.get("message", answer.get("error"))
         if isinstance(code, int) and isinstance(text, str):
-            return Refusal(code, text)
+            return Refusal(code, _shown(text))
     raise ValueError("not an etcd error")
+
+
+def _shown(text: str) -> str:
+    """What somebody else worded goes to terminals and logs: one line, not endless."""
+    if len(text) > MAX_REASON:
+        text = text[:MAX_REASON] + "…"
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def parse_cancel_reason(text: str) -> Refusal:
     """Watches are cancelled with a sentence that has the code's name in it, at most."""
+    text = _shown(text)
     found = re.match(r"rpc error: code = (\w+) desc = (.*)", text, re.DOTALL)
     if found and found.group(1) in _CODE_NAMES:
         return Refusal(_CODE_NAMES.index(found.group(1)), found.group(2))

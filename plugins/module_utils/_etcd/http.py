@@ -11,6 +11,10 @@ hides from poll() what it has buffered. So one small incremental parser serves w
 from __future__ import annotations
 
 MAX_HEAD = 65536
+# What says where a body ends, and must not say two things.
+_FRAMING = ("content-length", "transfer-encoding")
+# A chunk's size with its extensions; all trailer lines are within MAX_HEAD.
+MAX_SIZE_LINE = 4096
 
 
 class BadHttp(ValueError):
@@ -33,6 +37,7 @@ class Answer:
         # Bytes of body (or of this chunk) still to come; -1: until the peer closes.
         self._left = 0
         self._in_trailer = False
+        self._trailer = 0
         self._close = False
 
     @property
@@ -68,7 +73,10 @@ class Answer:
             raise BadHttp("no HTTP status")
         for line in lines[1:]:
             name, _colon, value = line.partition(":")
-            self.headers[name.strip().lower()] = value.strip()
+            name = name.strip().lower()
+            if name in _FRAMING and self.headers.get(name, value.strip()) != value.strip():
+                raise BadHttp(f"two different {name}")
+            self.headers[name] = value.strip()
         self._set_framing(version)
         self.status = int(rest[:3]) or 1
         return True
@@ -115,13 +123,19 @@ class Answer:
             del self._pending[: self._left]
             self._left = 0
             end = self._pending.find(b"\r\n")
+            # Of a line that may go on.
+            length = end if end >= 0 else len(self._pending)
+            if self._in_trailer:
+                if self._trailer + length > MAX_HEAD:
+                    raise BadHttp("no end of the trailer")
+            elif length > MAX_SIZE_LINE:
+                raise BadHttp("no end of a chunk's size")
             if end < 0:
-                if len(self._pending) > MAX_HEAD:
-                    raise BadHttp("no end of a chunk's size")
                 break
             line = bytes(self._pending[:end])
             del self._pending[: end + 2]
             if self._in_trailer:
+                self._trailer += length + 2
                 self.complete = not line
                 continue
             size = line.split(b";")[0].strip()

@@ -7,22 +7,52 @@
 The gateway speaks protobuf's JSON: 64-bit numbers are strings, bytes are base64, fields that are
 zero are left out. Keys are str, decoded as UTF-8 with surrogateescape, so that a key with any bytes
 is read, printed with repr() and sent back unharmed. Values are bytes: nobody promises text.
+
+What comes from etcd is not trusted to be etcd's: every parse gives a value that is within its type,
+or raises one of MALFORMED, and nothing else.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+
 _RESULTS = {"=": "EQUAL", "!=": "NOT_EQUAL", ">": "GREATER", "<": "LESS"}
+_END = 1 << 63
 _FIELDS = {"CREATE": "create_revision", "MOD": "mod_revision", "VERSION": "version"}
+
+
+def decode(data: bytes) -> Any:
+    """JSON as etcd writes it: without fractions, without numbers of more than 64 bits."""
+    try:
+        return json.loads(
+            data, parse_int=_number, parse_float=_no_number, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _number(text: str) -> int:
+    return whole_number(text, low=-_END, high=2 * _END - 1)
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError("not a number that etcd gives: %s" % text[:20])
+
+
+def encode_raw(key: str) -> bytes:
+    """A key as etcd has it, and orders it by."""
+    return key.encode("utf-8", "surrogateescape")
 
 
 def encode(data: str | bytes) -> str:
     """base64 of a key or value."""
-    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    raw = encode_raw(data) if isinstance(data, str) else data
     return b2a_base64(raw, newline=False).decode("ascii")
 
 
@@ -32,7 +62,7 @@ def decode_key(text: str) -> str:
 
 def prefix_range(prefix: str) -> dict[str, str]:
     """key and range_end that cover every key with this prefix; "" covers all keys."""
-    key = prefix.encode("utf-8", "surrogateescape")
+    key = encode_raw(prefix)
     head = key.rstrip(b"\xff")
     # The end is the first key past the prefix; past the last prefix of all comes "\0", "no end".
     end = head[:-1] + bytes([head[-1] + 1]) if head else b"\0"
@@ -52,10 +82,11 @@ class KeyValue(NamedTuple):
         return cls(
             decode_key(data["key"]),
             a2b_base64(data.get("value", "")),
-            int(data.get("create_revision", 0)),
-            int(data.get("mod_revision", 0)),
-            int(data.get("version", 0)),
-            int(data.get("lease", 0)),
+            whole_number(data.get("create_revision", 0)),
+            whole_number(data.get("mod_revision", 0)),
+            whole_number(data.get("version", 0)),
+            # Whoever grants a lease chooses its id, which may be negative.
+            whole_number(data.get("lease", 0), low=-_END),
         )
 
 
@@ -74,7 +105,7 @@ class Range:
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Range:
         kvs = tuple([KeyValue.parse(each) for each in data.get("kvs", ())])
-        return cls(revision_of(data), kvs, int(data.get("count", 0)), cluster_of(data))
+        return cls(revision_of(data), kvs, whole_number(data.get("count", 0)), cluster_of(data))
 
 
 class Lease(NamedTuple):
@@ -131,11 +162,22 @@ class TxnResult(NamedTuple):
             if "response_range" in response:
                 responses.append(Range.parse(response["response_range"]))
             elif "response_delete_range" in response:
-                responses.append(int(response["response_delete_range"].get("deleted", 0)))
-            else:
+                responses.append(deleted_of(response["response_delete_range"]))
+            elif "response_put" in response:
                 responses.append(1)
-        return cls(
-            data.get("succeeded", False), revision_of(data), tuple(responses), cluster_of(data)
+            else:
+                raise ValueError("not a response that etcd gives")
+        succeeded = data.get("succeeded", False)
+        if not isinstance(succeeded, bool):
+            raise ValueError("neither true nor false")
+        return cls(succeeded, revision_of(data), tuple(responses), cluster_of(data))
+
+    def answers(self, success: Sequence[Op], failure: Sequence[Op]) -> bool:
+        """Whether there is a response to each operation of the branch taken, and of its kind."""
+        branch = success if self.succeeded else failure
+        return len(self.responses) == len(branch) and all(
+            isinstance(response, Range) == (each.kind == "range")
+            for response, each in zip(self.responses, branch)
         )
 
 
@@ -155,10 +197,10 @@ class Status(NamedTuple):
         return cls(
             endpoint,
             str(data.get("version", "")),
-            int(data["header"].get("member_id", 0)),
-            int(data.get("leader", 0)),
+            whole_number(data["header"].get("member_id", 0), high=2 * _END - 1),
+            whole_number(data.get("leader", 0), high=2 * _END - 1),
             revision_of(data),
-            int(data.get("dbSize", 0)),
+            whole_number(data.get("dbSize", 0)),
             tuple(str(each) for each in data.get("errors") or ()),
         )
 
@@ -254,13 +296,19 @@ def revision_of(answer: dict[str, Any]) -> int:
 
 def cluster_of(answer: dict[str, Any]) -> int:
     """Which cluster answers: another id is another history, whatever the revisions say."""
-    return whole_number(answer["header"].get("cluster_id", 0), high=(1 << 64) - 1)
+    return whole_number(answer["header"].get("cluster_id", 0), high=2 * _END - 1)
 
 
-def whole_number(value: object, low: int = 0, high: int = (1 << 63) - 1) -> int:
+def deleted_of(answer: dict[str, Any]) -> int:
+    return whole_number(answer.get("deleted", 0))
+
+
+def whole_number(value: object, low: int = 0, high: int = _END - 1) -> int:
     """A number as protobuf's JSON has it: of 64 bits in a string, of 32 bits as it is."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value, re.ASCII):
-        value = int(value)
+    # Never a long text to int(), which takes it time that grows with the square.
+    if isinstance(value, str) and len(value) <= 20 and value.isascii():
+        digits = value[1:] if value[:1] == "-" else value
+        value = int(value) if digits.isdigit() else None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError("not a number that etcd gives")
     return value

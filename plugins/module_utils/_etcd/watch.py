@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -28,10 +27,23 @@ from .errors import (
     refused,
 )
 from .http import Answer
-from .values import Event, WatchResponse, cluster_of, revision_of
+from .values import (
+    MALFORMED,
+    Event,
+    WatchResponse,
+    cluster_of,
+    decode,
+    revision_of,
+    whole_number,
+)
 
-# A response of more than this many bytes without a line end is not etcd's: it splits at 1.5 MiB.
-MAX_LINE = 64 << 20
+# A response of more than this many bytes, in a line or in fragments, is not taken in: etcd splits
+# at 1.5 MiB, and what it has to catch up with is listed faster.
+MAX_RESPONSE = 64 << 20
+# And a refusal of more than this many is not etcd's.
+MAX_REFUSAL = 65536
+# Seconds that read() goes on after its time while there is always more to come, and never an end.
+PATIENCE = 1.0
 
 
 class Watch:
@@ -54,6 +66,8 @@ class Watch:
         self._answer = Answer()
         self._line = bytearray()
         self._fragments: list[Event] = []
+        # Of the response that is being put together, in bytes.
+        self._size = 0
         self._ready: deque[WatchResponse] = deque()
         self._lock = threading.RLock()
         self._closed = False
@@ -107,6 +121,8 @@ class Watch:
                 if self._end is not None:
                     raise self._end
                 wait = None if deadline is None else max(deadline - time.monotonic(), 0)
+                if deadline is not None and time.monotonic() > deadline + PATIENCE:
+                    return None
                 try:
                     body = self._connection.wait(self._answer, wait)
                     if body is None:
@@ -133,6 +149,7 @@ class Watch:
         self._connection.close()
         self._answer = Answer()
         self._line.clear()
+        self._size = 0
         self._connection.send(request, token, deadline)
         self._connection.keep_alive()
         while True:
@@ -151,7 +168,7 @@ class Watch:
         try:
             self.revision = revision_of(first["result"])
             self.cluster = cluster_of(first["result"])
-        except (ValueError, AttributeError):
+        except MALFORMED:
             raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
         try:
             self._take(messages)
@@ -162,8 +179,10 @@ class Watch:
     def _refusal(self, data: bytes, deadline: float) -> Refusal:
         while not self._answer.complete:
             data += self._connection.receive(self._answer, deadline)
+            if len(data) > MAX_REFUSAL:
+                raise Failed(EtcdBadAnswer, "the answer is not etcd's: a refusal without end")
         try:
-            answer = json.loads(data)
+            answer = decode(data)
             if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
                 answer = answer["error"]
             return parse_refusal(answer)
@@ -183,18 +202,21 @@ class Watch:
             text = bytes(self._line).strip()
             self._line.clear()
             if text:
+                self._size += len(text)
                 yield self._object(text)
         self._line += rest
-        if len(self._line) > MAX_LINE:
-            raise Failed(EtcdBadAnswer, "the answer is not etcd's: a line without end")
+        if len(self._line) + self._size > MAX_RESPONSE:
+            raise Failed(EtcdBadAnswer, "the answer is not etcd's: a response without end")
 
     @staticmethod
     def _object(text: bytes) -> dict[str, Any]:
         try:
-            message = json.loads(text)
-            if isinstance(message, dict) and ("error" in message or "header" in message["result"]):
+            message = decode(text)
+            if isinstance(message, dict) and (
+                "error" in message or isinstance(message["result"]["header"], dict)
+            ):
                 return message
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except MALFORMED:
             pass
         raise Failed(EtcdBadAnswer, "the answer is not etcd's")
 
@@ -218,12 +240,12 @@ class Watch:
                 raise refused(refusal, self.endpoint, self._user, write=False)
             try:
                 self._take_result(message["result"])
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except MALFORMED:
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
 
     def _take_result(self, result: dict[str, Any]) -> None:
         if result.get("canceled"):
-            compacted = int(result["compact_revision"])
+            compacted = whole_number(result["compact_revision"])
             raise EtcdCompacted(
                 f"etcd at {self.endpoint} no longer holds the revisions before {compacted} "
                 "that the watch asked for: list again.",
@@ -232,6 +254,7 @@ class Watch:
         self._fragments += [Event.parse(each) for each in result.get("events", ())]
         if result.get("fragment"):
             return
+        self._size = 0
         events = tuple(self._fragments)
         self._fragments.clear()
         # While it catches up, etcd's header is ahead of the events that it has sent.
