@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whatever a server sends, the etcd client gives a value of the promised type, or an EtcdError.
 
-Over real sockets, from a server that is in nobody's interest: see tests/hostile_etcd.py.
+Over real sockets, from a server that is in nobody's interest: see tests/integration/hostile_etcd.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdCl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hostile_etcd import HostileEtcd, chunks, forever, plain
+from tests.integration.hostile_etcd import HostileEtcd, chunks, forever, plain
 
 HEADER = {"cluster_id": "14841639068965178418", "member_id": "10276657743932975437", "revision": 9}
 KV = {"key": "YQ==", "value": "eA==", "create_revision": "2", "mod_revision": "3", "version": "1"}
