@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whatever a server sends, the etcd client gives a value of the promised type, or an EtcdError.
 
-Over real sockets, from a server that is in nobody's interest: see tests/integration/hostile_etcd.py.
+Over real sockets, from a server that is in nobody's interest: hostile_etcd.py in the integration
+tests.
 """
 
 from __future__ import annotations
