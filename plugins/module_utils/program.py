@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 # syslog's levels
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+_PATIENCE = 5.0
 
 
 def version(package: str | None) -> str:
@@ -26,11 +30,15 @@ def log(level: int, text: str) -> None:
     sys.stderr.flush()
 
 
-def notify(text: str) -> None:
-    """Tell systemd, as sd_notify(3); nothing where nobody listens."""
+def notify(text: str, descriptors: Sequence[int] = ()) -> None:
+    """Tell systemd, as sd_notify(3), and leave it copies of descriptors; nothing where nobody
+    listens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         name = "\0" + address[1:] if address.startswith("@") else address
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         with channel, contextlib.suppress(OSError):
-            channel.sendto(text.encode(), name)
+            # Whoever is to hear it may be stopped, and is not waited for much longer.
+            channel.settimeout(_PATIENCE)
+            channel.sendmsg([text.encode()], [rights] if descriptors else [], 0, name)

@@ -26,6 +26,7 @@ import sys
 from ._relay import report
 from ._relay.config import SETTINGS_PATH, load_settings
 from ._relay.control import ask
+from ._relay.ends import AlreadyTold
 from ._relay.main import Relay
 from .errors import FlatnetError
 from .program import ERROR, log, version
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             Relay(settings, given.settings, VERSION).run()
             return 0
         found = ask(settings.control, given.command)
+    except AlreadyTold:
+        return 1
     except FlatnetError as error:
         log(ERROR, str(error))
         return 1

@@ -89,8 +89,6 @@ class RelayHost:
         self.files = host.run / "relay"
         self.files.mkdir(exist_ok=True)
         self.control = str(self.files / "control")
-        # Where its user may make a socket, as systemd's RuntimeDirectory is.
-        shutil.chown(self.files, USER)
         host.exec(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
         ip_batch(
             [

@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asking a running relay: one line of JSON each way over a Unix socket."""
+"""Asking a running relay over a Unix socket: a word and a newline, answered with a line of JSON."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 from typing import Any
 
@@ -28,8 +29,8 @@ def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
-            connection.connect(path)
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.connect(entrance(path))
+            connection.sendall(command.encode() + b"\n")
             while not data.endswith(b"\n") and len(data) < _LONGEST:
                 part = connection.recv(1 << 16)
                 if not part:
@@ -47,3 +48,16 @@ def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
         text = answer.get("error") if isinstance(answer, dict) else answer
         raise RelayUnavailable("the relay at %s: %s" % (path, text))
     return answer
+
+
+def private_path(path: str) -> str:
+    """Of the socket that only root and the relay's own user can reach, beside that for all."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, "private", name)
+
+
+def entrance(path: str) -> str:
+    """The socket to use: the private one, where nobody else can be in the way, if it can be
+    reached."""
+    private = private_path(path)
+    return private if os.path.exists(private) else path

@@ -37,13 +37,17 @@ _OFFLOADS = (
 )
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU, _IP_FREEBIND = 10, 2, 14, 15
 _BUFFER = 8 << 20
 VNET = 10  # bytes of struct virtio_net_hdr
 
 
 class DeviceUnavailable(FlatnetError):
     """The TUN device, or the address to listen on, cannot be had."""
+
+
+class PortTaken(DeviceUnavailable):
+    """Another program listens on the port."""
 
 
 class Queue(NamedTuple):
@@ -128,30 +132,66 @@ class Socket(NamedTuple):
     buffer: int
 
 
-def listen(address: str, port: int, shared: bool, segments: bool = True) -> Socket:
-    """A socket for one worker; ``shared`` with others on the same port. Outer packets carry DF, so
-    that the underlay says when they are too big. Raises DeviceUnavailable."""
+def bind(address: str, port: int, beside: bool) -> socket.socket:
+    """A socket of this address and port, also while the address is not there yet, so that nobody
+    else gets the port. ``beside``: others of ours have it too. Raises DeviceUnavailable."""
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        if shared:
-            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
-        for option, force in (
-            (socket.SO_RCVBUF, _SO_RCVBUFFORCE),
-            (socket.SO_SNDBUF, _SO_SNDBUFFORCE),
-        ):
-            try:
-                udp.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
-            except OSError:  # not root: up to net.core.rmem_max
-                udp.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-        gso = segments and _takes(udp, UDP_SEGMENT, 0)
-        gro = segments and _takes(udp, UDP_GRO, 1)
+        # Without it the kernel says of anybody's socket that the port is taken, of our own as well.
+        share(udp, beside)
+        udp.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         udp.bind((address, port))
     except OSError as error:
         udp.close()
-        raise DeviceUnavailable(
-            "cannot listen on %s:%d: %s" % (address, port, error.strerror)
-        ) from None
+        taken = error.errno == errno.EADDRINUSE
+        kind = PortTaken if taken else DeviceUnavailable
+        hint = "; 'ss -ulnp sport = :%d' as root shows who has it" % port if taken else ""
+        raise kind("cannot listen on %s:%d: %s%s" % (address, port, error.strerror, hint)) from None
+    return udp
+
+
+def fits(udp: socket.socket, address: str, port: int) -> bool:
+    """Whether it is a UDP socket of this address and port."""
+    try:
+        return (
+            udp.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
+            and udp.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_UDP
+            and udp.getsockname() == (address, port)
+        )
+    except OSError:
+        return False
+
+
+def share(udp: socket.socket, wanted: bool) -> None:
+    """Whether other sockets of ours may have the same port, and get some of what comes."""
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(wanted))
+
+
+def check_address(address: str, port: int) -> None:
+    """Raises DeviceUnavailable if this host does not have it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise DeviceUnavailable(
+                "cannot listen on %s:%d: %s" % (address, port, error.strerror)
+            ) from None
+
+
+def prepare(udp: socket.socket, segments: bool = True) -> Socket:
+    """Make a bound socket one for a worker; one that was another's before, too. Outer packets carry
+    DF, so that the underlay says when they are too big."""
+    udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+    for option, force in (
+        (socket.SO_RCVBUF, _SO_RCVBUFFORCE),
+        (socket.SO_SNDBUF, _SO_SNDBUFFORCE),
+    ):
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, force, _BUFFER)
+        except OSError:  # not root: up to net.core.rmem_max
+            udp.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+    gso = segments and _takes(udp, UDP_SEGMENT, 0)
+    gro = segments and _takes(udp, UDP_GRO, 1)
     # The kernel doubles it for its own bookkeeping.
     size = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     return Socket(udp, gso, gro, size)

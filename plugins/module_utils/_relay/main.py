@@ -10,23 +10,20 @@ thousands of peers holds nothing up.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import grp
 import json
 import os
-import pwd
 import select
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from .. import files
-from ..errors import FlatnetError
-from ..program import ERROR, INFO, NOTICE, WARNING, log, notify
-from . import device, report
+from ..program import ERROR, INFO, NOTICE, log, notify
+from . import report, rights
+from .channel import Channel
+from .clients import Client, Clients, Entrance
 from .config import (
     InvalidRelayConfig,
     RelaySettings,
@@ -34,20 +31,27 @@ from .config import (
     load_settings,
     load_table,
 )
+from .ends import End, open_ends
 from .mail import Mail
+from .rights import RelayFailed
 from .router import pack
 from .wires import NOT_IPV4
-from .worker import COUNTERS, DeviceGone, Worker, hear, tell
+from .worker import COUNTERS, DeviceGone, Worker
 
-_MOST_AUTOMATIC = 4
 _PATIENCE = 10.0  # seconds that a worker may take to answer
 _LOOK = 10.0  # seconds between looks at the workers: for the watchdog, metrics, the journal
-_REQUEST = 4096
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
+# What anybody gets told is so old at most, and takes so small a part of the workers' time.
+_FRESH, _PART = 1.0, 0.02
 
 
-class RelayFailed(FlatnetError):
-    """The relay cannot go on; whoever keeps it starts it again."""
+class Question:
+    """One to all workers, and who waits for what comes of it."""
+
+    def __init__(self, channels: list[Channel], clients: list[Client]) -> None:
+        self.open = set(channels)
+        self.answers: list[Any] = []
+        self.clients = clients
+        self.began = time.monotonic()
 
 
 class Relay:
@@ -62,62 +66,26 @@ class Relay:
         self._error = ""
         self._started = time.time()
         self._offload: dict[str, Any] = {}
-        self._children: list[tuple[int, socket.socket]] = []
+        self._children: list[int] = []
+        self._channels: list[Channel] = []
         self._told: Counter[str] = Counter()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll = select.poll()
+        # Questions that the workers have not answered yet, and clients for the next ones.
+        self._asked: dict[str, Question] = {}
+        self._for_status: list[Client] = []
+        self._for_reload: list[Client] = []
+        self._reload_wanted = False
+        # The last status: for everybody, until then.
+        self._shown = b""
+        self._shown_until = 0.0
+        watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 3e6
+        self._every = min(watchdog or _LOOK, _LOOK)
+        self._look_at = time.monotonic() + self._every
 
     def run(self) -> None:
-        ends = self._open()
-        listener = self._listen()
-        self._become()
-        self._load()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_ignored: None)
-        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        try:
-            self._start(ends, listener)
-            self._hand_out()
-            log(
-                INFO,
-                "carries %s over %s:%d with %d workers: %s"
-                % (
-                    self._settings.device,
-                    self._settings.listen,
-                    self._settings.port,
-                    len(self._children),
-                    ", ".join("%s %s" % each for each in sorted(self._offload.items())),
-                ),
-            )
-            notify("READY=1")
-            self._serve(listener)
-            notify("STOPPING=1")
-        finally:
-            for pid, channel in self._children:
-                channel.close()
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGTERM)
-                    os.waitpid(pid, 0)
-            listener.close()
-            with contextlib.suppress(OSError):
-                os.unlink(self._settings.control)
-
-    # --- start ------------------------------------------------------------------------------------
-
-    def _open(self) -> list[tuple[device.Queue, device.Socket]]:
-        """A queue and a socket for each worker."""
-        settings = self._settings
-        wanted = settings.workers
-        if not wanted:
-            wanted = max(1, min(_MOST_AUTOMATIC, len(os.sched_getaffinity(0)) // 2))
-        ends = []
-        for dummy in range(wanted):
-            queue = device.attach(settings.device)
-            if wanted > 1 and not queue.multiple:
-                log(WARNING, "device %s has one queue: one worker" % settings.device)
-                wanted = 1
-            ends.append((queue, device.listen(settings.listen, settings.port, wanted > 1)))
-            if wanted == 1:
-                break
+        user = rights.account(self._settings.user)
+        ends = open_ends(self._settings)
         queue, sock = ends[0]
         self._offload = {
             "device": queue.offload,
@@ -125,49 +93,33 @@ class Relay:
             "udp_gro": sock.gro,
             "receive_buffer": sock.buffer,
         }
-        return ends
-
-    def _listen(self) -> socket.socket:
-        path = self._settings.control
+        entrances = rights.entrances(self._settings.control, user)
+        rights.become(user)
+        self._load()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_ignored: None)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        clients = Clients(self._poll, entrances)
         try:
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            listener = socket.socket(
-                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            )
-            listener.bind(path)
-            # Whoever is on the host may ask; there is nothing that could do harm.
-            os.chmod(path, 0o666)
-            listener.listen(16)
-        except OSError as error:
-            raise RelayFailed("control %s: %s" % (path, error.strerror)) from None
-        return listener
+            self._start(ends, entrances)
+            self._serve(clients)
+            notify("STOPPING=1")
+        finally:
+            clients.close()
+            for channel in self._channels:
+                channel.close()
+            for pid in self._children:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            for path in rights.paths(self._settings.control):
+                # Where root has made them, the next relay does.
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
-    def _become(self) -> None:
-        """Give up root's rights, if they were ever had; nothing after this needs them."""
-        name = self._settings.user
-        if os.geteuid() or not name:
-            return
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            raise RelayFailed("user: there is no user %s" % name) from None
-        os.chown(os.path.dirname(self._settings.control), user.pw_uid, user.pw_gid)
-        os.chown(self._settings.control, user.pw_uid, user.pw_gid)
-        # That the end of whoever started it is its end too, which becoming another user forgets.
-        parent, libc, number = os.getppid(), ctypes.CDLL(None), ctypes.c_int()
-        libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(number))
-        os.setgroups([g.gr_gid for g in grp.getgrall() if name in g.gr_mem])
-        os.setgid(user.pw_gid)
-        os.setuid(user.pw_uid)
-        libc.prctl(_PR_SET_PDEATHSIG, number.value)
-        if number.value and os.getppid() != parent:
-            raise RelayFailed("whoever started it is gone")
+    # --- start ------------------------------------------------------------------------------------
 
-    def _start(
-        self, ends: list[tuple[device.Queue, device.Socket]], listener: socket.socket
-    ) -> None:
+    def _start(self, ends: list[End], entrances: list[Entrance]) -> None:
         mail = Mail(len(ends))
         for number, (queue, sock) in enumerate(ends):
             ours, theirs = socket.socketpair()
@@ -176,8 +128,9 @@ class Relay:
                 status = 1
                 try:
                     ours.close()
-                    listener.close()
-                    for dummy, channel in self._children:
+                    for entrance in entrances:
+                        entrance.listener.close()
+                    for channel in self._channels:
                         channel.close()
                     for other, (its_queue, its_sock) in enumerate(ends):
                         if other != number:
@@ -187,7 +140,7 @@ class Relay:
                     for each in (signal.SIGTERM, signal.SIGINT):
                         signal.signal(each, signal.SIG_DFL)
                     box = mail.box(number)
-                    Worker(number, self._settings, queue, sock, theirs, box).run()
+                    Worker(number, self._settings, queue, sock, Channel(theirs), box).run()
                     status = 0
                 except DeviceGone:
                     log(ERROR, "device %s is gone" % self._settings.device)
@@ -196,8 +149,8 @@ class Relay:
                 finally:
                     os._exit(status)
             theirs.close()
-            ours.settimeout(_PATIENCE)
-            self._children.append((pid, ours))
+            self._children.append(pid)
+            self._channels.append(Channel(ours))
         mail.close()
         for queue, sock in ends:
             os.close(queue.fileno)
@@ -214,107 +167,142 @@ class Relay:
             self._error = str(error)
             log(ERROR, "%s; %d peers stay" % (error, len(self._table.peers)))
 
-    def _hand_out(self) -> None:
-        records = pack(self._table.peers)
-        self._tell("table", records)
-        for dummy, channel in self._children:
-            self._answer(channel, "done")
-
-    def _tell(self, *message: Any) -> None:
-        """All workers."""
-        for dummy, channel in self._children:
-            try:
-                tell(channel, *message)
-            except socket.timeout:
-                raise RelayFailed("a worker does not listen") from None
-            except OSError:
-                raise RelayFailed("a worker ended") from None
-
-    def _answer(self, channel: socket.socket, wanted: str) -> tuple[Any, ...]:
-        """A worker's answer."""
-        while True:
-            try:
-                message = hear(channel)
-            except socket.timeout:
-                raise RelayFailed("a worker does not answer") from None
-            except OSError:
-                message = None
-            if message is None:
-                raise RelayFailed("a worker ended")
-            if message[0] == wanted:
-                return message[1:]
-
-    # --- serving ----------------------------------------------------------------------------------
-
-    def _serve(self, listener: socket.socket) -> None:
-        poll = select.poll()
-        channels = {channel.fileno(): channel for dummy, channel in self._children}
-        for number in (self._wake, listener.fileno(), *channels):
-            poll.register(number, select.POLLIN)
-        watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 3e6
-        every = min(watchdog or _LOOK, _LOOK)
-        look_at = time.monotonic() + every
-        while True:
-            ready = {n for n, dummy in poll.poll(max(look_at - time.monotonic(), 0) * 1000 + 1)}
-            if self._wake in ready:
-                came = os.read(self._wake, 64)
-                if set(came) & {signal.SIGTERM, signal.SIGINT}:
-                    return
-                self._reload()
-            for number in ready & channels.keys():
-                # Nobody has asked it anything.
-                with contextlib.suppress(OSError):
-                    if hear(channels[number]) is not None:
-                        continue
-                raise RelayFailed("a worker ended")
-            if listener.fileno() in ready:
-                self._accept(listener)
-            if self._outdated:
-                raise RelayFailed("%s has changed: starting anew" % self._path)
-            if time.monotonic() >= look_at:
-                look_at = time.monotonic() + every
-                self._look()
-
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection, dummy = listener.accept()
-            with connection:
-                connection.settimeout(1.0)
-                answer = self._obey(connection.recv(_REQUEST))
-                connection.settimeout(5.0)
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-
-    def _obey(self, request: bytes) -> dict[str, Any]:
-        commands: dict[str, Callable[[], dict[str, Any]]] = {
-            "status": self.status,
-            "reload": self._reload,
-        }
-        try:
-            command = commands[json.loads(request)["command"]]
-        except (ValueError, KeyError, TypeError):
-            return {"error": "the commands are %s" % " and ".join(sorted(commands))}
-        return command()
-
-    def _reload(self) -> dict[str, Any]:
+    def _reload(self, clients: Clients) -> None:
+        """Read the files anew; who asked for it is answered when that is in use."""
+        askers, self._for_reload = self._for_reload, []
+        self._reload_wanted = False
         with contextlib.suppress(InvalidRelayConfig):
             self._outdated = load_settings(self._path) != self._settings
         before = self._table
         self._load()
-        if self._error:
-            return {"error": self._error}
         if self._table.peers != before.peers:
-            self._hand_out()
             log(
                 INFO,
                 "revision %d: %d peers, %d before"
                 % (self._table.revision, len(self._table.peers), len(before.peers)),
             )
-        return {"revision": self._table.revision, "peers": len(self._table.peers)}
+            self._ask("table", askers, pack(self._table.peers))
+        else:
+            self._tell_loaded(clients, askers)
 
-    def status(self) -> dict[str, Any]:
+    def _tell_loaded(self, clients: Clients, askers: list[Client]) -> None:
+        answer: dict[str, Any] = {"error": self._error}
+        if not self._error:
+            answer = {"revision": self._table.revision, "peers": len(self._table.peers)}
+        for client in askers:
+            clients.answer(client, _line(answer))
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    def _serve(self, clients: Clients) -> None:
+        """Until a signal says that it is enough. Nobody is waited for."""
+        ready_told = False
+        self._poll.register(self._wake, select.POLLIN)
+        self._ask("table", [], pack(self._table.peers))
+        while True:
+            for channel in self._channels:
+                self._poll.register(channel, channel.events)
+            now = time.monotonic()
+            wait = min(self._look_at - now, clients.wait(now) if ready_told else _PATIENCE)
+            if "status" in self._asked:
+                wait = _PATIENCE / 10
+            ready = dict(self._poll.poll(max(wait, 0) * 1000 + 1))
+            if self._wake in ready:
+                came = os.read(self._wake, 64)
+                if set(came) & {signal.SIGTERM, signal.SIGINT}:
+                    return
+                self._reload_wanted = True
+            for channel in self._channels:
+                if channel.fileno() in ready:
+                    self._attend(channel, clients)
+            if not ready_told:
+                if self._asked:
+                    self._be_patient()
+                    continue
+                ready_told = True
+                self._say_ready()
+            for client, what in clients.serve(ready):
+                self._take(client, what, clients)
+            if self._reload_wanted and "table" not in self._asked:
+                self._reload(clients)
+            if self._outdated and "table" not in self._asked:
+                raise RelayFailed("%s has changed: starting anew" % self._path)
+            due = time.monotonic() >= self._look_at
+            if (due or self._for_status) and "status" not in self._asked:
+                askers, self._for_status = self._for_status, []
+                self._ask("status", askers)
+            self._be_patient()
+
+    def _say_ready(self) -> None:
+        log(
+            INFO,
+            "carries %s over %s:%d with %d workers: %s"
+            % (
+                self._settings.device,
+                self._settings.listen,
+                self._settings.port,
+                len(self._channels),
+                ", ".join("%s %s" % each for each in sorted(self._offload.items())),
+            ),
+        )
+        notify("READY=1")
+
+    def _take(self, client: Client, what: str, clients: Clients) -> None:
+        """A request: answered at once, or when the workers have answered."""
+        if what == "reload":
+            self._reload_wanted = True
+            self._for_reload.append(client)
+        elif client.trusted or time.monotonic() >= self._shown_until:
+            self._for_status.append(client)
+        else:
+            clients.answer(client, self._shown)
+
+    def _ask(self, what: str, askers: list[Client], *values: Any) -> None:
+        self._asked[what] = Question(self._channels, askers)
+        for channel in self._channels:
+            channel.tell(what, *values)
+
+    def _attend(self, channel: Channel, clients: Clients) -> None:
+        """A worker can be told more, or answers."""
+        channel.flush()
+        messages = channel.hear()
+        if messages is None:
+            raise RelayFailed("a worker ended")
+        for what, *values in messages:
+            question = self._asked[what]
+            question.open.discard(channel)
+            question.answers += values
+            if question.open:
+                continue
+            del self._asked[what]
+            if what == "table":
+                self._tell_loaded(clients, question.clients)
+            else:
+                self._show(question, clients)
+
+    def _be_patient(self) -> None:
+        for question in self._asked.values():
+            if time.monotonic() > question.began + _PATIENCE:
+                raise RelayFailed("a worker does not answer")
+
+    def _show(self, question: Question, clients: Clients) -> None:
+        """To whoever asked, and to whom it concerns anyhow."""
+        found = self._status(question.answers)
+        self._shown = _line(found)
+        now = time.monotonic()
+        # Who came meanwhile and only wants to know is told as well.
+        also = [each for each in self._for_status if not each.trusted]
+        self._for_status = [each for each in self._for_status if each.trusted]
+        for client in question.clients + also:
+            clients.answer(client, self._shown)
+        self._shown_until = now + max(_FRESH, (now - question.began) / _PART)
+        notify("WATCHDOG=1")
+        if now >= self._look_at:
+            self._look_at = now + self._every
+            self._look(found)
+
+    def _status(self, answers: list[dict[str, Any]]) -> dict[str, Any]:
         """All that is known, for ``report``."""
-        self._tell("status")
-        answers = [self._answer(channel, "status")[0] for dummy, channel in self._children]
         totals: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         drops: Counter[str] = Counter()
         peers: dict[str, dict[str, Any]] = {}
@@ -338,7 +326,7 @@ class Relay:
             "started": self._started,
             "settings": self._settings._asdict(),
             "offload": self._offload,
-            "workers": len(self._children),
+            "workers": len(self._channels),
             "table": {"revision": self._table.revision, "peers": len(self._table.peers)},
             "table_error": self._error,
             "totals": dict(totals),
@@ -347,9 +335,8 @@ class Relay:
             "peers": sorted(peers.values(), key=lambda each: each["address"]),
         }
 
-    def _look(self) -> None:
-        found = self.status()
-        notify("WATCHDOG=1")
+    def _look(self, found: dict[str, Any]) -> None:
+        """Now and then: what an operator may want to know."""
         drops = Counter(found["drops"])
         # What the host's own kernel has to say in IPv6 is nothing that an operator could mend.
         more = drops - self._told - Counter({NOT_IPV4: drops[NOT_IPV4]})
@@ -366,3 +353,7 @@ class Relay:
                 files.publish(self._settings.metrics_file, text)
             except OSError as error:
                 log(ERROR, "metrics %s: %s" % (self._settings.metrics_file, error.strerror))
+
+
+def _line(found: dict[str, Any]) -> bytes:
+    return json.dumps(found).encode() + b"\n"

@@ -15,16 +15,14 @@ have workers tell each other goes by ``mail``.
 from __future__ import annotations
 
 import gc
-import marshal
 import select
-import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from . import packets, vector
+from .channel import Channel
 from .config import RelaySettings
 from .device import Queue, Socket
 from .mail import Box
@@ -33,7 +31,6 @@ from .router import Peer, Router
 from .sender import Sender
 from .wires import REPORTS, Wires
 
-_SIZE = struct.Struct("=I")
 _TICK = 0.25
 # What is counted of a peer.
 COUNTERS = (
@@ -50,28 +47,6 @@ class DeviceGone(Exception):
     """The device was removed."""
 
 
-def tell(channel: socket.socket, *message: Any) -> None:
-    data = marshal.dumps(message)
-    channel.sendall(_SIZE.pack(len(data)) + data)
-
-
-def hear(channel: socket.socket) -> tuple[Any, ...] | None:
-    """The next message; None if the other end is closed."""
-    head = _exactly(channel, _SIZE.size)
-    body = head and _exactly(channel, _SIZE.unpack(head)[0])
-    return marshal.loads(body) if body else None
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(size - len(data))
-        if not part:
-            return b""
-        data += part
-    return bytes(data)
-
-
 class Worker:
     """Carries packets until its channel to the main process closes."""
 
@@ -81,7 +56,7 @@ class Worker:
         settings: RelaySettings,
         queue: Queue,
         sock: Socket,
-        channel: socket.socket,
+        channel: Channel,
         box: Box | None = None,
     ) -> None:
         self._settings = settings
@@ -108,6 +83,8 @@ class Worker:
         for number in (udp, tun, control, mail):
             if number >= 0:
                 poll.register(number, select.POLLIN)
+        channel = self._channel
+        events = select.POLLIN
         receive, send = self._receiver.drain, self._sender.drain
         busy = False
         # There are no cycles to collect; looking for them would stop everything now and then.
@@ -124,6 +101,9 @@ class Worker:
                     busy = send(idle) or busy
                 if control in ready and not self._obey():
                     return
+                if channel.events != events:
+                    events = channel.events
+                    poll.register(control, events)
                 if mail in ready and self._box:
                     for report in self._box.read():
                         self._receiver.heard(*report, time.monotonic())
@@ -148,14 +128,15 @@ class Worker:
                 peer.vectors.tick(now)
 
     def _obey(self) -> bool:
-        message = hear(self._channel)
-        if message is None:
+        self._channel.flush()
+        messages = self._channel.hear()
+        if messages is None:
             return False
-        what, *values = message
-        if what == "table":
-            self._replacing = self._router.replacing(values[0])
-        elif what == "status":
-            tell(self._channel, "status", self._status())
+        for what, *values in messages:
+            if what == "table":
+                self._replacing = self._router.replacing(values[0])
+            elif what == "status":
+                self._channel.tell("status", self._status())
         return True
 
     def _replace(self, steps: Iterator[list[Peer] | None]) -> None:
@@ -176,7 +157,7 @@ class Worker:
                 peer.vectors = None
             elif peer.vectors is None:
                 peer.vectors = vector.Sending()
-        tell(self._channel, "done")
+        self._channel.tell("table")
 
     def _status(self) -> dict[str, Any]:
         """Plain values; of the peers only those that something was exchanged with."""

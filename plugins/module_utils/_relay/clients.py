@@ -1,0 +1,206 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Those who ask the relay something: over Unix sockets, beside its other work.
+
+A request is one of a few literal lines, and nothing that is sent is ever parsed. Nobody is waited
+for: each connection has a few bytes to say, and an end that is set when it begins. There are two
+ways in. Whoever is on the host may use the public one: it has so many places, where the oldest
+connection of the user who has most makes room, and so many arrivals a second. The private one is
+out of everybody's reach but root's and the relay's own user's, so nobody can be in their way there.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from typing import NamedTuple
+
+#: What may be asked, in the words of this version, and of those before.
+REQUESTS = {
+    b"status\n": "status",
+    b"reload\n": "reload",
+    b'{"command": "status"}\n': "status",
+    b'{"command": "reload"}\n': "reload",
+}
+UNKNOWN = b'{"error": "the requests are reload and status"}\n'
+FORBIDDEN = b'{"error": "only root may have the relay reload its table"}\n'
+
+_LONGEST = max(map(len, REQUESTS))
+_CREDENTIALS = struct.Struct("=iII")  # process, user, group
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class _Terms(NamedTuple):
+    """``places`` for connections, ``seconds`` for each; after ``arrivals`` at once a ``pause``."""
+
+    places: int
+    seconds: float
+    arrivals: int
+    pause: float
+
+
+_PUBLIC = _Terms(64, 5.0, 8, 0.05)
+_PRIVATE = _Terms(32, 30.0, 16, 0.0)
+# Before it is tried again to accept somebody, where there is no descriptor left.
+_REFUSED = 0.5
+
+
+class Entrance:
+    """A listening socket. ``private``: nobody without rights can reach it."""
+
+    def __init__(self, listener: socket.socket, private: bool) -> None:
+        listener.setblocking(False)
+        self.listener = listener
+        self.private = private
+        self.terms = _PRIVATE if private else _PUBLIC
+        self.opens_at = 0.0
+
+
+class Client:
+    """A connection. ``trusted``: may have the relay do something."""
+
+    def __init__(self, connection: socket.socket, entrance: Entrance, now: float) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.entrance = entrance
+        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self.user: int = _CREDENTIALS.unpack(data)[1]
+        self.trusted = entrance.private or self.user == 0
+        self.ends_at = now + entrance.terms.seconds
+        self.request = b""
+        self.answer: memoryview | None = None
+
+
+class Clients:
+    """All connections; ``poll`` is told what to wait for, and what came of it is ``serve``'s."""
+
+    def __init__(self, poll: select.poll, entrances: list[Entrance]) -> None:
+        self._poll = poll
+        self._entrances = sorted(entrances, key=lambda each: not each.private)
+        self._clients: dict[int, Client] = {}
+        self._asleep = set(self._entrances)
+
+    def wait(self, now: float) -> float:
+        """Seconds until something has to be done though nothing comes."""
+        moments = [each.ends_at for each in self._clients.values()]
+        moments += [each.opens_at for each in self._asleep]
+        return max(min(moments) - now, 0.0) if moments else 60.0
+
+    def serve(self, ready: dict[int, int]) -> list[tuple[Client, str]]:
+        """Go on with all of them; those who have said what they want, each once."""
+        now = time.monotonic()
+        asked = []
+        for client in list(self._clients.values()):
+            events = ready.get(client.connection.fileno(), 0)
+            if events & _GONE or now >= client.ends_at:
+                self._close(client)
+            elif events & select.POLLOUT:
+                self._send(client)
+            elif events & select.POLLIN:
+                what = self._read(client)
+                if what:
+                    asked.append((client, what))
+        for entrance in self._entrances:
+            if entrance in self._asleep:
+                if now < entrance.opens_at:
+                    continue
+                self._asleep.remove(entrance)
+                self._poll.register(entrance.listener, select.POLLIN)
+            elif entrance.listener.fileno() in ready:
+                self._accept(entrance, now)
+        return asked
+
+    def answer(self, client: Client, data: bytes) -> None:
+        """To one that may be gone by now."""
+        if self._clients.get(client.connection.fileno()) is client:
+            client.answer = memoryview(data)
+            self._send(client)
+
+    def close(self) -> None:
+        """All connections and all ways in."""
+        for client in list(self._clients.values()):
+            self._close(client)
+        for entrance in self._entrances:
+            entrance.listener.close()
+
+    def _accept(self, entrance: Entrance, now: float) -> None:
+        terms = entrance.terms
+        pause = terms.pause
+        for dummy in range(terms.arrivals):
+            try:
+                connection = entrance.listener.accept()[0]
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue
+            except OSError:
+                pause = _REFUSED
+                break
+            os.set_inheritable(connection.fileno(), False)
+            self._make_room(entrance)
+            client = Client(connection, entrance, now)
+            self._clients[connection.fileno()] = client
+            self._poll.register(connection, select.POLLIN)
+        if pause:
+            entrance.opens_at = now + pause
+            self._asleep.add(entrance)
+            self._poll.unregister(entrance.listener)
+
+    def _make_room(self, entrance: Entrance) -> None:
+        there = [each for each in self._clients.values() if each.entrance is entrance]
+        if len(there) < entrance.terms.places:
+            return
+        users = Counter(each.user for each in there)
+        # The first of them, since dictionaries keep the order in which clients came.
+        self._close(max(there, key=lambda each: users[each.user]))
+
+    def _read(self, client: Client) -> str:
+        try:
+            part = client.connection.recv(_LONGEST + 1 - len(client.request))
+        except BlockingIOError:
+            return ""
+        except OSError:
+            part = b""
+        if not part:
+            self._close(client)
+            return ""
+        client.request += part
+        line, newline, dummy = client.request.partition(b"\n")
+        if not newline and len(client.request) <= _LONGEST:
+            return ""
+        what = REQUESTS.get(line + newline, "")
+        # There is no more to read, but it may go away.
+        self._poll.modify(client.connection, 0)
+        if not what:
+            self.answer(client, UNKNOWN)
+        elif what == "reload" and not client.trusted:
+            self.answer(client, FORBIDDEN)
+            return ""
+        return what
+
+    def _send(self, client: Client) -> None:
+        if client.answer is None:
+            return
+        try:
+            sent = client.connection.send(client.answer)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._close(client)
+            return
+        client.answer = client.answer[sent:]
+        if client.answer:
+            self._poll.modify(client.connection, select.POLLOUT)
+        else:
+            self._close(client)
+
+    def _close(self, client: Client) -> None:
+        number = client.connection.fileno()
+        self._poll.unregister(number)
+        del self._clients[number]
+        client.connection.close()
