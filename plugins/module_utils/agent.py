@@ -33,6 +33,7 @@ from .kernel import Kernel, KernelError
 from .leases import Listing, Registry
 from .links import plan_link
 from .lock import locked
+from .needs import Needs
 from .network import NetworkConfig
 from .place import Place, find
 from .plan import Changes, RouteTaken
@@ -63,8 +64,11 @@ class Agent:
         self._registry = registry
         self._log = log
         self._config: NetworkConfig | None = None
+        self._config_revision = 0
         self._place: Place | None = None
         self._foreign: list[Route] = []
+        self._needs = Needs(settings.etcd.endpoints, settings.controllers)
+        self._needed: dict[str, str] = {}
         self._own: Lease | None = None
         self._table: PeerTable | None = None
         self._relay = RelayKeeper()
@@ -83,6 +87,8 @@ class Agent:
         retained = list(map(known.lease, known.retained))
         self._own = known.own_lease
         self._remembered = known
+        self._config_revision = known.config_revision
+        self._needs.seen(known.needed)
         self._retention.resume(retained, known.retained_until)
         self.revision = known.revision
 
@@ -119,9 +125,12 @@ class Agent:
 
     def take_listing(self, listing: Listing) -> None:
         """Start over from everything that etcd has, then bring the kernel after it."""
-        config, snapshot = listing
+        config, snapshot = listing.config, listing.snapshot
         place = find(self._kernel, config, self._settings.choice)
         self._place = place
+        self._config_revision = listing.config_revision
+        self._needs.seen(self._registry.reached)
+        self._needs.resolve_aside()
         own, leases = self._hold(listing, place)
         names = {lease.key_name for lease in leases}
         others = names - {own.key_name}
@@ -233,7 +242,15 @@ class Agent:
         self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
         link = peers.Adjacency(place.underlay, self._foreign)
-        rules = peers.Rules(config, own, place.addresses, link)
+        self._needed = self._needs.look(place.addresses, self._foreign)
+        rules = peers.Rules(
+            config,
+            own,
+            place.addresses,
+            link,
+            config_revision=self._config_revision,
+            needed=self._needed,
+        )
         self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
         self._table.replace(leases)
         self.status.place(config, own, place)
@@ -252,7 +269,7 @@ class Agent:
 
     def _hold(self, listing: Listing, place: Place) -> tuple[Lease, list[Lease]]:
         """This host's lease, got back or brought up to date if need be, and all leases."""
-        config, snapshot = listing
+        config, snapshot = listing.config, listing.snapshot
         settings = self._settings
         leases = list(snapshot.leases)
         host = place.host._replace(
@@ -311,7 +328,9 @@ class Agent:
             return ()
         now = find(self._kernel, self._config, self._settings.choice)
         # What makes peers usable or not, apart from their leases.
-        if now != place or self._kernel.routes(foreign=True) != self._foreign:
+        foreign = self._kernel.routes(foreign=True)
+        needed = self._needs.look(now.addresses, foreign)
+        if now != place or foreign != self._foreign or needed != self._needed:
             self._place = now
             self._learn(self._config, self._own, list(self._table.leases.values()))
         if now.underlay.ip != place.underlay.ip:
@@ -432,6 +451,9 @@ class Agent:
                 underlay.address,
                 retained,
                 self._retention.until,
+                {name: (each.create_revision, each.mod_revision) for name, each in leases.items()},
+                self._config_revision,
+                needed=tuple(sorted(self._needs.etcd)),
             ),
         )
         self.write_subnet_env()

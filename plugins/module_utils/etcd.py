@@ -138,6 +138,11 @@ class EtcdClient:
         """In the order in which they are tried now: the one that last worked is first."""
         return self._cluster.urls
 
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The addresses that its connections lead to now, whatever names the endpoints have."""
+        return self._cluster.reached
+
     def close(self) -> None:
         """Close the connections, not the watches. A later call opens them again."""
         self._cluster.close()

@@ -78,10 +78,22 @@ class Snapshot(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All there is to know of the network at one revision."""
+    """All there is to know of the network at one revision. ``config_revision`` is that of the
+    config's last change."""
 
     config: NetworkConfig
     snapshot: Snapshot
+    config_revision: int = 0
+
+
+class Found(NamedTuple):
+    """The same where the config may be missing or broken: then it is None, and ``problem`` says
+    why."""
+
+    config: NetworkConfig | None
+    snapshot: Snapshot
+    config_revision: int = 0
+    problem: str = ""
 
 
 class Planned(NamedTuple):
@@ -129,6 +141,11 @@ class Registry:
         self._guards = prefix + "/flatnet/"
         self.prefix = prefix
 
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The addresses of etcd that are connected to now."""
+        return self._client.reached
+
     def disconnect(self) -> None:
         """Have the next call connect anew: connections do not survive a change of our address."""
         self._client.close()
@@ -157,13 +174,27 @@ class Registry:
                 "the network config at %s is not usable: %s" % (self._config_key, error)
             ) from None
 
-    def listing(self) -> Listing:
-        """The config and every lease, both as they were at one revision."""
-        found = self._client.get(self._config_key)
-        return Listing(
-            self._parse_config(found.kvs[0] if found.kvs else None),
-            self.snapshot(found.revision),
-        )
+    def find(self) -> Found:
+        """The config, if there is one, and every lease, as they were at one revision."""
+        answer = self._client.get(self._config_key)
+        entry = answer.kvs[0] if answer.kvs else None
+        config, problem = None, ""
+        try:
+            config = self._parse_config(entry)
+        except NoNetwork as error:
+            problem = str(error)
+        changed = entry.mod_revision if entry else 0
+        return Found(config, self.snapshot(answer.revision), changed, problem)
+
+    def listing(self, planned: NetworkConfig | None = None) -> Listing:
+        """The same; NoNetwork if the config is missing or broken. In place of it ``planned``, as if
+        it had just been written."""
+        found = self.find()
+        if planned and planned != found.config:
+            return Listing(planned, found.snapshot, found.snapshot.revision + 1)
+        if found.config is None:
+            raise NoNetwork(found.problem)
+        return Listing(found.config, found.snapshot, found.config_revision)
 
     def watch(self, revision: int) -> Watch:
         """Everything that is written below the prefix after ``revision``."""

@@ -15,11 +15,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .errors import InvalidInput
 from .etcd import EtcdClient
-from .fields import dumps
+from .fields import dumps, is_number
 from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
 from .kernel import Kernel
-from .leases import Planned, Registry
+from .leases import Listing, Planned, Registry
+from .needs import Needs, controllers
 from .network import InvalidConfig, NetworkConfig, config_from_dict
+from .peers import Rules
 from .place import Choice, Place, find
 
 # Which host this is, and where it meets its peers; see place.py.
@@ -70,6 +72,22 @@ def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> Pla
     return find(kernel, config, Choice(**{name: module.params[name] for name in HOST_ARGUMENTS}))
 
 
+def rules(
+    module: AnsibleModule, kernel: Kernel, listing: Listing, own: Lease, place: Place
+) -> Rules:
+    """Which leases this host may use, from ETCD_ARGUMENTS and the kernel."""
+    needs = Needs(module.params["etcd_endpoints"], controllers())
+    needs.resolve()
+    needed = needs.look(place.addresses, kernel.routes(foreign=True))
+    return Rules(
+        listing.config,
+        own,
+        place.addresses,
+        config_revision=listing.config_revision,
+        needed=needed,
+    )
+
+
 def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:
     """A lease as modules return it; ``key`` and ``value`` are what etcd holds."""
     return {
@@ -95,9 +113,13 @@ def parse_leases(option: str, given: Iterable[Any]) -> tuple[Lease, ...]:
         value = each["value"]
         text = value if isinstance(value, str) else dumps(value)
         try:
-            found.append(parse_lease(str(each["key"]).rpartition("/")[2], text))
+            lease = parse_lease(str(each["key"]).rpartition("/")[2], text)
         except InvalidLease as error:
             raise InvalidInput("%s[%d]: %s" % (option, place, error)) from None
+        created = each.get("create_revision", 0)
+        if not is_number(created) or created < 0:
+            raise InvalidInput("%s[%d].create_revision: not a revision" % (option, place))
+        found.append(lease._replace(create_revision=created))
     return tuple(found)
 
 

@@ -27,6 +27,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from .clashes import Clashes, seniority
 from .entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
 from .errors import FlatnetError
 from .flannel import Lease
@@ -36,7 +37,11 @@ from .underlay import Reach, Underlay, foreign
 
 # What a lease's BackendType must be to be reached with the network's backend; the udp backend
 # carries packets to any lease's public IP.
-_LEASE_TYPE = {"vxlan": "vxlan", "host-gw": "host-gw"}
+LEASE_TYPE = {"vxlan": "vxlan", "host-gw": "host-gw"}
+
+# 0.0.0.0/8, in which no host has an address, and 169.254.0.0/16.
+_THIS_NETWORK = 1 << 24
+_LINK_LOCAL = 0xA9FE
 
 
 class NotAdjacent(FlatnetError):
@@ -68,8 +73,14 @@ class Rules:
     """Which leases this host may send packets to.
 
     ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
-    of the overlay itself. What one lease says is judged by ``refusal``; what leases may not say
-    together, by ``select``. With ``link``, peers that host-gw cannot reach are refused as well.
+    of the overlay itself; ``needed`` are addresses that it has to reach apart from the overlay,
+    with what they are. What one lease says is judged by ``refusal``; what leases may not say
+    together, by ``choose``. With ``link``, peers that host-gw cannot reach are refused as well.
+
+    A subnet has to be one that the network leases. One that it does not lease any more, since its
+    config was changed, is told from one that it never leased by etcd's revisions, which nobody can
+    write: its key is older than the config's last change, which ``config_revision`` is. Where
+    either is not known (0), nothing shows that the lease was ever right.
     """
 
     def __init__(
@@ -78,8 +89,12 @@ class Rules:
         own: Lease,
         addresses: Iterable[Address],
         link: Adjacency | None = None,
+        *,
+        config_revision: int = 0,
+        needed: Mapping[str, str] | None = None,
     ) -> None:
         self._config = config
+        self._config_revision = config_revision
         self._own = own
         self._link = link
         self._network = _span(config.network)
@@ -87,8 +102,10 @@ class Rules:
         self._broadcast: set[str] = set()
         pool = config.ipv4
         self._pool = _span(str(pool.subnet_min))[0], _span(str(pool.subnet_max))[1]
+        self._size = 1 << 32 - pool.subnet_len
         # Compared as (first, last) numbers: thousands of leases, a handful of networks.
         self._blocked = [(_span(own.subnet), "this host's own subnet %s" % own.subnet)]
+        self._needed = [(_number(each), each, words) for each, words in (needed or {}).items()]
         for address in addresses:
             if ":" in address.address:
                 continue
@@ -102,19 +119,54 @@ class Rules:
 
     def refusal(self, lease: Lease) -> str | None:
         """Why this lease must not be used, whatever the others are; None if it may be."""
-        backend = self._config.backend
-        wanted = _LEASE_TYPE.get(backend.type)
         low, high = _span(lease.subnet)
         if low < self._network[0] or high > self._network[1]:
             return "it is outside the network %s" % self._config.network
-        if low <= _number(lease.public_ip) <= high:
+        for (start, end), words in self._blocked:
+            if low <= end and start <= high:
+                return "it overlaps " + words
+        for number, address, words in self._needed:
+            if low <= number <= high:
+                return "it covers %s, which is %s" % (address, words)
+        if not self._leased(low, high, lease.create_revision):
+            pool = self._config.ipv4
+            return "it is not a /%d between SubnetMin %s and SubnetMax %s, and %s" % (
+                pool.subnet_len,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
+                "its key is newer than the network's config"
+                if lease.create_revision and self._config_revision
+                else "nothing shows that it was leased under an older config",
+            )
+        return self._unreachable(lease) or self._unsuitable(lease)
+
+    def _leased(self, low: int, high: int, created: int) -> bool:
+        """Whether the network leases this subnet, or did before its config was changed."""
+        now = high - low + 1 == self._size and self._pool[0] <= low and high <= self._pool[1]
+        return now or 0 < created < self._config_revision
+
+    def _unreachable(self, lease: Lease) -> str | None:
+        """Why no packet may be sent to its public IP."""
+        number = _number(lease.public_ip)
+        low, high = _span(lease.subnet)
+        if low <= number <= high:
             return "its public IP %s is inside its own subnet" % lease.public_ip
-        if self._pool[0] <= _number(lease.public_ip) <= self._pool[1]:
+        if self._pool[0] <= number <= self._pool[1]:
             return "its public IP %s is inside the overlay" % lease.public_ip
         if lease.public_ip in self._broadcast:
             return "its public IP %s is a broadcast address here" % lease.public_ip
         if lease.public_ip in self._local:
             return "its public IP is one of this host's"
+        if number < _THIS_NETWORK:
+            return "its public IP %s cannot be the address of a host" % lease.public_ip
+        if number >> 16 == _LINK_LOCAL and _number(self._own.public_ip) >> 16 != _LINK_LOCAL:
+            return "its public IP %s is of a link alone" % lease.public_ip
+        return None
+
+    def _unsuitable(self, lease: Lease) -> str | None:
+        """Why the network's backend cannot carry packets to it."""
+        backend = self._config.backend
+        wanted = LEASE_TYPE.get(backend.type)
         if wanted and lease.backend_type != wanted:
             kind = lease.backend_type or "udp or alloc"
             return "its backend is %s, the network's is %s" % (kind, wanted)
@@ -122,45 +174,47 @@ class Rules:
             return "its VNI is %s, the network's is %s" % (lease.vni, backend.vni)
         if wanted == "vxlan" and lease.vtep_mac == self._own.vtep_mac:
             return "its VTEP MAC %s is this host's too" % lease.vtep_mac
-        for (start, end), words in self._blocked:
-            if low <= end and start <= high:
-                return "it overlaps " + words
         return self._link.away(lease) if self._link and backend.type == "host-gw" else None
 
-    def select(self, leases: Iterable[Lease]) -> Peers:
-        """Those that may be used, in the order of their keys.
+    def is_own(self, lease: Lease) -> bool:
+        """Whether it is this host's lease."""
+        return lease.key_name == self._own.key_name
 
-        The kernel tells peers apart by the VTEP's MAC and by the subnet's first address. Of several
-        leases with one of these, the first key wins, on every host alike.
-        """
-        usable: list[Lease] = []
+    def select(self, leases: Iterable[Lease]) -> Peers:
+        """Those that may be used, in the order of their keys."""
+        able: list[Lease] = []
         skipped: list[Skipped] = []
-        holders: dict[str, Lease] = {}
-        for lease in sorted(leases, key=lambda lease: lease.key_name):
-            if lease.key_name == self._own.key_name:
-                continue
-            reason = self.refusal(lease) or _clash(lease, holders)
+        for lease in leases:
+            reason = None if self.is_own(lease) else self.refusal(lease)
             if reason is None:
-                usable.append(lease)
-                holders.update(dict.fromkeys(marks(lease), lease))
+                able.append(lease)
             else:
                 skipped.append(Skipped(lease, reason))
-        return Peers(tuple(usable), tuple(skipped))
+        chosen = self.choose(able)
+        return Peers(
+            chosen.usable,
+            tuple(sorted((*skipped, *chosen.skipped), key=_name)),
+        )
+
+    def choose(self, leases: Iterable[Lease]) -> Peers:
+        """The same of leases that may each be used: of those that clash the senior one."""
+        usable: list[Lease] = []
+        skipped: list[Skipped] = []
+        held = Clashes()
+        for lease in sorted(leases, key=seniority):
+            if self.is_own(lease):
+                continue
+            reason = held.reason(lease)
+            if reason is None:
+                usable.append(lease)
+                held.add(lease)
+            else:
+                skipped.append(Skipped(lease, reason))
+        return Peers(tuple(sorted(usable, key=_name)), tuple(sorted(skipped, key=_name)))
 
 
-def _clash(lease: Lease, holders: Mapping[str, Lease]) -> str | None:
-    for mark in marks(lease):
-        other = holders.get(mark)
-        # One host may hold two subnets, with one VTEP.
-        if other and (mark != lease.vtep_mac or other.public_ip != lease.public_ip):
-            return "%s is that of %s too" % (mark, other.owner)
-    return None
-
-
-def marks(lease: Lease) -> tuple[str, ...]:
-    """What the kernel tells this peer from others by."""
-    first = lease.subnet.partition("/")[0]
-    return (first, lease.vtep_mac) if lease.vtep_mac else (first,)
+def _name(found: Lease | Skipped) -> str:
+    return (found.lease if isinstance(found, Skipped) else found).key_name
 
 
 class Adjacency:

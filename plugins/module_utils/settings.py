@@ -45,7 +45,8 @@ class Settings(NamedTuple):
     ``check_interval`` is how often everything is compared with the kernel although nothing seems
     to have changed, ``retention`` how long peers stay that an etcd with another history does not
     name, ``restore_wait`` how long a boot is waited for to bring the underlay's address; all in
-    seconds. ``state_file`` is read at boot; ``status_file`` is what ``status`` shows.
+    seconds. ``controllers`` are addresses that this host is managed from. ``state_file`` is read at
+    boot; ``status_file`` is what ``status`` shows.
     """
 
     etcd: Etcd = Etcd()
@@ -56,6 +57,7 @@ class Settings(NamedTuple):
     ipmasq: bool = False
     ttl: int = 0
     sysctls: tuple[tuple[str, str], ...] = ()
+    controllers: tuple[str, ...] = ()
     state_file: str = "/var/lib/flatnet/state"
     status_file: str = "/run/flatnet/status.json"
     metrics_file: str | None = None
@@ -93,6 +95,9 @@ def parse(found: dict[str, Any]) -> Settings:
     for name in ("subnet_file", "state_file", "status_file", "metrics_file"):
         if fields[name] is not None and not os.path.isabs(fields[name]):
             raise InvalidInput("%s: %s is not an absolute path" % (name, show(fields[name])))
+    fields["controllers"] = tuple(
+        options.address("controllers", each, 4) for each in fields["controllers"]
+    )
     fields["sysctls"] = _sysctls(fields["sysctls"])
     fields.update(etcd=Etcd(**etcd), choice=Choice(**choice))
     place.check(fields["choice"])

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .errors import FlatnetError
@@ -35,7 +37,9 @@ class DamagedState(FlatnetError):
 class State(NamedTuple):
     """``values`` are the leases as in etcd, by key name, read when they are needed: mostly etcd
     answers, and then they are not. ``own`` is the key name of this host's lease; ``address`` is the
-    underlay's, with its length; ``retained`` are key names, see Retention."""
+    underlay's, with its length; ``retained`` are key names, see Retention. ``revisions`` are the
+    keys' create and mod revisions, ``config_revision`` is that of the config's last change, and
+    ``cluster`` the id of the etcd that all of this is from; ``needed`` are addresses of etcd."""
 
     config: NetworkConfig
     values: dict[str, str]
@@ -45,6 +49,10 @@ class State(NamedTuple):
     address: str
     retained: tuple[str, ...] = ()
     retained_until: float = 0.0
+    revisions: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    config_revision: int = 0
+    cluster: int = 0
+    needed: tuple[str, ...] = ()
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -57,7 +65,8 @@ class State(NamedTuple):
 
     def lease(self, name: str) -> Lease:
         try:
-            return parse_lease(name, self.values[name])
+            created, changed = self.revisions.get(name, (0, 0))
+            return parse_lease(name, self.values[name], changed, create_revision=created)
         except InvalidLease as error:
             raise DamagedState("the last applied state does not parse: %s" % error) from None
 
@@ -74,6 +83,10 @@ def save(path: str, state: State) -> None:
             "address": state.address,
             "retained": state.retained,
             "retained_until": state.retained_until,
+            "revisions": dict(state.revisions),
+            "config_revision": state.config_revision,
+            "cluster": state.cluster,
+            "needed": state.needed,
         }
     ).encode()
     header = "%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest())
@@ -118,6 +131,14 @@ def _parse(found: dict[str, Any]) -> State:
         str(found["address"]),
         tuple(map(str, found["retained"])),
         float(found["retained_until"]),
+        # Those of before did not have these.
+        {
+            str(name): (int(created), int(changed))
+            for name, (created, changed) in found.get("revisions", {}).items()
+        },
+        int(found.get("config_revision", 0)),
+        int(found.get("cluster", 0)),
+        tuple(map(str, found.get("needed", ()))),
     )
     if not state.values.keys() >= set(state.retained):
         raise ValueError("a retained lease is not in it")

@@ -4,8 +4,8 @@
 """All peers in memory, kept up to date event by event.
 
 Pure. A change of one lease among thousands must not cost a look at all of them: the table knows
-which leases could clash with one another (peers.marks) and judges only those anew, in the same way
-as peers.Rules.select judges all of them.
+which leases could clash with one another and judges only those anew, in the same way as
+peers.Rules.select judges all of them.
 
     etcd's events  -->  update()  -->  changes for kernel.apply()
     a new listing  -->  replace() -->  desired, for plan() against what was observed
@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Callable
 
+from .clashes import Clashes
 from .entries import Entry
 from .flannel import Lease
-from .peers import Rules, Skipped, marks
+from .peers import Rules, Skipped
 from .plan import Changes, plan
 
 # From usable leases to what the kernel should hold for them.
@@ -31,8 +32,10 @@ class PeerTable:
     def __init__(self, rules: Rules, encode: Encode) -> None:
         self._rules = rules
         self._encode = encode
-        self._marked: dict[str, set[str]] = {}
+        self._clashes = Clashes()
+        self._refused: set[str] = set()
         self._entries: dict[str, tuple[Entry, ...]] = {}
+        self._owners: dict[Hashable, str] = {}
         self.leases: dict[str, Lease] = {}
         self.desired: dict[Hashable, Entry] = {}
         self.skipped: dict[str, Skipped] = {}
@@ -49,11 +52,12 @@ class PeerTable:
 
     def replace(self, leases: Iterable[Lease]) -> None:
         """Start over from a whole listing."""
-        self.leases, self._marked = {}, {}
+        self.leases, self._clashes = {}, Clashes()
         self._entries, self.desired, self.skipped = {}, {}, {}
+        self._refused, self._owners = set(), {}
         for lease in leases:
             self._add(lease)
-        self._judge(self.leases)
+        self._judge(name for name in self.leases if name not in self._refused)
 
     def update(self, changed: Mapping[str, Lease | None]) -> Changes:
         """Take in changed leases (None: gone); the changes that the kernel needs for them."""
@@ -61,24 +65,30 @@ class PeerTable:
         for name, lease in changed.items():
             old = self.leases.get(name)
             if old:
-                touched |= self._neighbours(old)
+                touched |= self._chain(old)
                 self._discard(old)
             if lease:
                 self._add(lease)
         for name in list(touched):
             if name in self.leases:
-                touched |= self._neighbours(self.leases[name])
+                touched |= self._chain(self.leases[name])
         before = [entry for name in touched for entry in self._entries.pop(name, ())]
         for entry in before:
             self.desired.pop(entry.key, None)
-        for name in touched:
+            self._owners.pop(entry.key, None)
+        able = [name for name in touched if name in self.leases and name not in self._refused]
+        for name in able:
             self.skipped.pop(name, None)
-        self._judge(name for name in touched if name in self.leases)
+        self._judge(able)
         after = [entry for name in touched for entry in self._entries.get(name, ())]
         return plan(after, before)
 
+    def owner(self, key: Hashable) -> str | None:
+        """The key name of the lease that a desired entry is for."""
+        return self._owners.get(key)
+
     def _judge(self, names: Iterable[str]) -> None:
-        chosen = self._rules.select(self.leases[name] for name in names)
+        chosen = self._rules.choose(self.leases[name] for name in names)
         for each in chosen.skipped:
             self.skipped[each.lease.key_name] = each
         for lease in chosen.usable:
@@ -86,36 +96,28 @@ class PeerTable:
             self._entries[lease.key_name] = entries
             for entry in entries:
                 self.desired[entry.key] = entry
+                self._owners[entry.key] = lease.key_name
 
     def _add(self, lease: Lease) -> None:
         self.leases[lease.key_name] = lease
-        for mark in marks(lease):
-            self._marked.setdefault(mark, set()).add(lease.key_name)
+        if self._rules.is_own(lease):
+            return
+        reason = self._rules.refusal(lease)
+        if reason is not None:
+            # Whatever the others are: so it is not looked at again with them.
+            self._refused.add(lease.key_name)
+            self.skipped[lease.key_name] = Skipped(lease, reason)
+        else:
+            self._clashes.add(lease)
 
     def _discard(self, lease: Lease) -> None:
         del self.leases[lease.key_name]
-        for mark in marks(lease):
-            names = self._marked[mark]
-            names.discard(lease.key_name)
-            if not names:
-                del self._marked[mark]
+        self.skipped.pop(lease.key_name, None)
+        if lease.key_name in self._refused:
+            self._refused.discard(lease.key_name)
+        elif not self._rules.is_own(lease):
+            self._clashes.discard(lease)
 
-    def _neighbours(self, lease: Lease) -> set[str]:
-        """Leases whose fate can hang on this one's, itself included, however indirectly.
-
-        If a clashes with b and b with c, then c may be used exactly if b is not, so it takes all
-        of the chain.
-        """
-        found: set[str] = set()
-        seen: set[str] = set()
-        open_marks = list(marks(lease))
-        while open_marks:
-            mark = open_marks.pop()
-            if mark in seen:
-                continue
-            seen.add(mark)
-            for name in self._marked.get(mark, ()):
-                if name not in found:
-                    found.add(name)
-                    open_marks.extend(marks(self.leases[name]))
-        return found
+    def _chain(self, lease: Lease) -> set[str]:
+        """Leases whose fate can hang on this one's."""
+        return self._clashes.chain(lease) if lease.key_name not in self._refused else set()

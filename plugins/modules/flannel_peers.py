@@ -25,6 +25,12 @@ description:
     the network, one that overlaps a network this host is connected to, or one that is not valid
     JSON. Where a key's value is not a valid lease, what the kernel holds for that subnet is left as
     it is.
+  - A subnet has to be one that the network leases, between its C(SubnetMin) and C(SubnetMax) and of
+    its C(SubnetLen). One that was leased under an older config is used as well; it is told by its
+    key being older in etcd than the config's last change. Of leases that overlap the older one is
+    used.
+  - No lease is used that covers an address of etcd, or of this host's gateways, resolvers or time
+    servers, or the one that this host is managed from over SSH.
   - Changes nothing if etcd cannot be read, or does not name this host's own lease.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -56,6 +62,12 @@ options:
         required: true
       revision:
         description: etcd's revision at which they were read.
+        type: int
+        default: 0
+      config_revision:
+        description:
+          - etcd's revision at which the config was last changed. By it leases of an older config,
+            which are used all the same, are told from those of no config.
         type: int
         default: 0
   planned:
@@ -101,6 +113,7 @@ EXAMPLES = r"""
       config: "{{ network.config }}"
       leases: "{{ network.leases }}"
       revision: "{{ network.revision }}"
+      config_revision: "{{ network.config_revision }}"
 
 - name: Reach nobody any more
   flatnet.overlay.flannel_peers:
@@ -132,7 +145,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config impo
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Snapshot
+from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Listing, Snapshot
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
@@ -151,6 +164,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     parse_leases,
     parse_planned,
     registry,
+    rules,
 )
 
 ARGUMENTS = {
@@ -161,6 +175,7 @@ ARGUMENTS = {
             "config": {"type": "dict", "required": True},
             "leases": {"type": "list", "elements": "dict", "required": True},
             "revision": {"type": "int", "default": 0},
+            "config_revision": {"type": "int", "default": 0},
         },
     },
     "planned": PLANNED_ARGUMENT,
@@ -179,12 +194,12 @@ def read(module):
     if given:
         config = parse_config("snapshot.config", given["config"])
         leases = parse_leases("snapshot.leases", given["leases"])
-        found = Snapshot(given["revision"], leases, ())
+        snapshot = Snapshot(given["revision"], leases, ())
+        found = Listing(config, snapshot, given["config_revision"])
     else:
         with registry(module) as store:
-            config = planned.config or store.config()
-            found = store.snapshot()
-    return config, planned.added_to(found)
+            found = store.listing(planned.config)
+    return found._replace(snapshot=planned.added_to(found.snapshot))
 
 
 def own_lease(snapshot, host):
@@ -197,12 +212,13 @@ def own_lease(snapshot, host):
     return lease
 
 
-def reach(module, kernel, config, snapshot):
+def reach(module, kernel, listing):
     """Converge on all usable leases; exits."""
+    config, snapshot = listing.config, listing.snapshot
     backend = config.backend
     place = observe(module, kernel, config)
     own = own_lease(snapshot, place.host)
-    chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
+    chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
     if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
         raise KernelError(
             "device %s does not exist; make it with %s first"
@@ -268,8 +284,9 @@ def held_by(kernel, backend):
     return kernel.neighbours(backend.device) + kernel.fdb(backend.device)
 
 
-def leave(module, kernel, config, snapshot):
+def leave(module, kernel, listing):
     """Remove all peers; exits."""
+    config, snapshot = listing.config, listing.snapshot
     backend = config.backend
 
     def compute():
@@ -291,10 +308,10 @@ def leave(module, kernel, config, snapshot):
 def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
-        config, snapshot = read(module)
+        listing = read(module)
         with Kernel() as kernel:
             act = reach if module.params["state"] == "present" else leave
-            act(module, kernel, config, snapshot)
+            act(module, kernel, listing)
 
 
 if __name__ == "__main__":

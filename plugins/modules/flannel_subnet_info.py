@@ -43,7 +43,8 @@ config:
 leases:
   description:
     - All valid leases, in the order of their keys.
-    - Each as RV(flatnet.overlay.flannel_subnet#module:lease).
+    - Each as RV(flatnet.overlay.flannel_subnet#module:lease), and C(create_revision), etcd's
+      revision at which its key was made.
   type: list
   elements: dict
   returned: success
@@ -51,6 +52,10 @@ unused:
   description: Keys below C(subnets) that are not valid leases, with the reason.
   type: list
   elements: str
+  returned: success
+config_revision:
+  description: etcd's revision at which the config was last changed.
+  type: int
   returned: success
 revision:
   description: etcd's revision at which the leases were read.
@@ -73,13 +78,16 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
 def main():
     module = create(ETCD_ARGUMENTS, state=False)
     with reporting(module), registry(module) as store:
-        config = store.config()
-        snapshot = store.snapshot()
+        config, snapshot, revision = store.listing()
         module.exit_json(
             changed=False,
             config=config.to_dict(),
-            leases=[lease_result(lease, store.prefix) for lease in snapshot.leases],
+            leases=[
+                {**lease_result(lease, store.prefix), "create_revision": lease.create_revision}
+                for lease in snapshot.leases
+            ],
             unused=warn_each(module, snapshot.garbage, "keys are not used"),
+            config_revision=revision,
             revision=snapshot.revision,
         )
 

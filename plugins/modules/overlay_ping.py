@@ -62,7 +62,6 @@ mtu:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import peers
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
@@ -76,6 +75,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     HOST_EXCLUSIVE,
     observe,
     registry,
+    rules,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.ping import PingFailed, ping
 
@@ -96,14 +96,17 @@ def main():
         if fping is None:
             raise PingFailed("fping is not installed on this host; install the package fping")
         with registry(module) as store, Kernel() as kernel:
-            config = store.config()
-            leases = store.snapshot().leases
+            listing = store.listing()
+            config, leases = listing.config, listing.snapshot.leases
             place = observe(module, kernel, config)
-        own = held(leases, place.host)
-        if own is None:
-            raise PingFailed("%s holds no lease, so it is not part of the overlay" % (place.host,))
+            own = held(leases, place.host)
+            if own is None:
+                raise PingFailed(
+                    "%s holds no lease, so it is not part of the overlay" % (place.host,)
+                )
+            judge = rules(module, kernel, listing, own, place)
         mtu = config.backend.overlay_mtu(place.underlay.mtu)
-        chosen = peers.Rules(config, own, place.addresses).select(leases).usable
+        chosen = judge.select(leases).usable
         by_address = {target(lease): lease for lease in chosen}
         lost = ping(
             lambda command, text: module.run_command(command, data=text),

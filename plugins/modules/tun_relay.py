@@ -213,7 +213,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils import (
     options,
     overlay,
     package,
-    peers,
     relay_options,
     relay_table,
     resident_relay,
@@ -237,6 +236,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     HOST_EXCLUSIVE,
     observe,
     registry,
+    rules,
 )
 
 ARGUMENTS = {
@@ -287,7 +287,8 @@ def table(module, kernel, asked):
 
 def of_leases(module, kernel, asked):
     with registry(module) as store:
-        config, snapshot = store.listing()
+        listing = store.listing()
+    config, snapshot = listing.config, listing.snapshot
     place = observe(module, kernel, config)
     own = held(snapshot.leases, place.host)
     if own is None:
@@ -300,7 +301,7 @@ def of_leases(module, kernel, asked):
     ):
         if here != there:
             raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
-    chosen = peers.Rules(config, own, place.addresses).select(snapshot.leases)
+    chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
     warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
     before = relay_table.read(asked.table_file)
     wanted = relay_table.desired(

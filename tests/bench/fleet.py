@@ -17,13 +17,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.network import par
 from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
 
 PREFIX = "/coreos.com/network"
-# Hosts that lease for themselves do so above the hand-written leases.
-CONFIG = (
-    '{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.200.0.0","SubnetMax":"10.250.0.0",'
-    '"Backend":{"Type":"vxlan"}}'
-)
+CONFIG = '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}'
 DEVICE = "flannel.1"
 _FIRST_SUBNET = int(ipaddress.IPv4Address("10.1.0.0"))
+# Subnets of the lab's hosts are above those of the hand-written leases.
+_OWN = "10.200.%d.0-24"
 # RFC 2544's block for benchmarks. Nothing is ever sent there: a lab has no uplink.
 _FIRST_PUBLIC_IP = int(ipaddress.IPv4Address("198.18.0.1"))
 # etcd takes 128 operations in a transaction.
@@ -57,6 +55,15 @@ def put(client: EtcdClient, numbers: t.Iterable[int], chunk: int = _CHUNK) -> No
                 for name, value in pairs[start : start + chunk]
             ],
         )
+
+
+def put_own(client: EtcdClient, addresses: t.Iterable[str]) -> None:
+    """Leases for the lab's hosts to take up, which have these addresses."""
+    for number, address in enumerate(addresses):
+        mac = "0a:01:00:00:00:%02x" % number
+        value = {**json.loads(lease(0)[1]), "PublicIP": address}
+        value["BackendData"]["VtepMAC"] = mac
+        client.put("%s/subnets/%s" % (PREFIX, _OWN % number), json.dumps(value))
 
 
 def leases(count: int) -> list[Lease]:

@@ -85,13 +85,18 @@ def _linear(part: Part, label: str) -> None:
 
 
 def fill(host: t.Any, lab: Lab, first: int, last: int) -> None:
-    """Leases of these numbers in etcd, and this host's own."""
-    inside.call(host, "service", "put", endpoints=lab.etcd.endpoints, first=first, last=last)
+    """Leases of these numbers in etcd; at first also the config, and leases for the hosts."""
+    hosts = [] if first else [each.address for each in lab.hosts]
+    inside.call(
+        host, "service", "put", endpoints=lab.etcd.endpoints, first=first, last=last, hosts=hosts
+    )
 
 
-def put(endpoints: list[str], first: int, last: int) -> None:
+def put(endpoints: list[str], first: int, last: int, hosts: list[str]) -> None:
     with EtcdClient(endpoints) as client:
-        client.put(fleet.PREFIX + "/config", fleet.CONFIG)
+        if hosts:
+            client.put(fleet.PREFIX + "/config", fleet.CONFIG)
+            fleet.put_own(client, hosts)
         fleet.put(client, range(first, last))
 
 

@@ -19,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
 
-from tests.integration.overlay import PREFIX, vxlan_lease
+from tests.integration.overlay import PREFIX, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab
 from tests.lab.waiting import PATIENCE, wait
 
-# The hosts' own subnets are from 10.5.200.0 on, those of peer() below.
-_POOL = '"Network":"10.5.0.0/16","SubnetMin":"10.5.200.0","SubnetMax":"10.5.254.0"'
+_POOL = '"Network":"10.5.0.0/16","SubnetMin":"10.5.0.0"'
 NETWORK = '{%s,"Backend":{"Type":"vxlan"}}' % _POOL
 HOST_GW = '{%s,"Backend":{"Type":"host-gw"}}' % _POOL
 SUBNETS = PREFIX + "/subnets/"
@@ -298,8 +298,19 @@ class Programs:
             # As the role prepares a host.
             host.exec(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
         self.inside(self.client.put, PREFIX + "/config", config)
+        self.lease_for_hosts(config)
         self.all = [Program(self.lab, host, self._package, **settings) for host in self.lab.hosts]
         return self.all
+
+    def lease_for_hosts(self, config: str) -> None:
+        """Leases for the hosts to adopt: their subnets are from 10.5.200.0 on, so that they have
+        those of ``peer()`` to themselves."""
+        kind = parse_config(config).backend.type
+        for number, host in enumerate(self.lab.hosts):
+            value = vxlan_lease(host.address, "aa:bb:ff:00:00:%02x" % number)
+            if kind != "vxlan":
+                value = host_gw_lease(host.address)
+            self.put("10.5.%d.0-24" % (200 + number), value)
 
     def started(self, config: str = NETWORK, **settings: t.Any) -> list[Program]:
         """The same, and all services run and know each other."""

@@ -38,7 +38,7 @@ class Value(t.NamedTuple):
 
 
 class Model:
-    """The last good lease of every key that is there."""
+    """The last good lease of every key that is there, in the order in which keys were made."""
 
     def __init__(self, hosts: t.Sequence[Peer]) -> None:
         self.hosts = hosts
@@ -47,9 +47,9 @@ class Model:
     def seen_from(self, own: Peer) -> list[Peer]:
         """What this host should reach."""
         found: list[Peer] = []
-        for name in sorted(self.leases):
-            value, subnet = self.leases[name], name.replace("-", "/")
-            good = subnet.startswith("10.5.") and value.vni == 1
+        for name, value in self.leases.items():
+            subnet = name.replace("-", "/")
+            good = subnet.startswith("10.5.") and subnet.endswith("/24") and value.vni == 1
             foreign = name != own.name and own.public_ip != value.public_ip
             clash = any(
                 each.mac == value.mac and each.public_ip != value.public_ip for each in found
@@ -195,7 +195,8 @@ class Events:
             self.programs.delete(name)
 
     def bad_lease(self) -> None:
-        """Valid, and of no use here: another VNI, a host's own address or MAC, another network."""
+        """Valid, and of no use here: another VNI, a host's own address or MAC, another network, or
+        a part of somebody's subnet."""
         value, own = self._value(), self.chance.choice(self.model.hosts)
         bad = [
             value._replace(vni=2),
@@ -207,6 +208,9 @@ class Events:
             name = name.replace("10.5.", "10.7.")
         if name not in self.expiring:
             self._put(name, self.chance.choice(bad))
+        if self.chance.random() < 0.3:
+            name = self._name().replace(".0-24", self.chance.choice([".128-25", ".7-32", ".0-26"]))
+            self._put(name, value)
 
     def expiry(self) -> None:
         """A lease that its host does not renew."""

@@ -31,12 +31,10 @@ BACKEND = {"type": "udp"}
 def site(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
     site = Site(lab_factory(hosts=3), ansible)
     # Their own subnets are from 10.5.200.0 on, those of others below.
-    site.play(
-        flatnet_backend=BACKEND,
-        flatnet_sync="service",
-        flatnet_sync_interval=1,
-        flatnet_subnet_min="10.5.200.0",
-    )
+    for number, host in enumerate(site.hosts):
+        lease = {"PublicIP": host.address, "PublicIPv6": None}
+        site.lab.etcd.put(f"{SUBNETS}10.5.{200 + number}.0-24", json.dumps(lease))
+    site.play(flatnet_backend=BACKEND, flatnet_sync="service", flatnet_sync_interval=1)
     site.add_pods()
     assert site.lost() == []
     return site

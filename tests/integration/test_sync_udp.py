@@ -23,7 +23,7 @@ from tests.lab import Host
 from tests.lab.waiting import wait
 
 UDP = (
-    '{"Network":"10.0.0.0/8","SubnetMin":"10.5.200.0","SubnetMax":"10.5.254.0","SubnetLen":24,'
+    '{"Network":"10.0.0.0/8","SubnetMin":"10.5.0.0","SubnetMax":"10.60.0.0","SubnetLen":24,'
     '"Backend":{"Type":"udp"}}'
 )
 TABLE, SETTINGS = "flatnet/relay-table.json", "flatnet/relay.json"
@@ -63,6 +63,10 @@ def table(host: Host) -> dict[str, list[t.Any]]:
     return {subnet: rest for subnet, *rest in found["peers"]}
 
 
+def vectors(host: Host) -> list[int]:
+    return [each[1] for each in table(host).values()]
+
+
 @pytest.fixture
 def fleet(programs: Programs) -> t.Iterator[Programs]:
     """Hosts as tun_relay left them, each with other settings than it should have by now."""
@@ -73,7 +77,7 @@ def fleet(programs: Programs) -> t.Iterator[Programs]:
     for each in programs.all:
         each.start()
     for each in programs.all:
-        wait(lambda each=each: len(table(each.host)) == 2, each.host.name)  # type: ignore[misc]
+        wait(lambda each=each: vectors(each.host) == [1, 1], each.host.name)  # type: ignore[misc]
     yield programs
     programs.end()
 
@@ -209,6 +213,7 @@ def test_a_boot_without_etcd(fleet: Programs, program: Program) -> None:
     wait(program.state.exists, "the state")
     before, wanted = program.dump(), table(program.host)
     wait(lambda: all(s.replace("/", "-") in program.state.read_text() for s in wanted))
+    wait(lambda: program.state.read_text().count("Vector") == len(wanted) + 1)
     fleet.etcd.kill()
     program.kill()
     fleet.lab.reboot(program.host)

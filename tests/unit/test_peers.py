@@ -53,7 +53,7 @@ FAR = THIRD._replace(public_ip="10.169.0.13", hostname="far")
 
 
 def select(*leases: Lease, config: NetworkConfig = CONFIG, own: Lease = OWN) -> Peers:
-    return Rules(config, own, HERE).select([own, *leases])
+    return Rules(config, own, HERE, config_revision=9).select([own, *leases])
 
 
 def plain(lease: Lease, kind: str) -> Lease:
@@ -87,8 +87,17 @@ def test_every_lease_but_our_own_is_a_peer_in_the_order_of_keys() -> None:
         ("100.96.7.0-24", {"VNI": 2}, "its VNI is 2, the network's is 1"),
         ("100.96.7.0-24", {"VtepMAC": OWN.vtep_mac}, "32:53:f8:08:97:41 is this host's too"),
         ("100.96.7.0-24", {"VtepMAC": SECOND.vtep_mac}, "is that of 10.168.0.12 too"),
-        ("100.96.57.0-25", {}, "100.96.57.0 is that of 10.168.0.12 too"),
-        ("100.96.57.0-24&fd00:10::-64", {}, "100.96.57.0 is that of 10.168.0.12 too"),
+        ("100.96.57.0-24&fd00:10::-64", {}, "overlaps 100.96.57.0/24 of 10.168.0.12, which was"),
+        (
+            "100.96.0.0-24",
+            {},
+            "it is not a /24 between SubnetMin 100.96.1.0 and SubnetMax 100.96.2",
+        ),
+        ("100.96.57.0-25", {}, "it is not a /24 between"),
+        ("100.96.57.7-32", {}, "and nothing shows that it was leased under an older config"),
+        ("100.96.6.0-23", {}, "it is not a /24 between"),
+        ("100.96.7.0-24", {"PublicIP": "169.254.255.255"}, "169.254.255.255 is of a link alone"),
+        ("100.96.7.0-24", {"PublicIP": "0.1.2.3"}, "0.1.2.3 cannot be the address of a host"),
     ],
 )
 def test_a_lease_that_must_not_be_used_is_skipped_saying_why(
@@ -98,20 +107,67 @@ def test_a_lease_that_must_not_be_used_is_skipped_saying_why(
     fields = {"PublicIP": "10.168.0.17", "BackendType": "vxlan", "BackendData": data}
     fields["BackendV6Data"] = {**data, "VtepMAC": "02:00:00:00:00:08"}
     lease = parse_lease(key, json.dumps({**fields, **value}))
-    # The first key of two that say the same wins, whichever order they come in.
-    mine = "100.96.0.0-24" if key == "100.96.7.0-24" else SECOND.key_name
+    # Of two that say the same the first key wins, as long as their revisions are not known.
+    mine = "100.96.1.0-24" if key == "100.96.7.0-24" else SECOND.key_name
     second = SECOND._replace(subnet=mine.replace("-", "/"))
-    key_first = lease.key_name < second.key_name
     for leases in ((second, lease), (lease, second)):
         found = select(*leases)
-        if "is that of" in reason and key_first:
-            assert found.usable == (lease,)
-            continue
         assert found.usable == (second,)
         (skipped,) = found.skipped
         assert skipped.lease == lease
         assert reason in skipped.reason
         assert str(skipped).startswith("lease %s of %s is not used: " % (lease.subnet, lease.owner))
+
+
+def judged(*leases: Lease, revision: int = 100) -> Peers:
+    return Rules(CONFIG, OWN, HERE, config_revision=revision).select(leases)
+
+
+def test_what_was_leased_under_an_older_config_stays_reachable() -> None:
+    small = SECOND._replace(subnet="100.96.200.64/26")
+    assert judged(small._replace(create_revision=99)).usable
+    # Nor does renewing it change that.
+    assert judged(small._replace(create_revision=99, mod_revision=400)).usable
+    for created, revision in ((100, 100), (101, 100), (0, 100), (99, 0)):
+        (skipped,) = judged(small._replace(create_revision=created), revision=revision).skipped
+        assert "it is not a /24 between" in skipped.reason
+    (skipped,) = judged(small._replace(create_revision=101)).skipped
+    assert "its key is newer than the network's config" in skipped.reason
+    # But never apart from the network, or where this host's own pods are.
+    for subnet in ("100.97.3.0/26", "100.96.45.64/26"):
+        assert judged(small._replace(subnet=subnet, create_revision=1)).usable == ()
+
+
+def test_whose_key_is_there_longest_holds_what_leases_clash_over() -> None:
+    wide = SECOND._replace(subnet="100.96.56.0/22", create_revision=7)
+    late = [
+        THIRD._replace(subnet="100.96.57.0/24", create_revision=200),
+        THIRD._replace(subnet="100.96.1.0/24", create_revision=201, vtep_mac=SECOND.vtep_mac),
+    ]
+    for leases in ([wide, *late], [*late, wide]):
+        found = judged(*leases)
+        assert found.usable == (wide,)
+        assert [each.reason for each in found.skipped] == [
+            "fa:64:8e:9e:ba:64 is that of 10.168.0.12 too",
+            "its subnet overlaps 100.96.56.0/22 of 10.168.0.12, which was there before",
+        ]
+    # At one revision, as after one transaction, the key decides.
+    both = [each._replace(create_revision=7, subnet6=None) for each in (SECOND, THIRD)]
+    both[1] = both[1]._replace(vtep_mac=SECOND.vtep_mac)
+    assert judged(*both).usable == (min(both, key=lambda lease: lease.key_name),)
+
+
+def test_no_lease_covers_an_address_that_this_host_has_to_reach() -> None:
+    needed = {"100.96.57.9": "an etcd endpoint", "100.96.30.255": "a gateway of this host"}
+    rules = Rules(CONFIG, OWN, HERE, needed=needed)
+    assert rules.refusal(SECOND) == "it covers 100.96.57.9, which is an etcd endpoint"
+    assert rules.refusal(THIRD) == "it covers 100.96.30.255, which is a gateway of this host"
+    assert rules.refusal(SECOND._replace(subnet="100.96.58.0/24")) is None
+
+
+def test_a_fleet_on_a_link_local_underlay_has_such_addresses() -> None:
+    own = OWN._replace(public_ip="169.254.3.1")
+    assert select(SECOND._replace(public_ip="169.254.3.2"), own=own).usable
 
 
 def test_a_network_that_this_host_is_connected_to_is_never_hidden_by_a_peer() -> None:
@@ -147,11 +203,16 @@ def test_a_host_gw_network_takes_host_gw_leases_and_udp_takes_any() -> None:
 some_leases = st.lists(
     st.builds(
         Lease,
-        st.builds(prefix_of, st.integers(0, 255).map("100.96.{}.0".format), st.integers(14, 32)),
+        st.builds(
+            prefix_of,
+            st.integers(0, 255).map("100.96.{}.0".format),
+            st.just(24) | st.integers(14, 32),
+        ),
         host_ips | st.integers(0, 255).map("10.168.0.{}".format),
         st.sampled_from(["vxlan", "vxlan", "vxlan", "host-gw"]),
         st.sampled_from([None, 1, 1, 2]),
         unicast_macs | st.sampled_from([OWN.vtep_mac, SECOND.vtep_mac]),
+        create_revision=st.integers(0, 12),
     ),
     max_size=10,
     unique_by=lambda lease: lease.subnet,

@@ -66,6 +66,12 @@ class Cluster:
     def urls(self) -> tuple[str, ...]:
         return tuple(each.endpoint.url for each in self._connections)
 
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The addresses that connections lead to now."""
+        with self._lock:
+            return tuple(each.address for each in self._connections if each.address)
+
     def close(self) -> None:
         with self._lock:
             for connection in self._connections:

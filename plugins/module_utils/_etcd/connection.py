@@ -56,6 +56,14 @@ class Connection:
         self._context = context
         self._used = False
 
+    @property
+    def address(self) -> str:
+        """Where it leads to; nothing while it is closed."""
+        try:
+            return str(self.sock.getpeername()[0]) if self.sock is not None else ""
+        except OSError:
+            return ""
+
     def close(self) -> None:
         if self.sock is not None:
             self.sock.close()

@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which addresses a host has to reach apart from the overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils import needs
+from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Route
+
+HERE = [Address("eth0", "192.0.2.7/24")]
+ROUTES = [
+    Route("0.0.0.0/0", "eth0", "192.0.2.1"),
+    Route("198.51.100.0/24", "eth0", "192.0.2.2"),
+    # A flanneld's: the overlay's own hops.
+    Route("10.5.3.0/24", "flannel.1", "10.5.3.0", onlink=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("_RESOLVERS", "_CLOCKS"):
+        monkeypatch.setattr(needs, name, (str(tmp_path / name), str(tmp_path / "none")))
+    return tmp_path
+
+
+def test_what_is_known_without_asking_anybody(files: Path) -> None:
+    (files / "_RESOLVERS").write_text(
+        "# nameserver 1.2.3.4\nnameserver 10.9.0.2\n nameserver 127.0.0.53\nnameserver fd00::1\n"
+    )
+    (files / "_CLOCKS").write_text("pool 10.9.0.3 iburst\nNTP=time.example 10.9.0.4\n#NTP=10.9.9.9")
+    endpoints = ["http://10.9.0.1:2379", "https://etcd.invalid:2379", "http://127.0.0.1:2379"]
+    found = needs.Needs(endpoints, ["203.0.113.5"]).look(HERE, ROUTES)
+    assert found == {
+        "10.9.0.1": "an address of etcd",
+        "192.0.2.1": "a gateway of this host",
+        "192.0.2.2": "a gateway of this host",
+        "10.9.0.2": "a resolver of this host",
+        "10.9.0.3": "a time server of this host",
+        "10.9.0.4": "a time server of this host",
+        "203.0.113.5": "where this host is managed from",
+    }
+
+
+def test_an_endpoint_with_a_name_is_where_connections_lead() -> None:
+    found = needs.Needs(["http://etcd.invalid:2379"])
+    found.resolve()
+    assert found.look([], []) == {}
+    found.seen(["::ffff:10.9.0.8", "fd00::1", "10.9.0.9"])
+    assert set(found.look([], [])) == {"10.9.0.8", "10.9.0.9"}
+    local = needs.Needs(["http://localhost:2379"])
+    local.resolve()
+    assert local.etcd == set()
+
+
+@pytest.mark.parametrize("name", ["SSH_CONNECTION", "SSH_CLIENT"])
+def test_the_controller_is_who_has_logged_in(name: str) -> None:
+    assert needs.controllers({name: "203.0.113.5 50000 22"}) == ["203.0.113.5"]
+    assert needs.controllers({name: "::ffff:203.0.113.5 50000 22"}) == ["203.0.113.5"]
