@@ -278,6 +278,15 @@ def test_a_full_disk_leaves_the_file_as_it_was(top: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
+def test_what_is_not_there_is_removed_already(top: Path) -> None:
+    """No attack: neither the file nor its folder is there."""
+    (top / "file").touch()
+    for path in (top / "no", top / "no/file", top / "file/no"):
+        files.remove(str(path))
+        files.clean(str(path))
+    assert [path.name for path in top.iterdir()] == ["file"]
+
+
 def test_a_folder_that_cannot_be_written(top: Path) -> None:
     """Bad luck: the file system became read-only."""
     disk = top / "disk"
