@@ -13,7 +13,7 @@ options:
   etcd_endpoints:
     description:
       - URLs of the members of the etcd cluster.
-      - They are tried in turn until one answers.
+      - They are tried in turn, in an order of chance, until one answers.
     type: list
     elements: str
     default:

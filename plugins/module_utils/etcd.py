@@ -6,7 +6,8 @@
 For modules and for a resident service: nothing of Ansible is imported. One client keeps one
 connection to each endpoint it used; any thread may use it, and calls wait for each other.
 
-- Order: a call goes to the endpoint that worked last, then to the others; at first as given.
+- Order: a call goes to the endpoint that worked last, then to the others. At first they are in an
+  order of chance, so that the clients of a fleet spread over the members; in_order keeps the given.
 - Time: `timeout` seconds for one attempt at one endpoint, from connecting to the answer's last
   byte; so a call takes at most that times the endpoints, plus a second for each that is asked why
   it did not answer. Resolving a name has its own time limits, the system's. A paged list is several
@@ -22,6 +23,7 @@ connection to each endpoint it used; any thread may use it, and calls wait for e
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Callable, TypeVar
@@ -46,6 +48,7 @@ from ._etcd.errors import (
 )
 from ._etcd.listing import Pages
 from ._etcd.options import check_timeout, check_user, parse_endpoints, tls_context
+from ._etcd.pulse import Pulse
 from ._etcd.values import (
     Compare,
     Event,
@@ -86,6 +89,7 @@ __all__ = [
     "KeyValue",
     "Lease",
     "Op",
+    "Pulse",
     "Range",
     "Status",
     "TxnResult",
@@ -112,8 +116,11 @@ class EtcdClient:
         username: str | None = None,
         password: str | None = None,
         timeout: float = 5.0,
+        in_order: bool = False,
     ) -> None:
         parsed = parse_endpoints(endpoints)
+        if not in_order:
+            random.shuffle(parsed)
         seconds = check_timeout(timeout)
         check_user(username, password)
         context = tls_context(parsed, ca_file, cert_file, key_file)
@@ -265,6 +272,16 @@ class EtcdClient:
         create: dict[str, Any] = prefix_range(prefix)
         create.update(start_revision=str(start_revision), progress_notify=progress, fragment=True)
         return self._cluster.watch(_request("/v3/watch", {"create_request": create}))
+
+    def pulse(self, endpoint: str, key: str) -> Pulse:
+        """Questions to one endpoint for etcd's revision: see Pulse. It may be asked for a key that
+        there is not, but not for one that the user must not read."""
+        body = {"key": encode(key), "count_only": True}
+        return self._cluster.pulse(endpoint, _request("/v3/kv/range", body))
+
+    def avoid(self, endpoint: str) -> None:
+        """Ask this endpoint last, until others do worse."""
+        self._cluster.avoid(endpoint)
 
     def status(self) -> Status:
         """Of the first member that answers; this needs no quorum."""

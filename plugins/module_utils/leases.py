@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from .assignment import Decision, Host, Wish, decide
 from .errors import FlatnetError
-from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op, Watch
+from .etcd import Compare, EtcdClient, EtcdError, EtcdLeaseNotFound, KeyValue, Op, Pulse, Watch
 from .fields import show
 from .flannel import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease, subnet_of_key
 from .network import InvalidConfig, NetworkConfig, parse_config
@@ -199,6 +199,14 @@ class Registry:
     def watch(self, revision: int) -> Watch:
         """Everything that is written below the prefix after ``revision``."""
         return self._client.watch(self.prefix + "/", revision + 1)
+
+    def pulse(self, endpoint: str) -> Pulse:
+        """Questions to the endpoint of a watch whether it is still there: see etcd.Pulse."""
+        return self._client.pulse(endpoint, self._config_key)
+
+    def avoid(self, endpoint: str) -> None:
+        """Have the next calls and watches go to other endpoints first."""
+        self._client.avoid(endpoint)
 
     def is_config(self, key: str) -> bool:
         """Whether a key is the network's config."""

@@ -27,7 +27,7 @@ class Status:
         self.pid: int | None = None
         self.listings = 0
         self._started = time.time()
-        self._connected = False
+        self._endpoint: str | None = None
         self._place: dict[str, Any] = {}
         self._revision = 0
         self._peers = 0
@@ -38,9 +38,9 @@ class Status:
         self._repairs: list[dict[str, Any]] = []
         self._errors: dict[str, dict[str, Any]] = {}
 
-    def connected(self, connected: bool) -> None:
-        """Whether a watch on etcd stands."""
-        self._connected = connected
+    def connected(self, endpoint: str | None) -> None:
+        """At which endpoint a watch on etcd stands and is answered; None: at none."""
+        self._endpoint = endpoint
 
     def place(self, config: NetworkConfig, own: Lease, place: Place) -> None:
         self._place = {
@@ -88,7 +88,8 @@ class Status:
             "pid": self.pid,
             "started": self._started,
             "updated": time.time(),
-            "connected": self._connected,
+            "connected": self._endpoint is not None,
+            "endpoint": self._endpoint,
             "revision": self._revision,
             "peers": self._peers,
             "unused": self._skipped,
@@ -109,7 +110,7 @@ def table(found: Mapping[str, Any]) -> str:
         ("underlay", "%s on %s" % (found.get("public_ip"), found.get("interface"))),
         ("device", "%s, MTU %s" % (found.get("device") or "none", found.get("mtu"))),
         ("service", "running, process %d" % found["pid"] if found["running"] else "not running"),
-        ("etcd", "watching" if found["connected"] else "not connected"),
+        ("etcd", "watching at %s" % found["endpoint"] if found["connected"] else "not connected"),
         ("revision", found["revision"]),
         ("peers", found["peers"]),
         ("changes", "%d, the last %s" % (found["changes"], _when(found["last_change"]))),
@@ -129,7 +130,12 @@ def table(found: Mapping[str, Any]) -> str:
 def metrics(found: Mapping[str, Any]) -> str:
     """The status in Prometheus' text format, for node_exporter's textfile collector."""
     values = [
-        ("connected", "gauge", "Whether a watch on etcd stands.", int(found["connected"])),
+        (
+            "connected",
+            "gauge",
+            "Whether a watch on etcd stands and is answered.",
+            int(found["connected"]),
+        ),
         ("revision", "gauge", "etcd's revision that the host is at.", found["revision"]),
         ("peers", "gauge", "Peers that this host reaches.", found["peers"]),
         ("unused_leases", "gauge", "Leases that are not used.", len(found["unused"])),

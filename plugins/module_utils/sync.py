@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -28,13 +29,14 @@ from typing import Any
 from . import files, state
 from .agent import Agent, PlaceChanged, jitter
 from .errors import FlatnetError
-from .etcd import EtcdClient, EtcdError, Watch, WatchResponse
+from .etcd import EtcdClient, EtcdCompacted, EtcdError, Watch, WatchResponse
 from .kernel import Kernel
 from .leases import Registry
 from .monitor import Monitor
 from .program import ERROR, INFO, NOTICE, WARNING, log, notify, version
 from .settings import DEFAULT_PATH, Settings, load
 from .status import metrics, table
+from .vigil import Vigil, WatchBehind
 
 VERSION = version(__package__)
 # Seconds. What follows a change on disk is written when nothing has changed for the first, and in a
@@ -44,6 +46,7 @@ _SAVE_DELAY, _LONGEST_SAVE_DELAY = 1.0, 5.0
 _SETTLE = 0.02
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
 _UNDERLAY_PAUSE = 0.1
+_BURST = 1000  # responses of a watch that are taken in at once
 _RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
 
 
@@ -63,6 +66,8 @@ class Service:
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._checks = 0
         self._announced = False
+        self._vigil = Vigil()
+        self._retry = _FIRST_RETRY
         self._save_at: float | None = None
         self._unsaved_since: float | None = None
         self._look_at: float | None = None
@@ -78,7 +83,6 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_ignored: os.write(self._woken, b"."))
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        retry = _FIRST_RETRY
         with contextlib.suppress(Stop):
             while True:
                 try:
@@ -89,26 +93,64 @@ class Service:
                     if self._settings.ttl:
                         # How much is left of it after we were away, nobody knows.
                         self._renew_at = time.monotonic()
-                    with self._registry.watch(self._agent.revision) as watch:
-                        # Else another history, or a member that lags behind.
-                        if watch.revision >= self._agent.revision:
-                            self._agent.status.connected(True)
-                            self._announce()
-                            retry = _FIRST_RETRY
-                            self._serve(watch, None)
+                    self._follow()
                 except FlatnetError as error:
                     kind = "etcd" if isinstance(error, EtcdError) else "network"
                     self._agent.failed(kind, str(error))
                     self._recall()
                     self._announce("\nSTATUS=%s" % error)
-                self._agent.status.connected(False)
+                self._agent.status.connected(None)
                 self._touched()
-                self._serve(None, time.monotonic() + random.uniform(0, retry))
-                retry = min(retry * 2, _LONGEST_RETRY)
+                self._serve(None, time.monotonic() + random.uniform(0, self._retry))
+                self._retry = min(self._retry * 2, _LONGEST_RETRY)
         notify("STOPPING=1")
-        self._agent.status.connected(False)
+        self._agent.status.connected(None)
         self._agent.status.pid = None
         self._write()
+
+    def _follow(self) -> None:
+        """Serve one watch after the other, until a new listing is needed."""
+        endpoint = ""
+        try:
+            while True:
+                with self._registry.watch(self._agent.revision) as watch:
+                    endpoint = watch.endpoint
+                    if watch.revision < self._agent.revision:
+                        # Another history, or a member that lags behind.
+                        self._registry.avoid(endpoint)
+                        return
+                    self._vigil.begin(watch, self._registry.pulse(endpoint))
+                    self._agent.status.connected(endpoint)
+                    self._announce()
+                    self._retry = _FIRST_RETRY
+                    try:
+                        self._serve(watch, None)
+                        return
+                    except WatchBehind as error:
+                        log(INFO, "%s; going on at another member" % error)
+                        self._registry.avoid(endpoint)
+        except EtcdCompacted:
+            pass  # listing is faster
+        except EtcdError:
+            self._registry.avoid(endpoint)
+            raise
+        finally:
+            self._vigil.end()
+
+    def _watched(self, watch: Watch) -> bool:
+        """Take in what the watch has, and look whether it still tells all; False if a new listing
+        is needed."""
+        responses = list(itertools.islice(_ready(watch), _BURST))
+        if responses:
+            if not self._agent.take_events(responses):
+                return False
+            self._touched()
+        answered = self._vigil.answered
+        self._vigil.look(self._agent.revision)
+        if self._vigil.answered != answered:
+            self._agent.status.connected(watch.endpoint if self._vigil.answered else None)
+            self._touched()
+        return True
 
     def _recall(self) -> None:
         """Without a listing, repair what drifted, and what will, from the last applied state."""
@@ -138,12 +180,8 @@ class Service:
         if watch:
             poll.register(watch.fileno(), select.POLLIN)
         while True:
-            if watch:
-                responses = list(_ready(watch))
-                if responses:
-                    if not self._agent.take_events(responses):
-                        return
-                    self._touched()
+            if watch and not self._watched(watch):
+                return
             now = time.monotonic()
             if until is not None and now >= until:
                 return
@@ -154,8 +192,12 @@ class Service:
             if not self._timers(now):
                 return
             times = [until, self._look_at, self._check_at, self._renew_at, self._save_at]
-            first = min(each for each in [*times, self._alive_at] if each is not None)
-            ready = {number for number, _event in poll.poll(max(first - now, 0) * 1000 + 1)}
+            times += [self._alive_at, self._vigil.due if watch else None]
+            first = (
+                now if watch and watch.ready else min(each for each in times if each is not None)
+            )
+            with _polled(poll, self._vigil.fileno() if watch else None):
+                ready = {number for number, _event in poll.poll(max(first - now, 0) * 1000 + 1)}
             if self._wake in ready:
                 raise Stop
             if self._monitor.fileno() in ready and self._suspicious() and self._look_at is None:
@@ -216,6 +258,16 @@ class Service:
         else:
             self._agent.status.healed("state")
         write_status(self._settings, self._agent)
+
+
+@contextlib.contextmanager
+def _polled(poll: select.poll, number: int | None) -> Iterator[None]:
+    """For one look, a descriptor that may be another one at the next."""
+    if number is not None:
+        poll.register(number, select.POLLIN)
+    yield
+    if number is not None:
+        poll.unregister(number)
 
 
 def _ready(watch: Watch) -> Iterator[WatchResponse]:

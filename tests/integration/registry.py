@@ -48,7 +48,7 @@ class Fleet:
         self.urls = urls
         self.prefix = prefix
         self.timeout = timeout
-        self.client = EtcdClient(urls, timeout=timeout)
+        self.client = EtcdClient(urls, timeout=timeout, in_order=True)
         self.store = Registry(self.client, prefix)
 
     def configure(self, text: str) -> None:
@@ -58,11 +58,11 @@ class Fleet:
         self, who: Host, wish: Wish = NO_WISH, ttl: int = 0, urls: list[str] | None = None
     ) -> Outcome:
         """As a controller of its own does it: with a client of its own."""
-        with EtcdClient(urls or self.urls, timeout=self.timeout) as client:
+        with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
             return Registry(client, self.prefix).acquire(who, wish, ttl)
 
     def release(self, who: Host, urls: list[str] | None = None) -> tuple[Lease, ...]:
-        with EtcdClient(urls or self.urls, timeout=self.timeout) as client:
+        with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
             return Registry(client, self.prefix).release(who.host_id)
 
     def leases(self) -> tuple[Lease, ...]:

@@ -271,7 +271,7 @@ def test_another_service_on_the_port_is_named(server: EtcdServers) -> None:
                     use()
                 assert url in str(caught.value)
                 assert not caught.value.maybe_applied
-        with EtcdClient([url, *server.urls]) as client:
+        with EtcdClient([url, *server.urls], in_order=True) as client:
             client.put("/a", b"went to the next")
             assert client.endpoints[0] == server.urls[0]
     finally:

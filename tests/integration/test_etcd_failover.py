@@ -56,7 +56,7 @@ def test_a_killed_member_is_replaced_by_the_next(cluster: EtcdServers) -> None:
     # Not the leader: what is forwarded to a leader that just died may be lost, and times out.
     leader = cluster.leader()
     follower, other = (member for member in cluster.members if member is not leader)
-    with EtcdClient([follower.url, other.url, leader.url]) as client:
+    with EtcdClient([follower.url, other.url, leader.url], in_order=True) as client:
         client.put("/a", b"1")
         assert client.endpoints[0] == follower.url
         follower.kill()
@@ -131,8 +131,8 @@ def test_no_quorum_is_found_even_while_the_member_does_not_know_it_yet(
 def test_a_write_that_hangs_is_not_repeated_at_the_next(cluster: EtcdServers) -> None:
     hanging = cluster.members[0]
     with (
-        EtcdClient(cluster.urls, timeout=1) as client,
-        EtcdClient(cluster.urls[1:], timeout=10) as other,
+        EtcdClient(cluster.urls, timeout=1, in_order=True) as client,
+        EtcdClient(cluster.urls[1:], timeout=10, in_order=True) as other,
     ):
         before = client.put("/once", b"before")
         hanging.pause()
@@ -170,7 +170,7 @@ def test_a_write_that_may_have_been_applied_can_turn_out_applied(cluster: EtcdSe
 
 
 def test_a_hanging_endpoint_costs_a_read_one_timeout(cluster: EtcdServers, silent: str) -> None:
-    with EtcdClient([silent, *cluster.urls], timeout=1) as client:
+    with EtcdClient([silent, *cluster.urls], timeout=1, in_order=True) as client:
         began = time.monotonic()
         client.get("/a")
         # One for the answer, one for asking why there was none.
@@ -186,7 +186,7 @@ def test_a_hanging_endpoint_costs_a_read_one_timeout(cluster: EtcdServers, silen
 def test_an_endpoint_that_takes_no_connection_costs_one_timeout(
     cluster: EtcdServers, black_hole: str
 ) -> None:
-    with EtcdClient([black_hole, *cluster.urls], timeout=1) as client:
+    with EtcdClient([black_hole, *cluster.urls], timeout=1, in_order=True) as client:
         began = time.monotonic()
         # It cannot have got there, so this write may go to the next.
         client.put("/a", b"x")
@@ -201,7 +201,9 @@ def test_an_endpoint_that_takes_no_connection_costs_one_timeout(
 def test_a_watch_goes_to_a_member_that_works(cluster: EtcdServers, silent: str) -> None:
     cluster.members[0].kill()
     with (
-        EtcdClient([cluster.urls[0], silent, *cluster.urls[1:]], timeout=1) as client,
+        EtcdClient(
+            [cluster.urls[0], silent, *cluster.urls[1:]], timeout=1, in_order=True
+        ) as client,
         client.watch("/a") as watch,
     ):
         assert watch.endpoint == cluster.urls[1]

@@ -159,6 +159,23 @@ def test_the_same_endpoint_twice_counts_once() -> None:
     assert client.endpoints == ("http://127.0.0.1:2379",)
 
 
+def test_clients_spread_over_the_endpoints() -> None:
+    urls = tuple("http://192.0.2.%d:2379" % number for number in range(3))
+    clients = [EtcdClient(urls) for _ in range(200)]
+    assert {client.endpoints[0] for client in clients} == set(urls)
+    assert all(sorted(client.endpoints) == list(urls) for client in clients)
+    assert all(EtcdClient(urls, in_order=True).endpoints == urls for _ in range(20))
+
+
+def test_an_endpoint_to_avoid_is_the_last() -> None:
+    urls = tuple("http://192.0.2.%d:2379" % number for number in range(3))
+    client = EtcdClient(urls, in_order=True)
+    client.avoid(urls[0])
+    assert client.endpoints == (urls[1], urls[2], urls[0])
+    client.avoid("http://192.0.2.9:2379")
+    assert client.endpoints == (urls[1], urls[2], urls[0])
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -78,7 +78,7 @@ def connect() -> Iterator[Connect]:
     with contextlib.ExitStack() as stack:
 
         def connect(*urls: str, **options: Any) -> EtcdClient:
-            return stack.enter_context(EtcdClient(urls, **options))
+            return stack.enter_context(EtcdClient(urls, in_order=True, **options))
 
         yield connect
 

@@ -29,6 +29,7 @@ from .errors import (
     refused,
 )
 from .options import Endpoint
+from .pulse import Pulse
 from .values import MALFORMED, Status, decode
 from .watch import Watch
 
@@ -53,6 +54,7 @@ class Cluster:
         password: str,
         timeout: float,
     ) -> None:
+        # Those that did not work are behind those that were not tried.
         self._connections = [Connection(each, context) for each in endpoints]
         self._context = context
         self._user = user
@@ -103,6 +105,29 @@ class Cluster:
 
         return self._anywhere(ask, write=False)
 
+    def pulse(self, url: str, request: Request) -> Pulse:
+        """Questions to the member at this endpoint, over a connection of their own."""
+        endpoint = next(each.endpoint for each in self._connections if each.endpoint.url == url)
+
+        def authorize(connection: Connection, refusal: Refusal | None, last: bool) -> str:
+            with self._lock:
+                if refusal is not None:
+                    if last or not refusal.about_token or not self._user:
+                        raise refused(refusal, url, self._user, write=False)
+                    self._token = None
+                return self._valid_token(connection)
+
+        connection = Connection(endpoint, self._context)
+        return Pulse(connection, request, self._timeout, authorize, _parse)
+
+    def avoid(self, url: str) -> None:
+        """Ask this one last from now on."""
+        with self._lock:
+            for connection in [each for each in self._connections if each.endpoint.url == url]:
+                connection.close()
+                self._connections.remove(connection)
+                self._connections.append(connection)
+
     def status(self) -> Status:
         return self._anywhere(lambda each: self._status(each, self._timeout), write=False)
 
@@ -112,7 +137,8 @@ class Cluster:
             give_up = time.monotonic() + self._timeout
             while True:
                 failures: list[tuple[str, Failed]] = []
-                for connection in list(self._connections):
+                order = list(self._connections)
+                for index, connection in enumerate(order):
                     url = connection.endpoint.url
                     try:
                         answer = ask(connection)
@@ -121,8 +147,7 @@ class Cluster:
                         if write and failure.sent:
                             raise exhausted(failures[-1:], maybe_applied=True) from None
                         continue
-                    self._connections.remove(connection)
-                    self._connections.insert(0, connection)
+                    self._connections = order[index:] + order[:index]
                     return answer
                 leaderless = any(
                     failure.kind is EtcdNoQuorum and not failure.sent for _url, failure in failures

@@ -173,10 +173,16 @@ class Connection:
         return self.sock
 
     def keep_alive(self) -> None:
-        """Have the kernel find out, within about half a minute, that the member's host is gone."""
+        """Have the kernel find out, within about 15 seconds, that the member's host is gone, or
+        that something on the way has forgotten the connection."""
         sock = self._connected()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, number in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        for option, number in (
+            ("TCP_KEEPIDLE", 9),
+            ("TCP_KEEPINTVL", 2),
+            ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", 15000),
+        ):
             if hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
 

@@ -105,6 +105,11 @@ class Watch:
             raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
         return sock.fileno()
 
+    @property
+    def ready(self) -> bool:
+        """Whether read() has a response without looking at the socket."""
+        return bool(self._ready)
+
     def close(self) -> None:
         self._closed = True
         self._connection.wake()
