@@ -1,30 +1,50 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Firewalls that a host may run, and what they have to let through for the overlay to work.
+"""What a host's firewall has to let through for the overlay to work, and how nftables is told.
 
-Pure: reads what nft and firewall-cmd print, says what to tell them.
+Pure: reads what nft prints, says what to tell it. firewalld.py is the same for firewalld.
 
-Two are known: firewalld, and the table ``inet filter`` that a distribution's nftables.conf starts
-with. In a table of our own a packet could be accepted, and yet be dropped by theirs, so our
-rules have to stand in theirs. Each has a comment that names it ours and says what it does, which
-is what it is compared by.
+A packet's source proves nothing, so what passes is told by the interface that it comes in by:
+
+- from the underlay, to the host: the backend's UDP port;
+- from the bridge: what pods send, wherever the host forwards it, and the answers to it;
+- from the backend's device, to the bridge: what peers send to pods;
+- from the underlay, to the bridge: the same, only where peers send without a tunnel (host-gw,
+  direct routing), and only from the overlay's network and the underlay's, which is the link that
+  peers share;
+- to the host: pings of its own addresses in the overlay. Pods and peers reach nothing else of it.
+
+With nftables our rules stand in the table ``inet filter`` that a distribution's nftables.conf
+starts with: in a table of our own a packet could be accepted, and yet be dropped by theirs. Each
+has a comment that names it ours and says what it does, which is what it is compared by.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 OURS = "flatnet.overlay: "
+_INCLUDE = re.compile(r"""^[ \t]*include[ \t]+["']([^"']*)["'][ \t;]*(?:#.*)?$""", re.MULTILINE)
 
 
 class Needs(NamedTuple):
-    """What has to pass: the backend's UDP port (None: it has none) and the overlay's network."""
+    """What has to pass.
 
-    port: int | None
+    ``port`` and ``device`` are the backend's (None, or empty: it has none), ``interface`` the
+    underlay's (empty: packets may come in by any), ``link`` the network of the underlay's link
+    where peers send packets of pods without a tunnel, else empty.
+    """
+
     network: str
+    port: int | None = None
+    bridge: str = "cni0"
+    device: str = ""
+    interface: str = ""
+    link: str = ""
 
 
 class Rule(NamedTuple):
@@ -35,15 +55,9 @@ class Rule(NamedTuple):
     handle: int = 0
 
     def __str__(self) -> str:
-        return 'inet filter %s %s comment "%s%s"' % (self.chain, self.text, OURS, self.text)
-
-
-class Zone(NamedTuple):
-    """A zone of firewalld, so far as it matters here."""
-
-    interfaces: frozenset[str]
-    sources: frozenset[str]
-    ports: frozenset[str]
+        # A comment cannot hold quotes; only names of interfaces need them.
+        quoted = re.sub(r"(?<=[io]ifname )(\S+)", r'"\1"', self.text)
+        return 'inet filter %s %s comment "%s%s"' % (self.chain, quoted, OURS, self.text)
 
 
 # --- nftables -----------------------------------------------------------------------------------
@@ -70,17 +84,26 @@ def nft_rules(listing: str) -> tuple[list[Rule], dict[str, str]]:
 
 def nft_wanted(needs: Needs, filtering: dict[str, str]) -> list[Rule]:
     """The rules to have, where there are chains that filter."""
+    underlay = "iifname %s " % needs.interface if needs.interface else ""
+    source, target = "ip saddr %s " % needs.network, "ip daddr %s " % needs.network
+    inward = ["iifname %s " % name for name in (needs.bridge, needs.device) if name]
+    inward += [underlay] if needs.link else []
     wanted = []
     if "input" in filtering:
         chain = filtering["input"]
         if needs.port:
-            wanted.append(Rule(chain, "udp dport %d accept" % needs.port))
-        # Peers and pods ping the host's gateway address.
-        wanted.append(Rule(chain, "ip saddr %s icmp type echo-request accept" % needs.network))
+            wanted.append(Rule(chain, "%sudp dport %d accept" % (underlay, needs.port)))
+        ping = target + "icmp type echo-request accept"
+        wanted += [Rule(chain, each + ping) for each in inward]
     if "forward" in filtering:
-        chain = filtering["forward"]
-        wanted.append(Rule(chain, "ip saddr %s accept" % needs.network))
-        wanted.append(Rule(chain, "ip daddr %s accept" % needs.network))
+        pods = "oifname %s " % needs.bridge
+        texts = ["iifname %s " % needs.bridge + source, pods + "ct state established,related "]
+        if needs.device:
+            texts.append("iifname %s " % needs.device + pods + target)
+        if needs.link:
+            texts.append(underlay + pods + source + target)
+            texts.append(underlay + pods + "ip saddr %s " % needs.link + target)
+        wanted += [Rule(filtering["forward"], text + "accept") for text in texts]
     return wanted
 
 
@@ -100,52 +123,39 @@ def nft_script(wanted: list[Rule], present: list[Rule]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def nft_includes(conf: str, path: str) -> bool:
+    """Whether nftables.conf includes the file, by its name or by a pattern."""
+    return any(map(_covers(path), _INCLUDE.findall(conf)))
+
+
 def nft_include(conf: str, path: str, wanted: bool) -> str:
     """nftables.conf with, or without, the line that includes our file."""
-    line = 'include "%s"\n' % path
-    if wanted and line not in conf:
-        return conf + ("" if conf.endswith("\n") or not conf else "\n") + line
-    return conf if wanted else conf.replace(line, "")
+    if wanted:
+        if nft_includes(conf, path):
+            return conf
+        end = "" if conf.endswith("\n") or not conf else "\n"
+        return '%s%sinclude "%s"\n' % (conf, end, path)
+    lines = conf.splitlines(keepends=True)
+    return "".join(line for line in lines if _INCLUDE.findall(line) != [path])
 
 
-# --- firewalld ----------------------------------------------------------------------------------
+def nft_inlined(conf: str, path: str, rules: str) -> str:
+    """nftables.conf as it is with this in our file: what to try before either is written."""
+    covers = _covers(path)
+
+    def put(match: re.Match[str]) -> str:
+        if not covers(match[1]):
+            return match[0]
+        return rules if match[1] == path else "%s\n%s" % (match[0], rules)
+
+    return _INCLUDE.sub(put, conf)
 
 
-def zones(listing: str) -> dict[str, Zone]:
-    """From ``firewall-cmd --list-all-zones``."""
-    found = {}
-    for block in re.split(r"\n(?=\S)", listing.strip()):
-        name = block.split(None, 1)[0] if block.split() else ""
-        values = {
-            key: frozenset(words.split())
-            for key, words in re.findall(
-                r"^  (interfaces|sources|ports):(.*)$", block, re.MULTILINE
-            )
-        }
-        empty: frozenset[str] = frozenset()
-        found[name] = Zone(*(values.get(key, empty) for key in Zone._fields))
-    return found
+def _covers(path: str) -> Callable[[str], bool]:
+    folder, _slash, name = path.rpartition("/")
 
+    def covers(pattern: str) -> bool:
+        inside, _slash, names = pattern.rpartition("/")
+        return inside == folder and fnmatch.fnmatchcase(name, names)
 
-def zone_of(interface: str, known: dict[str, Zone], default: str) -> str:
-    """The zone that what arrives by an interface is in."""
-    return next((name for name, zone in known.items() if interface in zone.interfaces), default)
-
-
-def firewalld_changes(
-    needs: Needs, zone: str, known: dict[str, Zone], present: bool
-) -> list[tuple[str, str]]:
-    """Options of firewall-cmd, each with its zone.
-
-    The overlay's network is a source of the zone trusted, which forwards: only so do packets of
-    pods pass that arrive by an interface of another zone.
-    """
-    wanted = [("trusted", "source", needs.network)]
-    if needs.port:
-        wanted.insert(0, (zone, "port", "%d/udp" % needs.port))
-    changes = []
-    for name, kind, value in wanted:
-        have = value in getattr(known.get(name, Zone(*[frozenset()] * 3)), kind + "s")
-        if have != present:
-            changes.append((name, "--%s-%s=%s" % ("add" if present else "remove", kind, value)))
-    return changes
+    return covers

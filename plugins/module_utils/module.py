@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What all modules share: how arguments come in, and how errors reach the user.
 
-Of the core, only this file, module_kernel.py and module_registry.py import Ansible. They are three
-because a module is sent to its host with all that it imports, and compiled there each time it runs.
+Of the core, only the files module*.py import Ansible. They are several because a module is sent to
+its host with all that it imports, and compiled there each time it runs.
 """
 
 from __future__ import annotations

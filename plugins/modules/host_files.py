@@ -70,13 +70,13 @@ paths:
 
 import os
 import stat
-import tempfile
 
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_files import remove, save
 
 ARGUMENTS = {
     "files": {
@@ -117,17 +117,6 @@ def read(path):
         raise InvalidInput("%s cannot be read: %s" % (path, error.strerror)) from None
 
 
-def write(module, path, content, mode):
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.chmod(draft, mode)
-    # Keeps a security context right, and replaces in one step across file systems too.
-    module.atomic_move(draft, path)
-    os.chmod(path, mode)
-
-
 def converge(module, each, mode):
     """Make one file as wanted; the parts of its diff, None if nothing changed."""
     path, content = each["path"], each["content"]
@@ -136,12 +125,12 @@ def converge(module, each, mode):
         if before is None:
             return None
         if not module.check_mode:
-            os.unlink(path)
+            remove(path)
         return {"before": before[0], "after": "", "before_header": path, "after_header": path}
     if before == (content, mode):
         return None
     if not module.check_mode:
-        write(module, path, content, mode)
+        save(module, path, content, mode)
     return {
         "before": before[0] if before else "",
         "after": content,

@@ -12,14 +12,26 @@ module: host_firewall
 version_added: 0.1.0
 short_description: The host's firewall lets the overlay through
 description:
-  - Makes a firewall that the host runs let through what the overlay consists of, which is packets
-    to the backend's UDP port, packets forwarded from and to the overlay's network, and pings of the
-    host's gateway address.
-  - Two firewalls are known, C(firewalld), and the table C(inet filter) of nftables where one of its
-    chains drops or rejects packets. On a host with neither it changes nothing.
-  - What it changes lasts. For C(firewalld) the permanent configuration is changed too; for nftables
-    the rules are also kept in C(/etc/nftables.d/flatnet.nft), which the C(nftables.conf) that
-    defines the table is made to include.
+  - Makes a firewall that the host runs let through what the overlay consists of. Packets are told
+    by the interface that they come in by, since anybody can write any source into a packet.
+  - From the underlay, the host takes packets to the backend's UDP port.
+  - It forwards what pods on the bridge send, to anywhere, and the answers to that; and what comes
+    out of the backend's device to pods. Where peers send without a tunnel (O(link)), it also
+    forwards to pods what comes from the overlay's network or from the link by the underlay's
+    interface, so there whoever is on the link is trusted to be a peer.
+  - Pods and peers can ping the host's addresses in the overlay. They reach nothing else of the
+    host, and nothing outside of the overlay reaches pods, until a rule of the host's own says so.
+  - Two firewalls are known, C(firewalld) from 0.9 on, and the table C(inet filter) of nftables
+    where one of its chains drops or rejects packets. On a host with neither it changes nothing.
+  - What it changes lasts. For nftables the rules are also kept in C(/etc/nftables.d/flatnet.nft),
+    which the C(nftables.conf) that defines the table is made to include; before any of that is
+    written, nft checks what C(nftables.conf) will be.
+  - With C(firewalld) the bridge is put into the zone C(flatnet), unless it is in another already,
+    and the backend's device into C(flatnet-tunnel); the policies C(flatnet-out), C(flatnet-in)
+    and C(flatnet-link) forward between them. A service of the host for pods is opened in the zone
+    C(flatnet). Making these takes one reload. If that would lose settings that run and are not
+    permanent, the module says so, and changes nothing.
+  - A source that earlier versions added to the zone C(trusted), the overlay's network, is removed.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -35,10 +47,26 @@ options:
       - C(firewalld) does not tell who opened a port, so one that was opened for an earlier backend
         stays open there.
     type: int
+  bridge:
+    description: The bridge that pods join.
+    type: str
+    default: cni0
+  device:
+    description: The backend's device; by default it has none.
+    type: str
+    default: ''
   interface:
     description:
       - The underlay's interface. C(firewalld) opens O(port) in the zone that it is in.
-      - By default that of the default zone.
+      - By default that is the default zone, and nftables does not look at the interface. The
+        latter is also so for V(lo) and dummy interfaces, by which no packet comes in.
+    type: str
+    default: ''
+  link:
+    description:
+      - The underlay's address with its length, or network, where peers send packets of pods
+        without a tunnel, as with V(host-gw) and with direct routing.
+      - By default they do not.
     type: str
     default: ''
   state:
@@ -53,6 +81,14 @@ EXAMPLES = r"""
   flatnet.overlay.host_firewall:
     network: 10.5.0.0/16
     port: 8472
+    device: flannel.1
+    interface: eth0
+
+- name: Let pods' packets through that come without a tunnel
+  flatnet.overlay.host_firewall:
+    network: 10.5.0.0/16
+    interface: eth0
+    link: 192.0.2.11/24
 """
 
 RETURN = r"""
@@ -64,22 +100,31 @@ firewalls:
   sample: [nftables]
 """
 
-import os
+import ipaddress
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import firewall, options
+from ansible_collections.flatnet.overlay.plugins.module_utils import firewall, firewalld, options
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.module_files import (
+    read,
+    remove,
+    save,
+)
 
 ARGUMENTS = {
     "network": {"type": "str", "required": True},
     "port": {"type": "int"},
+    "bridge": {"type": "str", "default": "cni0"},
+    "device": {"type": "str", "default": ""},
     "interface": {"type": "str", "default": ""},
+    "link": {"type": "str", "default": ""},
 }
 NFT_CONF = ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf")
 NFT_FILE = "/etc/nftables.d/flatnet.nft"
+IFF_LOOPBACK, IFF_POINTOPOINT, IFF_NOARP = 0x8, 0x10, 0x80
 
 
 class FirewallFailed(FlatnetError):
@@ -87,102 +132,196 @@ class FirewallFailed(FlatnetError):
 
 
 def tell(module, command, text=None):
-    code, out, err = module.run_command(command, data=text)
+    # At boot nft runs there, which is where a file that it includes may be looked for.
+    code, out, err = module.run_command(command, data=text, cwd="/")
     if code != 0:
         raise FirewallFailed("%s failed (%d): %s" % (" ".join(command), code, (err or out).strip()))
     return out
 
 
-def read(path):
+def needs_of(option):
+    """What has to pass, of checked options."""
+    interface = option["interface"] and options.device("interface", option["interface"])
+    link = option["link"]
+    if link:
+        options.address("link", link.partition("/")[0], 4)
+        options.interface_address("link", link)
+        link = str(ipaddress.ip_interface(link).network)
+    return firewall.Needs(
+        options.network("network", option["network"]),
+        options.number("port", option["port"], 1, 65535),
+        options.device("bridge", option["bridge"]),
+        option["device"] and options.device("device", option["device"]),
+        interface,
+        link,
+    )
+
+
+def receives(interface):
+    """Whether packets come in by it; an address on lo or on a dummy is reached by any other."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise FirewallFailed("%s cannot be read: %s" % (path, error)) from None
+        with open("/sys/class/net/%s/flags" % interface, encoding="ascii") as file:
+            flags = int(file.read(), 16)
+    except OSError:
+        return True
+    dummy = flags & IFF_NOARP and not flags & IFF_POINTOPOINT
+    return not flags & IFF_LOOPBACK and not dummy
+
+
+# --- nftables -----------------------------------------------------------------------------------
 
 
 def nftables(module, needs, present):
-    """Changes as (name, before, after); None if there is no such firewall."""
+    """Changes as (name, before, after); None if there is no such firewall.
+
+    The files come before the rules that are in force: what nft refuses has then changed nothing. Of
+    the files, the one that is included is there whenever nftables.conf includes it.
+    """
     nft = module.get_bin_path("nft")
     code, listing = (
         module.run_command([nft, "-j", "list", "table", "inet", "filter"])[:2] if nft else (1, "")
     )
-    if code != 0:
-        return None
-    have, filtering = firewall.nft_rules(listing)
+    running = code == 0
+    have, filtering = firewall.nft_rules(listing) if running else ([], {})
+    if not receives(needs.interface):
+        needs = needs._replace(interface="")
     wanted = firewall.nft_wanted(needs, filtering) if present else []
-    if not wanted and not have and not os.path.exists(NFT_FILE):
+    confs = {path: read(path) for path in NFT_CONF}
+    kept = read(NFT_FILE)
+    if (
+        not wanted
+        and not have
+        and kept is None
+        and NFT_FILE not in "".join(filter(None, confs.values()))
+    ):
         return None
-    changes = []
+    rules = "".join("insert rule %s\n" % (rule,) for rule in wanted)
+    if present and not running:
+        # Which chains filter cannot be told, so our file stays. If it is missing, the line that
+        # includes it is why nft does not load the rest.
+        rules = kept or ""
+    steps = [each for each in file_steps(module, nft, confs, kept, rules) if each[1] != each[2]]
+    if not module.check_mode:
+        for path, dummy, after in steps:
+            remove(path) if after is None else save(module, path, after)
+    changes = [(path, before or "", after or "") for path, before, after in steps]
     script = firewall.nft_script(wanted, have)
     if script:
         lines = ["".join("%s\n" % (rule,) for rule in sorted(rules)) for rules in (have, wanted)]
         changes.append(("nft list table inet filter", *lines))
         if not module.check_mode:
             tell(module, [nft, "-f", "-"], script)
-    files = {NFT_FILE: "".join("insert rule %s\n" % (rule,) for rule in wanted)}
-    conf = next((path for path in NFT_CONF if "inet filter" in read(path)), None)
-    if conf:
-        files[conf] = firewall.nft_include(read(conf), NFT_FILE, bool(wanted))
-    elif wanted:
+    return changes
+
+
+def file_steps(module, nft, confs, kept, rules):
+    """Each file's content before and after, in an order in which nft can load nftables.conf after
+    each step; None where there is no file."""
+    steps, included = [], False
+    for path, before in confs.items():
+        if before is None:
+            continue
+        wanted = bool(rules) and "inet filter" in before
+        after = firewall.nft_include(before, NFT_FILE, wanted)
+        included = included or wanted
+        steps.append((path, before, after))
+        if before != after or (wanted and rules != kept):
+            check(module, nft, path, firewall.nft_inlined(after, NFT_FILE, rules), wanted)
+    if rules and not included:
         module.warn(
             "nothing among %s defines the table inet filter: whoever loads it must include %s"
             % (", ".join(NFT_CONF), NFT_FILE)
         )
-    for path, after in files.items():
-        before = read(path)
-        if before != after:
-            changes.append((path, before, after))
-            if not module.check_mode:
-                save(module, path, after)
-    return changes
+    own = [(NFT_FILE, kept, rules or None)]
+    return own + steps if rules else steps + own
 
 
-def save(module, path, text):
-    if not text:
-        os.unlink(path)
+def check(module, nft, path, text, wanted):
+    """Have nft say whether it could load this."""
+    if not nft:
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    draft = os.path.join(module.tmpdir, os.path.basename(path))
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    # What it replaces is the host's own file: its owner and permissions stay.
-    module.atomic_move(draft, path)
+    try:
+        tell(module, [nft, "-c", "-f", "-"], text)
+    except FirewallFailed as error:
+        if wanted:
+            raise FirewallFailed(
+                "%s stays as it is, since nft would not load it with the overlay's rules; mend "
+                "what it says of it first: %s" % (path, error)
+            ) from None
+        # Without our line it is what it would be without us.
+        module.warn("%s is not valid: %s" % (path, error))
 
 
-def firewalld(module, needs, present):
+# --- firewalld ----------------------------------------------------------------------------------
+
+
+def firewall_cmd(module, needs, present):
     """Changes as (name, before, after); None if there is no such firewall."""
     command = module.get_bin_path("firewall-cmd")
     if not command or module.run_command([command, "--state"])[0] != 0:
         return None
-    changes = []
-    default = tell(module, [command, "--get-default-zone"]).strip()
-    running = firewall.zones(tell(module, [command, "--list-all-zones"]))
-    zone = firewall.zone_of(module.params["interface"], running, default)
-    for where in ([], ["--permanent"]):
-        known = running
-        if where:
-            known = firewall.zones(tell(module, [command, *where, "--list-all-zones"]))
-        for name, option in firewall.firewalld_changes(needs, zone, known, present):
-            words = [*where, "--zone=" + name, option]
-            line = "firewall-cmd %s\n" % " ".join(words)
-            changes.append(("firewalld", "", line))
-            if not module.check_mode:
-                tell(module, [command, *words])
-    return changes
+
+    def ask(*words):
+        return tell(module, [command, *words])
+
+    def look(*where):
+        zones = firewalld.listed(ask(*where, "--list-all-zones"))
+        return firewalld.Configuration(zones, firewalld.listed(policies(where)))
+
+    def policies(where):
+        code, out, dummy = module.run_command([command, *where, "--list-all-policies"])
+        if code == 2:
+            raise FirewallFailed(
+                "this host's firewalld is older than 0.9 and cannot forward from zone to zone: "
+                "have the host run a newer one, or another firewall"
+            )
+        return out
+
+    running, permanent = look(), look("--permanent")
+    default = ask("--get-default-zone").strip()
+    wish = firewalld.wanted(needs, running, permanent, default, present)
+    lasting = firewalld.permanent_changes(wish, permanent, present)
+    now = firewalld.running_changes(wish, running, present)
+    if now is None:
+        refuse_to_lose(ask, running, permanent)
+    commands = [["--permanent", *words] for words in lasting]
+    commands += [["--reload"]] if now is None else now
+    if not module.check_mode:
+        for words in commands:
+            ask(*words)
+        if now is None:
+            after = look()
+            for words in firewalld.rebound(running, after):
+                ask(*words)
+    return [("firewalld", "", line) for line in firewalld.lines(commands)]
+
+
+def refuse_to_lose(ask, running, permanent):
+    """A reload has permanent settings replace the running ones."""
+    lost = firewalld.lost(running, permanent)
+    known = ask("--permanent", "--direct", "--get-all-rules").splitlines()
+    rules = ask("--direct", "--get-all-rules").splitlines()
+    lost += ["direct rule %s" % rule for rule in rules if rule not in known]
+    for name in ask("--get-ipsets").split():
+        kept = ask("--permanent", "--ipset=" + name, "--get-entries").split()
+        entries = ask("--ipset=" + name, "--get-entries").split()
+        lost += ["ipset %s, entry %s" % (name, each) for each in entries if each not in kept]
+    if lost:
+        raise FirewallFailed(
+            "firewalld has to be reloaded once for the overlay's zones, which would lose settings "
+            "that are not permanent: %s%s. Keep them with firewall-cmd --runtime-to-permanent, or "
+            "give them up with firewall-cmd --reload, then run this again"
+            % ("; ".join(lost[:5]), "; and %d more" % (len(lost) - 5) if len(lost) > 5 else "")
+        )
 
 
 def main():
     module = create(ARGUMENTS)
-    option = module.params
     with reporting(module):
-        network = options.network("network", option["network"])
-        needs = firewall.Needs(options.number("port", option["port"], 1, 65535), network)
+        needs = needs_of(module.params)
         found, diffs = [], []
-        for name, converge in (("firewalld", firewalld), ("nftables", nftables)):
-            changes = converge(module, needs, option["state"] == "present")
+        for name, converge in (("firewalld", firewall_cmd), ("nftables", nftables)):
+            changes = converge(module, needs, module.params["state"] == "present")
             if changes is None:
                 continue
             found.append(name)

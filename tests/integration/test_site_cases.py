@@ -172,7 +172,12 @@ def test_a_firewall_is_opened_and_stays_open(
     assert "udp dport 8472 accept" in opened[0]
 
     module = "host_firewall"
-    vxlan = {"network": "10.5.0.0/16", "port": 8472, "interface": "eth0"}
+    vxlan = {
+        "network": "10.5.0.0/16",
+        "port": 8472,
+        "interface": "eth0",
+        "device": "flannel.1",
+    }
     assert "CHANGED" not in site.module(module, vxlan)
     load(site)
     assert "CHANGED" not in site.module(module, vxlan)
@@ -187,6 +192,9 @@ def test_a_firewall_is_opened_and_stays_open(
     assert ruleset(site) == closed
     for host in site.hosts:
         assert (host.etc / "nftables.conf").read_text() == NFTABLES
+
+    site.play(flatnet_backend={"type": "host-gw"})
+    assert site.lost() == []
 
 
 def ruleset(site: Site) -> list[str]:

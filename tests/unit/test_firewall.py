@@ -11,40 +11,19 @@ import typing as t
 from ansible_collections.flatnet.overlay.plugins.module_utils.firewall import (
     Needs,
     Rule,
-    firewalld_changes,
     nft_include,
+    nft_includes,
+    nft_inlined,
     nft_rules,
     nft_script,
     nft_wanted,
-    zone_of,
-    zones,
 )
 
-VXLAN = Needs(8472, "10.5.0.0/16")
-HOST_GW = Needs(None, "10.5.0.0/16")
-PING = "ip saddr 10.5.0.0/16 icmp type echo-request accept"
-
-# As firewalld 1.3 prints them, shortened, and without blanks at the ends of lines.
-LISTING = """\
-public (default, active)
-  target: default
-  interfaces: eth0 eth1
-  sources:
-  ports: 8472/udp 22/tcp
-  forward: yes
-
-trusted (active)
-  target: ACCEPT
-  interfaces:
-  sources: 10.5.0.0/16
-  ports:
-
-work
-  target: default
-  interfaces:
-  sources:
-  ports:
-"""
+NETWORK = "10.5.0.0/16"
+VXLAN = Needs(NETWORK, 8472, device="flannel.1", interface="eth0")
+HOST_GW = Needs(NETWORK, interface="eth0", link="172.21.0.0/24")
+PING = "iifname cni0 ip daddr 10.5.0.0/16 icmp type echo-request accept"
+FILE = "/etc/nftables.d/flatnet.nft"
 
 
 def listing(policy: str, *rules: dict[str, t.Any]) -> str:
@@ -69,21 +48,51 @@ def test_a_policy_or_a_rule_that_drops_makes_a_chain_filter() -> None:
 
 def test_what_has_to_pass_depends_on_the_backend() -> None:
     chains = {"input": "input", "forward": "forward"}
-    texts = {rule.text for rule in nft_wanted(VXLAN, chains)}
-    forwarded = {"ip saddr 10.5.0.0/16 accept", "ip daddr 10.5.0.0/16 accept"}
-    assert texts == {"udp dport 8472 accept", PING} | forwarded
-    assert {rule.text for rule in nft_wanted(HOST_GW, chains)} == {PING} | forwarded
+    ping = "ip daddr 10.5.0.0/16 icmp type echo-request accept"
+    pods = {
+        "iifname cni0 ip saddr 10.5.0.0/16 accept",
+        "oifname cni0 ct state established,related accept",
+    }
+    assert {rule.text for rule in nft_wanted(VXLAN, chains)} == pods | {
+        "iifname eth0 udp dport 8472 accept",
+        f"iifname cni0 {ping}",
+        f"iifname flannel.1 {ping}",
+        "iifname flannel.1 oifname cni0 ip daddr 10.5.0.0/16 accept",
+    }
+    assert {rule.text for rule in nft_wanted(HOST_GW, chains)} == pods | {
+        f"iifname cni0 {ping}",
+        f"iifname eth0 {ping}",
+        "iifname eth0 oifname cni0 ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16 accept",
+        "iifname eth0 oifname cni0 ip saddr 172.21.0.0/24 ip daddr 10.5.0.0/16 accept",
+    }
+
+
+def test_nothing_passes_by_its_source_alone() -> None:
+    """Each rule names the interface by which packets come in, or that they are answers to pods."""
+    chains = {"input": "input", "forward": "forward"}
+    for needs in (VXLAN, HOST_GW, VXLAN._replace(link="172.21.0.0/24", bridge="docker0")):
+        for rule in nft_wanted(needs, chains):
+            assert rule.text.startswith("iifname ") or "ct state" in rule.text
+
+
+def test_names_of_interfaces_are_quoted_and_comments_are_not() -> None:
+    rule = Rule("forward", "iifname flannel.1 oifname cni0 accept")
+    assert str(rule) == (
+        'inet filter forward iifname "flannel.1" oifname "cni0" accept '
+        'comment "flatnet.overlay: iifname flannel.1 oifname cni0 accept"'
+    )
 
 
 def test_missing_rules_are_inserted_and_stale_or_double_ones_deleted() -> None:
     wanted = nft_wanted(VXLAN, {"input": "input"})
-    port, ping = wanted
+    port, ping, inner = wanted
     assert nft_script(wanted, wanted) == ""
     present = [ping._replace(handle=4), ping._replace(handle=5), Rule("input", "udp dport 1", 6)]
     assert nft_script(wanted, present).splitlines() == [
         "delete rule inet filter input handle 5",
         "delete rule inet filter input handle 6",
         f"insert rule {port}",
+        f"insert rule {inner}",
     ]
 
 
@@ -95,26 +104,28 @@ def test_ours_are_told_by_their_comment() -> None:
 
 def test_the_include_is_added_once_and_removed() -> None:
     conf = "flush ruleset\ntable inet filter {}"
-    included = nft_include(conf, "/etc/nftables.d/flatnet.nft", True)
+    included = nft_include(conf, FILE, True)
     assert included == conf + '\ninclude "/etc/nftables.d/flatnet.nft"\n'
-    assert nft_include(included, "/etc/nftables.d/flatnet.nft", True) == included
-    assert nft_include(included, "/etc/nftables.d/flatnet.nft", False) == conf + "\n"
+    assert nft_include(included, FILE, True) == included
+    assert nft_include(included, FILE, False) == conf + "\n"
+    reworded = "  include '/etc/nftables.d/flatnet.nft'; # overlay"
+    assert nft_include(reworded, FILE, True) == reworded
+    assert nft_include(reworded, FILE, False) == ""
 
 
-def test_firewalld_zones_are_read() -> None:
-    known = zones(LISTING)
-    assert list(known) == ["public", "trusted", "work"]
-    assert known["public"].ports == {"8472/udp", "22/tcp"}
-    assert zone_of("eth1", known, "work") == "public"
-    assert zone_of("eth9", known, "work") == "work"
+def test_a_pattern_that_covers_our_file_includes_it_and_stays() -> None:
+    conf = 'table inet filter {}\ninclude "/etc/nftables.d/*.nft"\n'
+    assert nft_include(conf, FILE, True) == conf == nft_include(conf, FILE, False)
+    for other in ("/etc/nftables.d/*.conf", "/etc/*/flatnet.nft", "/etc/other/*.nft"):
+        assert not nft_includes(f'include "{other}"\n', FILE)
+    assert not nft_includes(f'# include "{FILE}"\n', FILE)
 
 
-def test_firewalld_is_told_what_it_lacks_only() -> None:
-    known = zones(LISTING)
-    assert firewalld_changes(VXLAN, "public", known, True) == []
-    assert firewalld_changes(VXLAN, "work", known, True) == [("work", "--add-port=8472/udp")]
-    assert firewalld_changes(VXLAN, "public", known, False) == [
-        ("public", "--remove-port=8472/udp"),
-        ("trusted", "--remove-source=10.5.0.0/16"),
-    ]
-    assert firewalld_changes(HOST_GW, "work", {}, True) == [("trusted", "--add-source=10.5.0.0/16")]
+def test_what_nft_tries_has_our_rules_in_place_of_the_include() -> None:
+    by_name = f'table a\ninclude "{FILE}"\ntable b\n'
+    assert nft_inlined(by_name, FILE, "RULES\n") == "table a\nRULES\n\ntable b\n"
+    by_pattern = 'include "/etc/nftables.d/*.nft"\ntable b\n'
+    assert nft_inlined(by_pattern, FILE, "RULES") == (
+        'include "/etc/nftables.d/*.nft"\nRULES\ntable b\n'
+    )
+    assert nft_inlined('include "/etc/x.nft"\n', FILE, "RULES") == 'include "/etc/x.nft"\n'
