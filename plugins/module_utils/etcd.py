@@ -8,11 +8,11 @@ connection to each endpoint it used; any thread may use it, and calls wait for e
 
 - Order: a call goes to the endpoint that worked last, then to the others. At first they are in an
   order of chance, so that the clients of a fleet spread over the members; in_order keeps the given.
-- Time: `timeout` seconds for one attempt at one endpoint, from connecting to the answer's last
-  byte; so a call takes at most that times the endpoints, plus a second for each that is asked why
-  it did not answer. Resolving a name has its own time limits, the system's. A paged list is several
-  calls. While no member has a leader, which is normal for a second or two after one died, a call
-  goes round the endpoints for `timeout` seconds before it gives up.
+- Time: `timeout` seconds for one attempt at one endpoint, from resolving its name to the answer's
+  last byte, and three times that for a call, however many endpoints there are: the first has its
+  full time, and what is left is shared by those after it. A paged list is several calls, which take
+  no longer than ten together. While no member has a leader, which is normal for a second or two
+  after one died, a call goes round the endpoints for `timeout` seconds before it gives up.
 - Reads are repeated at the next endpoint whatever happened. A write is, only where it certainly was
   not done; otherwise its error has maybe_applied set, and the caller must read before repeating.
 - Environment variables for HTTP proxies are ignored.
@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Callable, TypeVar
 
-from ._etcd.cluster import Cluster
+from ._etcd.cluster import CALL, Cluster
 from ._etcd.connection import Request
 from ._etcd.errors import (
     EtcdAnswerTooLarge,
@@ -99,6 +100,8 @@ __all__ = [
 
 # How often a paged list begins anew because its revision was compacted away meanwhile.
 RESTARTS = 3
+# How many calls' time a paged list may take.
+LISTING = 10
 
 T = TypeVar("T")
 
@@ -121,7 +124,7 @@ class EtcdClient:
         parsed = parse_endpoints(endpoints)
         if not in_order:
             random.shuffle(parsed)
-        seconds = check_timeout(timeout)
+        self._timeout = seconds = check_timeout(timeout)
         check_user(username, password)
         context = tls_context(parsed, ca_file, cert_file, key_file)
         self._cluster = Cluster(parsed, context, username or "", password or "", seconds)
@@ -149,6 +152,11 @@ class EtcdClient:
     def reached(self) -> tuple[str, ...]:
         """The addresses that its connections lead to now, whatever names the endpoints have."""
         return self._cluster.reached
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Have this called before each attempt at an endpoint, so every `timeout` seconds at least
+        while etcd is waited for."""
+        self._cluster.waiting = call
 
     def close(self) -> None:
         """Close the connections, not the watches. A later call opens them again."""
@@ -181,9 +189,11 @@ class EtcdClient:
     ) -> Range:
         """All keys with the prefix, in order, as they were at one revision (default: now)."""
         restarts = RESTARTS
+        # The last page may take a call's time again.
+        until = time.monotonic() + (LISTING - 1) * CALL * self._timeout
         while True:
             try:
-                return self._range_pages(prefix, page, revision or 0, keys_only)
+                return self._range_pages(prefix, page, revision or 0, keys_only, until)
             except EtcdCompacted:
                 restarts -= 1
                 if revision or restarts < 0:
@@ -194,11 +204,18 @@ class EtcdClient:
                 if not page:
                     raise
 
-    def _range_pages(self, prefix: str, page: int, revision: int, keys_only: bool) -> Range:
+    def _range_pages(
+        self, prefix: str, page: int, revision: int, keys_only: bool, until: float
+    ) -> Range:
         body: dict[str, Any] = prefix_range(prefix)
         body.update(limit=str(page), keys_only=keys_only)
         pages = Pages(prefix, page)
         while not pages.whole:
+            if time.monotonic() > until:
+                raise EtcdTimeout(
+                    f"etcd takes too long to list what is below {prefix}: {len(pages.kvs)} of "
+                    f"{pages.count} keys so far. {EtcdTimeout.advice}"
+                )
             body["revision"] = str(revision)
             pages.add(self._read("/v3/kv/range", body, Range.parse))
             revision = revision or pages.revision

@@ -25,7 +25,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from .assignment import Decision, Host, Wish, decide
 from .errors import FlatnetError
@@ -203,6 +203,10 @@ class Registry:
     def pulse(self, endpoint: str) -> Pulse:
         """Questions to the endpoint of a watch whether it is still there: see etcd.Pulse."""
         return self._client.pulse(endpoint, self._config_key)
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Have this called every now and then while etcd is waited for."""
+        self._client.while_waiting(call)
 
     def avoid(self, endpoint: str) -> None:
         """Have the next calls and watches go to other endpoints first."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import package, resident, services
+from ._etcd.cluster import CALL
 from .errors import InvalidInput
 from .resident import File
 from .services import Service
@@ -52,8 +53,8 @@ class Plan(resident.Plan):
             planned=planned,
         )
         if wanted:
-            etcd = wanted.settings.etcd
-            self.patience = etcd.timeout * (len(etcd.endpoints) + 1) + 15
+            # It says that it runs after a listing and a watch, or after the first call that failed.
+            self.patience = 2 * CALL * wanted.settings.etcd.timeout + 15
 
     def shown(self, file: File, before: str) -> tuple[str, str]:
         if file.path != DEFAULT_PATH:

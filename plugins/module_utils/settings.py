@@ -19,6 +19,8 @@ from .fields import load_object, show
 from .flannel import DEFAULT_PREFIX
 from .place import Choice
 
+# Half of the unit's WatchdogSec.
+_LONGEST_TIMEOUT = 60
 DEFAULT_PATH = "/etc/flatnet/sync.json"
 
 
@@ -83,6 +85,11 @@ def parse(found: dict[str, Any]) -> Settings:
     """Settings from a decoded object; fields that are not there have their defaults."""
     etcd = _fields("etcd", found.pop("etcd", {}), Etcd())
     etcd["endpoints"] = tuple(etcd["endpoints"])
+    if not 0 < etcd["timeout"] <= _LONGEST_TIMEOUT:
+        raise InvalidInput(
+            "etcd.timeout: %s is not more than 0 and at most %d seconds, which the resident "
+            "program may wait without a sign of life" % (etcd["timeout"], _LONGEST_TIMEOUT)
+        )
     choice = _fields("choice", found.pop("choice", {}), Choice())
     fields = _fields("", found, Settings())
     for name, low in (("check_interval", 1), ("retention", 0), ("restore_wait", 0), ("ttl", 0)):

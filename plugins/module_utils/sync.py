@@ -47,6 +47,8 @@ _SETTLE = 0.02
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 10.0
 _UNDERLAY_PAUSE = 0.1
 _BURST = 1000  # responses of a watch that are taken in at once
+# To systemd, which waits for the program to be ready: wait so many seconds more.
+_LONGER = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=%d000000"
 _RELIST_CHECKS = 10  # so many slow checks to a listing that nothing asked for
 
 
@@ -76,6 +78,7 @@ class Service:
         self._renew_at = now + jitter(settings.ttl / 3) if settings.ttl else None
         watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6
         self._watchdog = watchdog / 3 or None
+        registry.while_waiting(self._waiting)
         self._alive_at = now if watchdog else None
 
     def run(self) -> None:
@@ -107,6 +110,12 @@ class Service:
         self._agent.status.connected(None)
         self._agent.status.pid = None
         self._write()
+
+    def _waiting(self) -> None:
+        """etcd is about to be asked, for as long as its timeout at most: that is not hanging."""
+        notify("WATCHDOG=1" if self._announced else _LONGER % (self._settings.etcd.timeout + 30))
+        if self._alive_at is not None:
+            self._alive_at = time.monotonic() + (self._watchdog or 0)
 
     def _follow(self) -> None:
         """Serve one watch after the other, until a new listing is needed."""
@@ -309,6 +318,7 @@ def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
 def once(settings: Settings, agent: Agent, registry: Registry) -> None:
     """One listing and one comparison."""
     remember(settings, agent)
+    registry.while_waiting(lambda: notify(_LONGER % (settings.etcd.timeout + 30)))
     try:
         agent.take_listing(registry.listing())
         agent.keep_alive()
@@ -349,6 +359,7 @@ def recall(agent: Agent, known: state.State, seconds: float) -> None:
             if time.monotonic() >= until:
                 raise
             if not said:
+                notify(_LONGER % (seconds + 30))
                 log(INFO, "waiting for %s on %s: %s" % (known.address, known.interface, error))
                 said = True
         time.sleep(_UNDERLAY_PAUSE)

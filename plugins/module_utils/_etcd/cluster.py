@@ -37,6 +37,8 @@ from .watch import Watch
 DIAGNOSIS = 1.0
 # Pause between two rounds while no member has a leader.
 ELECTION_PAUSE = 0.2
+# A call takes no longer than this many times the timeout, however many endpoints there are.
+CALL = 3
 # etcd's own are of some 30 characters, and as JWT of some hundreds.
 MAX_TOKEN = 8192
 
@@ -63,6 +65,10 @@ class Cluster:
         # None: not asked for yet. "": etcd has no authentication enabled.
         self._token: str | None = None if user else ""
         self._lock = threading.RLock()
+        # Of the attempt that is under way, by time.monotonic().
+        self._deadline = 0.0
+        # Called before each attempt.
+        self.waiting: Callable[[], None] = lambda: None
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -97,7 +103,7 @@ class Cluster:
             watch = Watch(own, self._user)
             try:
                 return self._authorized(
-                    connection, request, lambda token: watch.begin(request, token, self._timeout)
+                    connection, request, lambda token: watch.begin(request, token, self._deadline)
                 )
             except BaseException:
                 own.close()
@@ -115,6 +121,7 @@ class Cluster:
                     if last or not refusal.about_token or not self._user:
                         raise refused(refusal, url, self._user, write=False)
                     self._token = None
+                self._deadline = time.monotonic() + self._timeout
                 return self._valid_token(connection)
 
         connection = Connection(endpoint, self._context)
@@ -129,23 +136,30 @@ class Cluster:
                 self._connections.append(connection)
 
     def status(self) -> Status:
-        return self._anywhere(lambda each: self._status(each, self._timeout), write=False)
+        return self._anywhere(lambda each: self._status(each, self._deadline), write=False)
 
     def _anywhere(self, ask: Callable[[Connection], T], write: bool) -> T:
         """The answer of the first endpoint that has one."""
         with self._lock:
-            give_up = time.monotonic() + self._timeout
+            begin = time.monotonic()
+            give_up, end = begin + self._timeout, begin + CALL * self._timeout
+            # The first has its full time; what then is left, the others share.
+            self._deadline = give_up
             while True:
                 failures: list[tuple[str, Failed]] = []
                 order = list(self._connections)
                 for index, connection in enumerate(order):
                     url = connection.endpoint.url
+                    self.waiting()
                     try:
                         answer = ask(connection)
                     except Failed as failure:
-                        failures.append((url, self._diagnosed(connection, failure)))
+                        failures.append((url, self._diagnosed(connection, failure, end)))
                         if write and failure.sent:
                             raise exhausted(failures[-1:], maybe_applied=True) from None
+                        now = time.monotonic()
+                        share = (end - now) / (len(order) - index - 1 or len(order))
+                        self._deadline = now + min(share, self._timeout)
                         continue
                     self._connections = order[index:] + order[:index]
                     return answer
@@ -196,16 +210,16 @@ class Cluster:
     ) -> dict[str, Any] | Refusal:
         """One question to one endpoint; a connection that went stale under a read is replaced."""
         try:
-            status, data = connection.exchange(request, token, self._timeout)
+            status, data = connection.exchange(request, token, self._deadline)
         except Failed as failure:
             if request.write or not failure.stale:
                 raise
-            status, data = connection.exchange(request, token, self._timeout)
+            status, data = connection.exchange(request, token, self._deadline)
         return _parse(status, data)
 
-    def _status(self, connection: Connection, timeout: float) -> Status:
+    def _status(self, connection: Connection, deadline: float) -> Status:
         request = Request("/v3/maintenance/status", b"{}", need_leader=False)
-        answer = _parse(*connection.exchange(request, "", timeout))
+        answer = _parse(*connection.exchange(request, "", deadline))
         if isinstance(answer, Refusal):
             raise refused(answer, connection.endpoint.url, self._user, write=False)
         try:
@@ -213,13 +227,14 @@ class Cluster:
         except MALFORMED:
             raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
 
-    def _diagnosed(self, connection: Connection, failure: Failed) -> Failed:
+    def _diagnosed(self, connection: Connection, failure: Failed, end: float) -> Failed:
         """Why a member did not answer in time: it answers this about itself without a leader."""
         if failure.kind is not EtcdTimeout:
             return failure
         connection.close()
         with contextlib.suppress(Failed, EtcdError):
-            if self._status(connection, min(DIAGNOSIS, self._timeout)).leader == 0:
+            until = min(time.monotonic() + min(DIAGNOSIS, self._timeout), end)
+            if self._status(connection, until).leader == 0:
                 return Failed(EtcdNoQuorum, "this member has no leader", failure.sent)
         return failure
 

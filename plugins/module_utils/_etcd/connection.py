@@ -27,6 +27,7 @@ from .errors import (
 )
 from .http import Answer, BadHttp
 from .options import Endpoint
+from .resolve import Resolver
 
 RECEIVE = 262144
 # Bytes of one answer. A page of a thousand leases has half a MiB.
@@ -55,6 +56,7 @@ class Connection:
         self.sock: socket.socket | None = None
         self._context = context
         self._used = False
+        self._resolver = Resolver(endpoint.host, endpoint.port)
 
     @property
     def address(self) -> str:
@@ -70,9 +72,8 @@ class Connection:
         self.sock = None
         self._used = False
 
-    def exchange(self, request: Request, token: str, timeout: float) -> tuple[int, bytes]:
-        """POST and read the whole answer, all of it within timeout seconds."""
-        deadline = time.monotonic() + timeout
+    def exchange(self, request: Request, token: str, deadline: float) -> tuple[int, bytes]:
+        """POST and read the whole answer, all of it until the deadline."""
         answer = Answer()
         parts: list[bytes] = []
         size = 0
@@ -203,12 +204,8 @@ class Connection:
         return self.sock
 
     def _open(self, deadline: float) -> socket.socket:
-        host, port = self.endpoint.host, self.endpoint.port
-        try:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise Failed(EtcdUnreachable, f"the name does not resolve ({why})") from None
+        host = self.endpoint.host
+        addresses = self._resolver.addresses(deadline - time.monotonic())
         failure = Failed(EtcdUnreachable, "the name has no address")
         for index, (family, kind, protocol, _name, address) in enumerate(addresses):
             sock = socket.socket(family, kind, protocol)

@@ -147,9 +147,8 @@ class Watch:
         else:
             self._end = error
 
-    def begin(self, request: Request, token: str, timeout: float) -> Watch | Refusal:
+    def begin(self, request: Request, token: str, deadline: float) -> Watch | Refusal:
         """Ask for the watch and wait until etcd confirms it, or says why not."""
-        deadline = time.monotonic() + timeout
         # A refused watch leaves its stream open, so that the next try needs another.
         self._connection.close()
         self._answer = Answer()
