@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op, Pulse
 
 from tests.integration.etcd_server import EtcdServers
 
@@ -70,6 +70,38 @@ def test_a_token_that_expired_is_fetched_again(guarded: EtcdServers) -> None:
         assert response.events[0].kv.value == b"y"
         assert caller._cluster._token != tokens[0]
         assert watcher._cluster._token != tokens[1]
+
+
+def answer(pulse: Pulse) -> etcd.Range:
+    """Ask, and wait for the answer."""
+    pulse.ask()
+    while (found := pulse.read()) is None:
+        time.sleep(0.01)
+    return found
+
+
+def test_a_pulse_fetches_a_token_again(guarded: EtcdServers) -> None:
+    options = {"username": "flat", "password": PASSWORD}
+    with (
+        EtcdClient(guarded.urls, **options) as client,
+        client.pulse(guarded.urls[0], "/flat/config") as pulse,
+        client.pulse(guarded.urls[0], "/other/config") as forbidden,
+    ):
+        revision = client.put("/flat/1", b"y")
+        assert answer(pulse).revision == revision
+        token = client._cluster._token
+        time.sleep(3.5)
+        assert answer(pulse).revision == revision
+        assert client._cluster._token != token
+        for _ in range(2):
+            with pytest.raises(etcd.EtcdPermissionDenied, match="user 'flat'"):
+                answer(forbidden)
+    with (
+        EtcdClient(guarded.urls) as nobody,
+        nobody.pulse(guarded.urls[0], "/flat/config") as pulse,
+        pytest.raises(etcd.EtcdAuthFailed, match="none are given"),
+    ):
+        answer(pulse)
 
 
 def test_a_token_that_a_restart_forgot_is_fetched_again(guarded: EtcdServers) -> None:
