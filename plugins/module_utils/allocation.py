@@ -56,10 +56,14 @@ def choose(
             return str(_subnet(pool, index))
     size = pool.size
     if len(used | own) >= size:
+        ways = ["widen SubnetMin and SubnetMax"]
+        if own - used:
+            ways.insert(0, "have this host's own networks elsewhere")
+        if used:
+            ways.insert(0, "release leases of hosts that are gone")
         raise SubnetExhausted(
             "no free /%d left in %s: SubnetMin %s to SubnetMax %s are %d subnets, "
-            "%d of them taken by %d leases%s; release leases of hosts that are gone, or widen "
-            "SubnetMin and SubnetMax"
+            "%d of them taken by %d leases%s; %s"
             % (
                 pool.subnet_len,
                 pool.network,
@@ -69,6 +73,7 @@ def choose(
                 len(used),
                 leases,
                 " and %d by networks of this host" % len(own - used) if own - used else "",
+                ", or ".join(ways),
             )
         )
     # Double hashing: a step coprime to the size visits every subnet once, and two hosts that
@@ -97,13 +102,35 @@ def claim(pool: Pool, taken: Iterable[str], subnet: str) -> str:
             )
         )
     wanted = str(ipaddress.ip_network(subnet))
-    bits = pool.network.max_prefixlen
-    first, last = _span(wanted, bits)
-    for prefix in taken:
-        low, high = _span(prefix, bits)
-        if low <= last and first <= high:
-            raise SubnetUnavailable("subnet %s overlaps the lease of %s" % (subnet, prefix))
+    others = overlapping(taken, wanted, pool.network.max_prefixlen)
+    if others:
+        raise SubnetUnavailable("subnet %s overlaps the lease of %s" % (subnet, others[0]))
     return wanted
+
+
+def near(pool: Pool, subnet: str) -> str | None:
+    """The subnet of ``pool`` that ``subnet`` is in, or the first of those that are in it; None if
+    the pool has none.
+
+    A host whose subnet becomes shorter or longer stays where nobody else is, and on the way back it
+    gets its former subnet.
+    """
+    indexes = _indexes(pool, subnet)
+    return str(_subnet(pool, indexes[0])) if indexes else None
+
+
+def overlapping(prefixes: Iterable[str], subnet: str, bits: int = 32) -> list[str]:
+    """Those of ``prefixes`` that have an address in common with ``subnet``."""
+    first, last = _span(subnet, bits)
+    spans = ((prefix, _span(prefix, bits)) for prefix in prefixes)
+    return [prefix for prefix, (low, high) in spans if low <= last and first <= high]
+
+
+def is_within(pool: Pool, subnet: str) -> bool:
+    """Whether ``subnet`` lies in the pool's network, of whatever length it is."""
+    low, high = _span(str(pool.network), pool.network.max_prefixlen)
+    first, last = _span(subnet, pool.network.max_prefixlen)
+    return low <= first <= last <= high
 
 
 def is_member(pool: Pool, subnet: str) -> bool:

@@ -8,8 +8,9 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
 
 from . import options
 from .entries import Address, Entry, Link
@@ -22,14 +23,16 @@ class OtherAddress(FlatnetError):
 
 
 class PortsLeft(FlatnetError):
-    """A bridge that is to go is in use."""
+    """A bridge that is to go, or to be of another subnet, is in use."""
 
 
 class Bridge(NamedTuple):
-    """``addresses`` None: not looked at. ``force`` allows its removal while it has ports."""
+    """``addresses`` None: not looked at. ``former`` are those of a subnet that was this host's, to
+    be removed. ``force`` allows the bridge's removal while it has ports."""
 
     link: Link
     addresses: tuple[Address, ...] | None
+    former: tuple[str, ...]
     exclusive: bool
     force: bool
 
@@ -43,6 +46,10 @@ def parse(params: Mapping[str, Any]) -> Bridge:
     if params["exclusive"] and params["state"] == "absent":
         raise InvalidInput("exclusive: goes with state=present only")
     given = params["addresses"]
+    former = options.interface_addresses("former", params["former"])
+    for each in former:
+        if each in (given or ()):
+            raise InvalidInput("former: %s is one of addresses, so it is to stay" % each)
     return Bridge(
         Link(
             name,
@@ -54,32 +61,71 @@ def parse(params: Mapping[str, Any]) -> Bridge:
         None
         if given is None
         else tuple(Address(name, each) for each in options.interface_addresses("addresses", given)),
+        tuple(former),
         params["exclusive"],
         params["force"],
     )
 
 
 def change(
-    asked: Bridge, observed: Link | None, held: Iterable[Entry], mac: str | None
+    asked: Bridge,
+    observed: Link | None,
+    held: Iterable[Entry],
+    mac: str | None,
+    ports: Callable[[], Sequence[str]],
 ) -> LinkPlan:
-    """What makes the bridge as asked for; ``mac`` is what a new one gets by default."""
+    """What makes the bridge as asked for; ``mac`` is what a new one gets by default, ``ports``
+    tells what is plugged into it."""
     held = list(held)
     wanted = asked.addresses or ()
     families = {":" in each.address for each in wanted}
     keys = {each.key for each in wanted}
-    other = [
-        each.address
-        for each in held
-        if isinstance(each, Address) and (":" in each.address) in families and each.key not in keys
-    ]
+    have = [each for each in held if isinstance(each, Address) and each.key not in keys]
+    going = [each.address for each in have if each.address in asked.former]
+    stay = [each for each in have if each.address not in asked.former]
+    other = [each.address for each in stay if (":" in each.address) in families]
     link = asked.link if mac is None else asked.link._replace(mac=mac)
-    planned = plan_link(link, observed, wanted, held, asked.exclusive)
+    all_wanted = wanted if asked.exclusive else (*wanted, *stay)
+    planned = plan_link(link, observed, all_wanted, held, exclusive=True)
+    refuse_ports(asked.link.name, going, ports)
     if other and not asked.exclusive:
         raise OtherAddress(
             "addresses: %s also has %s, which is not listed, as when a subnet changed; to remove "
             "it, set exclusive" % (link.name, ", ".join(other))
         )
     return planned
+
+
+def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[str]]) -> None:
+    """Raise PortsLeft if addresses are to go whose subnet is in use."""
+    left = ports() if going else ()
+    if left:
+        raise PortsLeft(
+            "%s cannot be of another subnet: it has the ports %s, whose containers have addresses "
+            "of the subnet of %s; end them first, and run this again"
+            % (name, ", ".join(left), ", ".join(going))
+        )
+
+
+def in_the_way(
+    held: Iterable[Address], gateway: str, former: Collection[str], network: str | None
+) -> tuple[list[str], list[str]]:
+    """Of the IPv4 addresses that a bridge has beside ``gateway``, its own: those of subnets that
+    were this host's, and those of somebody else.
+
+    ``former`` are gateways that this host is known to have had. ``network`` is the overlay's, if a
+    gateway of whatever subnet of it counts as well.
+    """
+    known: list[str] = []
+    other: list[str] = []
+    for each in held:
+        if ":" in each.address or each.address == gateway:
+            continue
+        address = ipaddress.IPv4Interface(each.address)
+        shaped = address.ip == address.network.network_address + 1
+        inside = network is not None and address.network.subnet_of(ipaddress.IPv4Network(network))
+        (known if each.address in former or (shaped and inside) else other).append(each.address)
+    return known, other
 
 
 def removal(

@@ -116,6 +116,10 @@ class Planned(NamedTuple):
         return snapshot._replace(leases=(*kept, *self.leases))
 
 
+# Looks at what is about to be done, and raises a FlatnetError if this host is in the way of it.
+Approve = Callable[[Decision, NetworkConfig], None]
+
+
 class Outcome(NamedTuple):
     """What acquire did: the decision as carried out, the config it was based on, and how many
     transactions it took."""
@@ -249,20 +253,26 @@ class Registry:
         compare = Compare.mod_revision(self._config_key, before.mod_revision)
         return self._client.txn([compare], [Op.delete(self._config_key)]).succeeded
 
-    def preview(self, host: Host, wish: Wish, ttl: int, planned: Planned) -> Outcome:
+    def preview(
+        self, host: Host, wish: Wish, ttl: int, planned: Planned, approve: Approve | None = None
+    ) -> Outcome:
         """What acquire would do now, if ``planned`` had been written before; writes nothing."""
         config = planned.config or self.config()
         snapshot = planned.added_to(self.snapshot())
         decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
+        if approve:
+            approve(decision, config)
         changed = bool(decision.surplus) or not self._is_held(decision, ttl)
         return Outcome(decision, config, changed, 0)
 
-    def acquire(self, host: Host, wish: Wish, ttl: int = 0) -> Outcome:
+    def acquire(
+        self, host: Host, wish: Wish, ttl: int = 0, approve: Approve | None = None
+    ) -> Outcome:
         """Make ``host`` hold exactly one lease, whatever others do at the same time.
 
         ``ttl`` in seconds hangs the key on an etcd lease, which this renews if it is there; 0
-        makes the key permanent. Raises what assignment.decide does, LeaseContended, or an
-        EtcdError.
+        makes the key permanent. ``approve`` is asked before a decision is carried out, and raises
+        if it must not be. Raises what assignment.decide does, LeaseContended, or an EtcdError.
         """
         transactions, changed = 0, False
         before: Lease | None = None
@@ -270,6 +280,8 @@ class Registry:
             guards, config = self._read(host)
             snapshot = self.snapshot()
             decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
+            if approve:
+                approve(decision, config)
             now = decision.before
             try:
                 if not self._is_held(decision, ttl):
@@ -281,10 +293,11 @@ class Registry:
                     changed = True
                 elif ttl and now:
                     self._client.lease_keepalive(now.etcd_lease)
+                # What is removed here was replaced by ``now``: if that is gone, it stays.
                 if now and all(self._remove(lease, now) for lease in decision.obsolete):
                     before = before if changed else now
                     changed = changed or bool(decision.obsolete)
-                    done = Decision(before, now, decision.surplus)
+                    done = decision._replace(before=before, after=now)
                     return Outcome(done, config, changed, transactions)
             except EtcdLeaseNotFound:
                 pass  # it ran out just now
@@ -386,8 +399,13 @@ class Registry:
         if kept is None and lease.host_id:
             names = self._guard_keys(lease.host_id, lease.public_ip)
             operations += [Op.delete(name) for name in names]
-        compare = Compare.mod_revision(key, lease.mod_revision)
-        done = self._client.txn([compare], operations).succeeded
+        compares = [Compare.mod_revision(key, lease.mod_revision)]
+        if kept:
+            # So that of two who disagree which one to keep, not each removes the other's: a host
+            # has a lease at every moment.
+            name = self._subnets + kept.key_name
+            compares.append(Compare.mod_revision(name, kept.mod_revision))
+        done = self._client.txn(compares, operations).succeeded
         if done:
             self._clear(lease, kept)
         return done

@@ -36,6 +36,14 @@ options:
       - Omitted, they are left alone.
     type: list
     elements: str
+  former:
+    description:
+      - Addresses that the bridge had for a subnet that was this host's, and is no longer. They are
+        removed if they are there. While the bridge has ports, that is refused.
+      - See RV(flatnet.overlay.flannel_subnet#module:former).
+    type: list
+    elements: str
+    default: []
   exclusive:
     description:
       - Remove all other addresses from the bridge. Needs O(addresses).
@@ -88,7 +96,7 @@ EXAMPLES = r"""
   flatnet.overlay.bridge:
     name: cni0
     addresses: [10.5.94.1/24]
-    exclusive: true
+    former: [10.5.72.1/24]
 
 - name: The bridge is gone, unless something is plugged into it
   flatnet.overlay.bridge:
@@ -159,6 +167,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.place import ident
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "addresses": {"type": "list", "elements": "str"},
+    "former": {"type": "list", "elements": "str", "default": []},
     "exclusive": {"type": "bool", "default": False},
     "mtu": {"type": "int"},
     "mac": {"type": "str"},
@@ -177,12 +186,13 @@ def main():
             identify(params["host_id"])
 
         def compute(observed, held):
+            name = asked.link.name
             if params["state"] == "absent":
-                return bridges.removal(asked, observed, held, kernel.ports(asked.link.name))
+                return bridges.removal(asked, observed, held, kernel.ports(name))
             mac = None
             if observed is None and params["mac"] is None:
-                mac = stable_mac(identify(params["host_id"]), "bridge " + asked.link.name)
-            return bridges.change(asked, observed, held, mac)
+                mac = stable_mac(identify(params["host_id"]), "bridge " + name)
+            return bridges.change(asked, observed, held, mac, lambda: kernel.ports(name))
 
         dummy, result = converge_link(module, kernel, asked.link.name, compute)
         module.exit_json(**result)

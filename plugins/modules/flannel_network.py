@@ -15,7 +15,10 @@ description:
   - Makes C(<etcd_prefix>/config) hold the network's config, in the form that C(flanneld) reads.
   - Run it once for the fleet, on any host that reaches etcd.
   - A config that means the same is left as it is, however it is spelled.
-  - Refuses a change after which leases that exist would be outside the network.
+  - Refuses a change after which leases that exist would not fit the network as they do now, or
+    would be outside of it.
+  - Refuses a network whose subnets overlap what this host uses otherwise, its own networks,
+    gateways, resolvers and members of etcd.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -101,7 +104,11 @@ options:
         type: bool
   force:
     description:
-      - Carry out a change, or a removal, that leaves leases outside the network.
+      - Carry out a change, or a removal, that leaves leases that do not fit the network.
+      - Leases in the network that are of another length, or not between O(subnet_min) and
+        O(subnet_max), stay valid for their hosts, which keep them until
+        M(flatnet.overlay.flannel_subnet) is run with O(flatnet.overlay.flannel_subnet#module:move).
+      - Hosts with leases outside the network cannot keep them, and have to move.
     type: bool
     default: false
   state:
@@ -147,10 +154,10 @@ config:
     Backend: {Type: vxlan, VNI: 1, Port: 8472}
 """
 
-import ipaddress
 import json
 import re
 
+from ansible_collections.flatnet.overlay.plugins.module_utils import allocation, overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
@@ -245,28 +252,48 @@ def wanted(option):
         raise InvalidInput("%s: %s" % (" and ".join(at_fault or named), text)) from None
 
 
+def fit(lease, config):
+    """How well a lease goes with a config: 2, its subnet could be leased; 1, its host may keep it;
+    0, it is outside the network."""
+    pool = config.ipv4
+    if allocation.is_member(pool, lease.subnet):
+        return 2
+    return int(allocation.is_within(pool, lease.subnet))
+
+
 def check_leases(snapshot, current, config, force):
-    """Refuse to leave leases behind outside the network; those that are outside now don't count."""
+    """Refuse what leaves leases behind that fit the network as it is; others don't count."""
     if force:
         return
     if config is None:
         stranded = snapshot.leases
-        what = "the config cannot be removed"
+        what, way = "the config cannot be removed", ""
     else:
-        pool = config.ipv4.network
-        before = current.ipv4.network if current else ipaddress.IPv4Network("0.0.0.0/0")
-        subnets = {lease: ipaddress.IPv4Network(lease.subnet) for lease in snapshot.leases}
-        stranded = [
-            lease
-            for lease, subnet in subnets.items()
-            if subnet.subnet_of(before) and not subnet.subnet_of(pool)
-        ]
-        what = "network: %s would leave leases outside" % pool
+        pool = config.ipv4
+        had = [fit(lease, current) if current else 2 for lease in snapshot.leases]
+        has = [fit(lease, config) for lease in snapshot.leases]
+        outside = [lease for lease, fits in zip(snapshot.leases, has) if not fits]
+        stranded = [e for e, before, after in zip(snapshot.leases, had, has) if after < before]
+        if any(lease in outside for lease in stranded):
+            what = "network: %s would leave leases outside" % pool.network
+            way = ", after which their hosts have to move (flatnet_move)"
+        else:
+            what = (
+                "subnet_len, subnet_min, subnet_max: leases would not be of /%d from %s to %s"
+                % (
+                    pool.subnet_len,
+                    pool.subnet_min.network_address,
+                    pool.subnet_max.network_address,
+                )
+            )
+            way = (
+                ", after which their hosts keep their subnets until they are to move (flatnet_move)"
+            )
     if stranded:
         names = ", ".join("%s of %s" % (lease.subnet, lease.owner) for lease in stranded[:5])
         raise InvalidInput(
-            "%s: there are %d, %s%s; release them first, or set force"
-            % (what, len(stranded), names, ", ..." if len(stranded) > 5 else "")
+            "%s: there are %d, %s%s; release them first, or set force (flatnet_network_force)%s"
+            % (what, len(stranded), names, ", ..." if len(stranded) > 5 else "", way)
         )
 
 
@@ -293,6 +320,10 @@ def converge(module, store, config):
     if not result["changed"]:
         return result
     snapshot = store.snapshot()
+    if config:
+        # With all leases: this host's own is one of them.
+        seen = overlap.observe(module.params["etcd_endpoints"])
+        overlap.check(config, seen, None, [lease.subnet for lease in snapshot.leases])
     check_leases(snapshot, current, config, module.params["force"])
     if config and current and current.backend.type != config.backend.type and snapshot.leases:
         module.warn(

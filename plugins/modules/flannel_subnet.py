@@ -29,7 +29,23 @@ extends_documentation_fragment:
 options:
   subnet:
     description:
-      - Lease this subnet and no other, moving to it if need be.
+      - Lease this subnet and no other.
+      - A host that holds another one moves to it only with O(move=true).
+    type: str
+  move:
+    description:
+      - Let a host that holds a lease have another subnet, if O(subnet) asks for that, if its own is
+        not one that the network leases, or if a lease of another host that was there before
+        overlaps it.
+      - Otherwise a host keeps its subnet whatever else is in etcd, and a task that could not but
+        move it fails before anything is changed.
+      - The new lease is written before the old one is removed. Other addresses and ports of
+        O(bridge) that are in the way are told before either.
+    type: bool
+    default: false
+  bridge:
+    description:
+      - The bridge that gets RV(gateway), to see before a subnet is leased whether that is possible.
     type: str
   subnet_file:
     description:
@@ -149,6 +165,14 @@ underlay:
   type: dict
   returned: O(state=present)
   sample: {interface: eth0, address: 192.0.2.11/24, ip: 192.0.2.11, mtu: 1500, why: default route}
+former:
+  description:
+    - Addresses that O(bridge) has of subnets that this host had before, for
+      O(flatnet.overlay.bridge#module:former).
+  type: list
+  elements: str
+  returned: O(state=present)
+  sample: []
 gateway:
   description: The host's own address in its subnet, for the container bridge.
   type: str
@@ -176,9 +200,12 @@ transactions:
 
 import ipaddress
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import options
+from ansible_collections.flatnet.overlay.plugins.module_utils import bridges, options, overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import VECTOR
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import Wish
+from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+    LeaseWouldMove,
+    Wish,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
@@ -201,6 +228,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.place import ident
 ARGUMENTS = {
     "subnet": {"type": "str"},
     "subnet_file": {"type": "path", "default": "/run/flannel/subnet.env"},
+    "move": {"type": "bool", "default": False},
+    "bridge": {"type": "str"},
     "vtep_mac": {"type": "str"},
     "vector": {"type": "bool", "default": True},
     "ttl": {"type": "int", "default": 0},
@@ -212,19 +241,6 @@ ARGUMENTS = {
 # etcd's own bounds: shorter times it rounds up by itself, longer ones it refuses.
 TTL_MIN = 5
 TTL_MAX = 9000000000
-
-
-def remembered(path):
-    """The subnet in a subnet.env, None if there is no such file or line."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, found, value = line.strip().partition("=")
-                if name == "FLANNEL_SUBNET" and found:
-                    return str(ipaddress.ip_interface(value.strip('"')).network)
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def show(lease, prefix):
@@ -245,8 +261,64 @@ def release(module, store):
     )
 
 
+class Ground:
+    """Whether this host is ready for a lease, found out before that is written.
+
+    ``former`` are the bridge's addresses that have to go.
+    """
+
+    def __init__(self, option, kernel):
+        self._option = option
+        self._kernel = kernel
+        self._last = overlap.remembered(option["subnet_file"])
+        self.former = []
+
+    def approve(self, decision, config):
+        """Raises what tells the user what is in the way."""
+        before, after = decision.before, decision.after
+        own = [lease.subnet for lease in (before, *decision.surplus) if lease]
+        own += [self._last] if self._last else []
+        new = before is None or before.subnet != after.subnet
+        if new:
+            seen = overlap.observe(self._option["etcd_endpoints"])
+            overlap.check(config, seen, self._option["bridge"], own)
+        if self._option["bridge"]:
+            self._look(config, [gateway(each) for each in own], gateway(after.subnet), before, new)
+
+    def _look(self, config, former, wanted, before, new):
+        name, move = self._option["bridge"], self._option["move"]
+        held = self._kernel.addresses(name)
+        self.former, other = bridges.in_the_way(
+            held, wanted, former, config.network if move else None
+        )
+        if self.former and before is None and not move:
+            raise LeaseWouldMove(
+                "%s has %s, but this host holds no lease of that subnet any more, and it is not "
+                "free: %s would be leased; containers with addresses of the former are cut off by "
+                "that, so it has to be asked for: set move (flatnet_move: true)"
+                % (name, ", ".join(self.former), wanted)
+            )
+        bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
+        if new and other:
+            raise bridges.OtherAddress(
+                "bridge: %s has %s, and would get %s; no subnet is leased before the former is "
+                "removed, or another bridge named%s"
+                % (
+                    name,
+                    ", ".join(other),
+                    wanted,
+                    ""
+                    if move
+                    else "; what is left of a subnet that this host had before is "
+                    "removed with move (flatnet_move: true)",
+                )
+            )
+
+
 def acquire(module, store, kernel):
     option = module.params
+    if option["bridge"]:
+        options.device("bridge", option["bridge"])
     planned = parse_planned(module)
     place = observe(module, kernel, planned.config or store.config())
     host = place.host._replace(
@@ -254,14 +326,18 @@ def acquire(module, store, kernel):
     )
     wish = Wish(
         subnet=option["subnet"],
-        prefer=remembered(option["subnet_file"]),
+        prefer=overlap.remembered(option["subnet_file"]),
         avoid=tuple(str(ipaddress.ip_interface(each.address).network) for each in place.addresses),
         takeover=option["takeover"],
+        move=option["move"],
     )
+    ground = Ground(option, kernel)
     if module.check_mode:
-        outcome = store.preview(host, wish, option["ttl"], planned)
+        outcome = store.preview(host, wish, option["ttl"], planned, ground.approve)
     else:
-        outcome = store.acquire(host, wish, option["ttl"])
+        outcome = store.acquire(host, wish, option["ttl"], ground.approve)
+    for note in outcome.decision.notes:
+        module.warn(note)
     config, backend = outcome.config, outcome.config.backend
     before, lease = outcome.decision.before, outcome.decision.after
     # In check mode there is no etcd lease yet; what would be written has one if there is a TTL.
@@ -282,6 +358,7 @@ def acquire(module, store, kernel):
             "direct_routing": backend.direct_routing,
         },
         underlay={**place.underlay._asdict(), "ip": place.underlay.ip},
+        former=ground.former,
         gateway=gateway(lease.subnet),
         vtep_address=lease.subnet.partition("/")[0] + "/32",
         mtu=mtu,

@@ -14,6 +14,8 @@ short_description: What a host has of what the overlay needs
 description:
   - Looks at everything that preparing a host depends on, in one go, so that a host that lacks
     nothing costs one task.
+  - Fails if the overlay's network overlaps what the host uses otherwise, so that such a host is out
+    before anything is changed.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -51,6 +53,39 @@ options:
         required: true
       config:
         description: Files that the service reads when it starts or reloads; shell patterns count.
+        type: list
+        elements: str
+        default: []
+  overlay:
+    description:
+      - The network that this host is to take part in, to see whether its subnets overlap the host's
+        own networks, its gateways, its resolvers or members of etcd.
+      - What is not a network at all is left to M(flatnet.overlay.flannel_network) to refuse.
+    type: dict
+    suboptions:
+      network:
+        description: As of M(flatnet.overlay.flannel_network), like the next four.
+        type: raw
+      subnet_len:
+        description: Prefix length of a host's subnet.
+        type: raw
+      subnet_min:
+        description: First address of the first subnet.
+        type: raw
+      subnet_max:
+        description: First address of the last subnet.
+        type: raw
+      backend:
+        description: How packets travel between hosts.
+        type: raw
+      bridge:
+        description: The overlay's bridge, whose addresses are no conflict.
+        type: str
+      subnet_file:
+        description: File with C(FLANNEL_SUBNET), the subnet that the host has already.
+        type: path
+      etcd_endpoints:
+        description: URLs of the etcd members.
         type: list
         elements: str
         default: []
@@ -153,10 +188,22 @@ import stat
 import sys
 import time
 
+from ansible_collections.flatnet.overlay.plugins.module_utils import overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+    InvalidConfig,
+    config_from_dict,
 )
 
+FIELDS = {
+    "network": "Network",
+    "subnet_len": "SubnetLen",
+    "subnet_min": "SubnetMin",
+    "subnet_max": "SubnetMax",
+}
 ARGUMENTS = {
     "commands": {"type": "list", "elements": "str", "default": []},
     "modules": {"type": "list", "elements": "str", "default": []},
@@ -169,6 +216,15 @@ ARGUMENTS = {
         "options": {
             "name": {"type": "str", "required": True},
             "config": {"type": "list", "elements": "str", "default": []},
+        },
+    },
+    "overlay": {
+        "type": "dict",
+        "options": {
+            **{name: {"type": "raw"} for name in (*FIELDS, "backend")},
+            "bridge": {"type": "str"},
+            "subnet_file": {"type": "path"},
+            "etcd_endpoints": {"type": "list", "elements": "str", "default": []},
         },
     },
 }
@@ -260,9 +316,29 @@ def network_drop_ins(module):
     return ["/etc/systemd/network/%s.d/flatnet.conf" % name for name in sorted(files - {OURS})]
 
 
+def check_overlap(option):
+    """Raise what names whatever is in the overlay's way on this host."""
+    fields = {FIELDS[name]: option[name] for name in FIELDS}
+    if str(option["subnet_len"]).isdecimal():
+        fields["SubnetLen"] = int(option["subnet_len"])
+    backend = option["backend"]
+    if isinstance(backend, dict):
+        fields["Backend"] = {"Type": backend.get("type", "vxlan")}
+    try:
+        config = config_from_dict(fields)
+        seen = overlap.observe(option["etcd_endpoints"])
+    except (InvalidConfig, ValueError):
+        return
+    own = overlap.remembered(option["subnet_file"]) if option["subnet_file"] else None
+    overlap.check(config, seen, option["bridge"], [own] if own else [])
+
+
 def main():
     module = create(ARGUMENTS, state=False)
     option = module.params
+    if option["overlay"]:
+        with reporting(module):
+            check_overlap(option["overlay"])
     files, unloaded = loadable(option["modules"])
     systemd = os.path.isdir("/run/systemd/system")
     running, stale = services(module, option["services"]) if systemd else ([], [])

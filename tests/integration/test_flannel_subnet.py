@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import vtep_mac
@@ -39,6 +40,13 @@ def identity(host: Host) -> str:
 
 def flatnet(host: Host) -> str:
     return ',"Flatnet":{"HostID":"%s","Hostname":"%s"}}' % (identity(host), host.name)
+
+
+def subnet_env(host: Host) -> Path:
+    """What tells which subnet the host uses."""
+    file = host.run / "flannel" / "subnet.env"
+    file.parent.mkdir(exist_ok=True)
+    return file
 
 
 def add_interface(host: Host, name: str, *addresses: str) -> None:
@@ -167,6 +175,7 @@ def test_the_underlay_by_every_way_to_name_it(overlay: Overlay) -> None:
     add_interface(host, "stor0", "203.0.113.7/24")
     # The overlay's own devices are none, whatever they match.
     add_interface(host, "ethcni", "10.5.94.1/24")
+    subnet_env(host).write_text("FLANNEL_SUBNET=10.5.94.1/24\n")
     for options, expected in [
         ({}, ("eth0", "172.21.0.11/16", "default route")),
         ({"interface": "eth1"}, ("eth1", "198.51.100.7/24", "name eth1")),
@@ -197,15 +206,19 @@ def test_the_underlay_by_every_way_to_name_it(overlay: Overlay) -> None:
         host.exec(["ip", "route", "add", "default", "via", "172.21.0.1"], check=True)
 
 
-def test_a_subnet_that_is_connected_here_otherwise_is_not_leased(overlay: Overlay) -> None:
+def test_a_network_that_is_connected_here_otherwise_is_refused(overlay: Overlay) -> None:
     # Two subnets, and the host itself is connected to a part of one.
-    overlay.etcd.put(
-        PREFIX + "/config",
-        '{"Network":"10.5.0.0/22","SubnetMin":"10.5.0.0","SubnetMax":"10.5.1.0",'
-        '"Backend":{"Type":"vxlan"}}',
+    config = (
+        '{"Network":"10.5.0.0/22","SubnetMin":"10.5.0.0","SubnetMax":"10.5.%d.0",'
+        '"Backend":{"Type":"vxlan"}}'
     )
+    overlay.etcd.put(PREFIX + "/config", config % 1)
     overlay.host.exec(["ip", "addr", "add", "10.5.1.200/25", "dev", "eth0"], check=True)
     try:
+        texts = ("the subnets of 10.5.0.0/22, 10.5.0.0 to 10.5.1.255", "eth0 has 10.5.1.200/25")
+        overlay.refused(MODULE, *texts, interface="172.21.0.0/16")
+        # Left out by SubnetMax it is in nobody's way.
+        overlay.etcd.put(PREFIX + "/config", config % 0)
         done = overlay.converge(MODULE, interface="172.21.0.0/16")
     finally:
         overlay.host.exec(["ip", "addr", "del", "10.5.1.200/25", "dev", "eth0"], check=True)
@@ -224,8 +237,7 @@ def test_a_changed_address_keeps_the_subnet(overlay: Overlay) -> None:
 
 
 def test_the_subnet_of_subnet_env_is_preferred(overlay: Overlay) -> None:
-    file = overlay.host.run / "flannel" / "subnet.env"
-    file.parent.mkdir(exist_ok=True)
+    file = subnet_env(overlay.host)
     file.write_text("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.77.1/24\n")
     assert overlay.converge(MODULE)["lease"]["subnet"] == "10.5.77.0/24"
     overlay.run(MODULE, state="absent")
@@ -328,6 +340,8 @@ def test_every_bad_option_is_named_and_nothing_is_changed(overlay: Overlay) -> N
             ("ttl", 9000000001, "not from 5"),
             ("ttl", "long", "unable to convert to int"),
             ("takeover", "perhaps", "unable to convert to bool"),
+            ("move", "perhaps", "unable to convert to bool"),
+            ("bridge", "a/b", "bridge"),
             ("ipmasq", "perhaps", "unable to convert to bool"),
             ("state", "gone", "must be one of"),
             *ETCD_CASES,

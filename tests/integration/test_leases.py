@@ -12,12 +12,16 @@ from collections.abc import Iterator
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import SubnetUnavailable
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+    Decision,
     DuplicateHostID,
     DuplicatePublicIP,
+    LeaseWouldMove,
     Wish,
     vtep_mac,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils.leases import NoNetwork, Planned
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import NetworkConfig
 
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.registry import Fleet, check_history, host
@@ -220,14 +224,18 @@ def test_the_old_address_may_be_another_hosts_by_then(fleet: Fleet) -> None:
 def test_a_wished_subnet_is_moved_to_and_the_old_key_goes(fleet: Fleet) -> None:
     old = fleet.acquire(host(1)).decision.after
     other = fleet.acquire(host(2)).decision.after
-    done = fleet.acquire(host(1), Wish(subnet="10.5.200.0/24"))
+    kept = fleet.keys()
+    with pytest.raises(LeaseWouldMove, match=r"%s.*10\.5\.200\.0/24" % old.subnet):
+        fleet.acquire(host(1), Wish(subnet="10.5.200.0/24"))
+    assert fleet.keys() == kept
+    done = fleet.acquire(host(1), Wish(subnet="10.5.200.0/24", move=True))
     assert done.decision.before == old
     assert {lease.subnet for lease in fleet.leases()} == {"10.5.200.0/24", other.subnet}
     # It stays there without the wish.
     assert not fleet.acquire(host(1)).changed
     assert set(fleet.guards().values()) == {"10.5.200.0-24", other.key_name}
     with pytest.raises(SubnetUnavailable, match="overlaps the lease of %s" % other.subnet):
-        fleet.acquire(host(1), Wish(subnet=other.subnet))
+        fleet.acquire(host(1), Wish(subnet=other.subnet, move=True))
     check_history(fleet, moves=True)
 
 
@@ -235,7 +243,9 @@ def test_a_moved_network_moves_the_lease(fleet: Fleet) -> None:
     fleet.acquire(host(1))
     fleet.configure(CONFIG.replace("10.5", "10.6"))
     # With another address at the same time.
-    done = fleet.acquire(host(1, public_ip="198.51.100.7"))
+    with pytest.raises(LeaseWouldMove, match="outside the network"):
+        fleet.acquire(host(1))
+    done = fleet.acquire(host(1, public_ip="198.51.100.7"), Wish(move=True))
     assert done.decision.moved
     (lease,) = fleet.leases()
     assert lease.subnet.startswith("10.6.")
@@ -248,7 +258,7 @@ def test_a_moved_network_moves_the_lease(fleet: Fleet) -> None:
     assert list(fleet.keys()) == ["config"]
 
 
-@pytest.mark.parametrize("wish", [Wish(), Wish(subnet="10.5.200.0/24")])
+@pytest.mark.parametrize("wish", [Wish(move=True), Wish(subnet="10.5.200.0/24", move=True)])
 def test_a_move_that_was_cut_short_is_ended(fleet: Fleet, wish: Wish) -> None:
     """Killed between the new lease and the removal of the old one."""
     old = fleet.acquire(host(1)).decision.after
@@ -260,6 +270,29 @@ def test_a_move_that_was_cut_short_is_ended(fleet: Fleet, wish: Wish) -> None:
     assert done.changed
     assert [lease.subnet for lease in fleet.leases()] == [new.subnet]
     assert not fleet.acquire(host(1), wish).changed
+
+
+def test_two_who_disagree_which_lease_to_keep_leave_the_host_one(fleet: Fleet) -> None:
+    """As a run that moves the host and its flatnet-sync could, not knowing of each other."""
+    old = fleet.acquire(host(1)).decision.after
+    fleet.put_lease("10.5.200.0-24", old._replace(subnet="10.5.200.0/24").to_json())
+    turns: list[tuple[Lease, ...]] = []
+
+    def meanwhile(decision: Decision, dummy: NetworkConfig) -> None:
+        turns.append(decision.obsolete)
+        if len(turns) == 1:
+            fleet.acquire(host(1), Wish(prefer=old.subnet))
+
+    wish = Wish(subnet="10.5.200.0/24", move=True)
+    fleet.store.acquire(host(1), wish, approve=meanwhile)
+    assert [len(each) for each in turns] == [1, 1]
+    assert [lease.subnet for lease in fleet.leases()] == ["10.5.200.0/24"]
+    held = 0
+    for event in itertools.chain(*fleet.history()):
+        if event.kv.key.startswith(fleet.prefix + "/subnets/"):
+            held += event.kv.create_revision == event.kv.mod_revision
+            held -= event.kind == "delete"
+            assert held >= 1, "for a moment there was no lease"
 
 
 def test_surplus_leases_of_one_host_are_cleaned_to_one(fleet: Fleet) -> None:

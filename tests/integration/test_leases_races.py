@@ -170,7 +170,8 @@ def test_killed_at_any_moment_leaves_what_the_next_run_repairs(fleet: Fleet) -> 
     def forever(number: int) -> None:
         for turn in itertools.count():
             who = host(number, public_ip="198.51.100.%d" % (1 + (turn + number) % 250))
-            fleet.acquire(who, Wish(subnet="10.5.%d.0/24" % (10 + turn % 3)), ttl=turn % 2 * 600)
+            wish = Wish(subnet="10.5.%d.0/24" % (10 + turn % 3), move=True)
+            fleet.acquire(who, wish, ttl=turn % 2 * 600)
             if turn % 4 == 3:
                 fleet.release(who)
 
@@ -253,7 +254,7 @@ def test_a_write_whose_answer_is_lost_is_not_made_twice(
         assert fleet.acquire(moved, ttl=ttl, urls=[proxy.url]).changed
         assert [lease.public_ip for lease in fleet.leases()] == ["198.51.100.7"]
         proxy.lose_answers = answers
-        wish = Wish(subnet="10.5.200.0/24")
+        wish = Wish(subnet="10.5.200.0/24", move=True)
         assert fleet.acquire(moved, wish, ttl=ttl, urls=[proxy.url]).changed
         assert [lease.subnet for lease in fleet.leases()] == ["10.5.200.0/24"]
         proxy.lose_answers = 1

@@ -20,6 +20,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import 
     DuplicateHostID,
     DuplicatePublicIP,
     Host,
+    LeaseWouldMove,
     Wish,
     decide,
     held,
@@ -148,9 +149,13 @@ def test_a_host_that_changed_its_name_keeps_its_subnet() -> None:
     assert decision.after == mine._replace(hostname="gamma")
 
 
-def test_a_host_insisting_on_another_subnet_moves() -> None:
+def test_a_host_insisting_on_another_subnet_moves_if_that_is_asked_for() -> None:
     mine = lease_of(HOST, "100.96.7.0/24")
-    decision = ask([mine], subnet="100.96.8.0/24")
+    with pytest.raises(LeaseWouldMove) as caught:
+        ask([mine], subnet="100.96.8.0/24")
+    for words in (str(HOST), "100.96.7.0/24", "100.96.8.0/24", "flatnet_move"):
+        assert words in str(caught.value)
+    decision = ask([mine], subnet="100.96.8.0/24", move=True)
     assert decision.moved
     assert (decision.before, decision.after.subnet) == (mine, "100.96.8.0/24")
     assert decision.obsolete == (mine,)
@@ -161,12 +166,34 @@ def test_a_host_insisting_on_another_subnet_moves() -> None:
     [network("100.97.0.0/16"), network(SubnetLen=25), network(SubnetMin="100.96.128.0")],
     ids=["network", "length", "bounds"],
 )
-def test_a_host_moves_when_the_pool_did(config: NetworkConfig) -> None:
+def test_a_host_moves_when_the_pool_did_if_that_is_asked_for(config: NetworkConfig) -> None:
     mine = lease_of(HOST, "100.96.7.0/24")
-    decision = ask([mine], config=config)
+    decision = ask([mine], config=config, move=True)
     assert decision.moved
     assert is_member(config.ipv4, decision.after.subnet)
     assert decision.obsolete == (mine,)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [network(SubnetLen=25), network(SubnetMin="100.96.128.0"), network(SubnetMax="100.96.6.0")],
+    ids=["length", "above", "below"],
+)
+def test_a_host_keeps_a_subnet_that_new_leases_may_not_have(config: NetworkConfig) -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")
+    decision = ask([mine], config=config)
+    assert (decision.after, decision.obsolete) == (mine, ())
+    assert [words in decision.notes[0] for words in ("keeps", mine.subnet, "flatnet_move")]
+    # Nor is it written anew with another subnet when its address changes.
+    assert ask([mine], HOST._replace(public_ip="10.168.0.9"), config).after.subnet == mine.subnet
+
+
+def test_a_host_whose_network_is_another_one_is_told_so() -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")
+    with pytest.raises(LeaseWouldMove) as caught:
+        ask([mine], config=network("100.97.0.0/16"))
+    for words in (str(HOST), mine.subnet, "outside the network 100.97.0.0/16", "flatnet_move"):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -175,19 +202,43 @@ def test_a_host_moves_when_the_pool_did(config: NetworkConfig) -> None:
     ids=["up", "down", "length"],
 )
 def test_a_move_that_was_cut_short_is_finished(config: NetworkConfig) -> None:
-    old = lease_of(HOST, "100.96.7.0/24")
-    new = ask([old], config=config).after._replace(mod_revision=9)
-    decision = ask([old, new], config=config)
+    old = lease_of(HOST, "100.96.7.0/24")._replace(create_revision=3)
+    new = ask([old], config=config, move=True).after._replace(create_revision=9)
+    decision = ask([old, new], config=config, move=True)
     assert decision.before is new
     assert decision.after.same_content(new)
     assert decision.obsolete == (old,)
     assert ask([new], config=config).obsolete == ()
 
 
+def test_a_move_that_was_cut_short_may_be_taken_back() -> None:
+    old = lease_of(HOST, "100.96.7.0/24")._replace(create_revision=3)
+    new = ask([old], config=network(SubnetLen=25), move=True).after._replace(create_revision=9)
+    for config in (network(SubnetLen=25), CONFIG):
+        decision = ask([old, new], config=config)
+        assert (decision.before, decision.after.subnet) == (old, old.subnet)
+        assert decision.obsolete == (new,)
+    # Where the host could not keep its former subnet, there is no way but on.
+    config = network("100.97.0.0/16")
+    new = ask([old], config=config, move=True).after._replace(create_revision=9)
+    assert ask([old, new], config=config).obsolete == (old,)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(26, "100.96.7.0/26"), (25, "100.96.7.0/25"), (22, "100.96.4.0/22")]
+)
+def test_a_move_to_another_length_stays_near_and_leads_back(length: int, expected: str) -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")
+    there = ask([mine], config=network(SubnetLen=length), move=True).after
+    assert there.subnet == expected
+    if length > 24:
+        assert ask([there], move=True).after.subnet == mine.subnet
+
+
 def test_a_move_to_a_subnet_that_was_insisted_on_is_finished() -> None:
     old, new = lease_of(HOST, "100.96.7.0/24"), lease_of(HOST, "100.96.8.0/24")
     for wanted, before, rest in (("100.96.8.0/24", new, old), ("100.96.7.0/24", old, new)):
-        decision = ask([old, new], subnet=wanted)
+        decision = ask([old, new], subnet=wanted, move=True)
         assert (decision.before, decision.obsolete) == (before, (rest,))
 
 
@@ -201,14 +252,68 @@ def test_a_host_with_several_leases_keeps_that_of_its_present_address() -> None:
     assert held([stale, fresh], host) is fresh
 
 
-@pytest.mark.parametrize("key", ["100.96.0.0-20", "100.96.7.0-25", "100.96.7.0-24&fd00:10::-64"])
-def test_a_subnet_that_overlaps_anothers_is_given_up(key: str) -> None:
-    mine = lease_of(HOST, "100.96.7.0/24")
+# Whatever else is in etcd
+
+KEYS = ["100.96.0.0-20", "100.96.7.0-25", "100.96.7.7-32", "100.96.7.0-24&fd00:10::-64"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("age", ["older", "younger"])
+def test_a_subnet_that_another_key_overlaps_is_kept(key: str, age: str) -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")._replace(create_revision=5)
     value = '{"PublicIP":"10.168.0.12","PublicIPv6":null}'
-    decision = ask([mine, parse_lease(key, value)])
-    assert decision.moved
-    new = ipaddress.ip_network(decision.after.subnet)
-    assert not new.overlaps(ipaddress.ip_network(key.partition("&")[0].replace("-", "/")))
+    other = parse_lease(key, value, create_revision=3 if age == "older" else 7)
+    for garbage, leases in (((), [mine, other]), ((other.subnet,), [mine])):
+        decision = ask(leases, more=garbage)
+        assert (decision.after.subnet, decision.obsolete) == (mine.subnet, ())
+        assert other.subnet in decision.notes[0]
+        # A move that is allowed is made only off a lease that was there first.
+        moved = ask(leases, more=garbage, move=True)
+        assert moved.moved == (age == "older" and other in leases)
+        if moved.moved:
+            new = ipaddress.ip_network(moved.after.subnet)
+            assert not new.overlaps(ipaddress.ip_network(other.subnet))
+    # A host that has no lease yet keeps off.
+    assert ask([other], prefer=mine.subnet).after.subnet != mine.subnet
+
+
+def test_an_established_host_is_not_refused_for_what_others_wrote() -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")._replace(create_revision=5)
+    clone = lease_of(OTHER._replace(host_id=HOST.host_id), "100.96.1.0/24")
+    double = lease_of(OTHER._replace(public_ip=HOST.public_ip), "100.96.2.0/24")
+    decision = ask([clone, double, mine])
+    assert (decision.before, decision.after.subnet) == (mine, mine.subnet)
+    assert decision.obsolete == ()
+    assert [clone.subnet in decision.notes[0], double.subnet in decision.notes[1]] == [True, True]
+    # At an address that it has not had until now it is a newcomer.
+    with pytest.raises(DuplicatePublicIP):
+        ask([double, lease_of(HOST._replace(public_ip="10.168.0.99"), "100.96.7.0/24")])
+
+
+def test_a_forged_lease_of_this_host_does_not_move_it() -> None:
+    mine = lease_of(HOST, "100.96.7.0/24")._replace(create_revision=5)
+    forged = lease_of(HOST, "100.96.1.0/24")._replace(create_revision=9)
+    decision = ask([forged, mine])
+    assert (decision.before, decision.obsolete) == (mine, (forged,))
+    assert held([forged, mine], HOST) is mine
+    # Nor does an older one: the host knows which subnet it uses.
+    forged = forged._replace(create_revision=2)
+    assert ask([forged, mine], prefer=mine.subnet).obsolete == (forged,)
+
+
+def test_of_several_leases_for_its_address_a_host_adopts_the_one_that_it_uses() -> None:
+    value = '{"PublicIP":"%s","PublicIPv6":null}' % HOST.public_ip
+    names = ["100.96.1.0-24", "100.96.2.0-30", "100.96.3.0-24", "100.97.4.0-24"]
+    one, short, two, outside = (parse_lease(n, value, create_revision=9) for n in names)
+    planted = [one, short, two, outside]
+    assert ask(planted).before == one
+    assert ask([one, two._replace(create_revision=4)]).before == two._replace(create_revision=4)
+    for used in (two, short):
+        decision = ask(planted, prefer=used.subnet)
+        assert (decision.before, decision.after.subnet) == (used, used.subnet)
+    # What nobody could use does not make the host a holder, with or without others.
+    for useless in (short, outside):
+        assert is_member(CONFIG.ipv4, ask([useless]).after.subnet)
 
 
 def test_an_exhausted_pool_refuses_new_hosts_and_keeps_old_ones() -> None:
@@ -327,16 +432,19 @@ def situations(draw: st.DrawFn) -> tuple[list[Lease], Host]:
     return found, HOST
 
 
-@given(situations(), st.booleans())
+@given(situations(), st.booleans(), st.booleans())
 def test_carrying_a_decision_out_settles_it(
-    situation: tuple[list[Lease], Host], takeover: bool
+    situation: tuple[list[Lease], Host], takeover: bool, move: bool
 ) -> None:
     leases, host = situation
     config = network(SubnetMax="100.96.6.0")
     try:
-        decision = ask(leases, host, config, takeover=takeover)
+        decision = ask(leases, host, config, takeover=takeover, move=move)
     except (DuplicateHostID, DuplicatePublicIP):
         assert not takeover
+        return
+    except LeaseWouldMove:
+        assert not move
         return
     except SubnetExhausted:
         return
@@ -349,13 +457,19 @@ def test_carrying_a_decision_out_settles_it(
     for lease in decision.obsolete:
         assert written.pop(lease.key_name) is lease
     after = list(written.values())
-    assert [lease for lease in after if lease.host_id == host.host_id] == [decision.after]
+    mine = [lease for lease in after if lease.host_id == host.host_id]
+    # A clone's, which is told of and left alone.
+    clones = [lease for lease in mine if lease is not decision.after]
+    assert all(lease.hostname != host.hostname for lease in clones)
+    assert not (takeover and clones)
     again = ask(after, host, config)
-    assert again == Decision(decision.after, decision.after)
+    assert again._replace(notes=()) == Decision(decision.after, decision.after)
     assert held(after, host) == decision.after
-    mine = ipaddress.ip_network(decision.after.subnet)
+    if decision.before and not decision.moved:
+        return
+    subnet = ipaddress.ip_network(decision.after.subnet)
     for lease in after:
-        assert lease is decision.after or not mine.overlaps(ipaddress.ip_network(lease.subnet))
+        assert lease is decision.after or not subnet.overlaps(ipaddress.ip_network(lease.subnet))
 
 
 @given(st.lists(st.uuids().map(lambda uuid: uuid.hex), unique=True, max_size=20))

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the overlay's subnets would hide what a host uses otherwise."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Route
+from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+    NetworkConfig,
+    config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.overlap import (
+    NetworkOverlaps,
+    Surroundings,
+    check,
+    conflicts,
+    observe,
+    remembered,
+)
+
+
+def network(text: str, kind: str = "vxlan", **fields: object) -> NetworkConfig:
+    return config_from_dict({"Network": text, "Backend": {"Type": kind}, **fields})
+
+
+OVERLAY = network("10.5.0.0/16")
+ETH0 = Address("eth0", "192.0.2.11/24")
+LINK = Route("192.0.2.0/24", "eth0", protocol=2)
+DEFAULT = Route("0.0.0.0/0", "eth0", "192.0.2.1", protocol=3)
+
+
+def host(*more: Address | Route, needed: t.Sequence[tuple[str, str]] = ()) -> Surroundings:
+    entries = [ETH0, LINK, DEFAULT, *more]
+    return Surroundings(
+        [each for each in entries if isinstance(each, Address)],
+        [each for each in entries if isinstance(each, Route)],
+        needed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "surroundings", "expected"),
+    [
+        (network("192.0.0.0/16"), host(), "eth0 has 192.0.2.11/24"),
+        (OVERLAY, host(Address("wg0", "10.5.200.1/32")), "wg0 has 10.5.200.1/32"),
+        # The link is wider than the overlay: its other hosts would be hidden.
+        (OVERLAY, host(Address("eth1", "10.0.0.7/8")), "eth1 has 10.0.0.7/8"),
+        (OVERLAY, host(Route("10.5.128.0/17", "eth0", "192.0.2.9")), "eth0 goes to 10.5.128.0/17"),
+        (OVERLAY, host(Route("10.5.0.0/16", "eth0", "192.0.2.9")), "eth0 goes to 10.5.0.0/16"),
+        (OVERLAY, host(Route("10.5.9.0/24", "wg0")), "a route of wg0 goes to 10.5.9.0/24"),
+        (OVERLAY, host(Route("0.0.0.0/0", "ppp0", "10.5.9.9")), "the gateway on ppp0 is 10.5.9.9"),
+        (OVERLAY, host(needed=[("the resolver", "10.5.9.9")]), "the resolver is 10.5.9.9"),
+        # Never leased, but with udp the whole network is routed into the overlay.
+        (network("10.5.0.0/16", "udp"), host(needed=[("etcd", "10.5.0.9")]), "etcd is 10.5.0.9"),
+    ],
+)
+def test_what_would_be_hidden_is_named(
+    config: NetworkConfig, surroundings: Surroundings, expected: str
+) -> None:
+    with pytest.raises(NetworkOverlaps) as caught:
+        check(config, surroundings, "cni0")
+    for words in (expected, config.network, "SubnetMin"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "surroundings"),
+    [
+        (OVERLAY, host()),
+        # What the overlay has made, or a flanneld, or whoever moved in before with its subnet.
+        (OVERLAY, host(Address("cni0", "10.5.72.1/24"), Route("10.5.72.0/24", "cni0"))),
+        (OVERLAY, host(Address("docker0", "10.5.94.1/24"), Route("10.5.94.0/24", "docker0"))),
+        (OVERLAY, host(Address("flannel.1", "10.5.94.0/32"), Route("10.5.9.0/24", "flannel.1"))),
+        (OVERLAY, host(Address("flannel0", "10.5.94.0/32"), Route("10.5.0.0/16", "flannel0"))),
+        (OVERLAY, host(Route("10.5.9.0/24", "eth0", "192.0.2.12"))),
+        (OVERLAY, host(Route("10.5.94.7/32", "veth7"))),
+        (OVERLAY, host(needed=[("the resolver", "10.5.94.1")])),
+        # Less specific than any subnet.
+        (OVERLAY, host(Route("10.0.0.0/8", "eth0", "192.0.2.9"))),
+        (OVERLAY, host(Route("10.5.0.0/16", "(blackhole)"))),
+        # Subnets that nobody leases.
+        (network("10.5.0.0/16", SubnetMin="10.5.16.0"), host(Address("eth1", "10.5.0.7/24"))),
+        (OVERLAY, host(needed=[("etcd", "10.5.0.9")])),
+    ],
+)
+def test_what_is_the_overlays_own_or_out_of_its_way_is_no_conflict(
+    config: NetworkConfig, surroundings: Surroundings
+) -> None:
+    assert conflicts(config, surroundings, "cni0", ["10.5.94.0/24"]) == []
+
+
+def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
+    resolvers = tmp_path / "resolv.conf"
+    resolvers.write_text("# none\nsearch example.com\nnameserver 192.0.2.53\nnameserver fd00::53\n")
+    seen = observe(["http://etcd.example.com:2379", "https://192.0.2.2:2379"], str(resolvers))
+    assert seen.needed == [
+        ("etcd's endpoint https://192.0.2.2:2379", "192.0.2.2"),
+        ("the resolver", "192.0.2.53"),
+    ]
+    assert all(isinstance(each, Route) for each in seen.routes)
+    assert observe(resolvers=str(tmp_path / "none")).needed == []
+
+
+def test_the_subnet_in_use_is_that_of_subnet_env(tmp_path: Path) -> None:
+    file = tmp_path / "subnet.env"
+    assert remembered(str(file)) is None
+    for text, subnet in [
+        ("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\n", "10.5.72.0/24"),
+        ('FLANNEL_SUBNET="10.5.72.1/24"', "10.5.72.0/24"),
+        ("FLANNEL_SUBNET=", None),
+        ("FLANNEL_SUBNET=x/y\n", None),
+        ("FLANNEL_SUBNET=fd00::1/64\n", None),
+    ]:
+        file.write_text(text)
+        assert remembered(str(file)) == subnet
