@@ -4,7 +4,7 @@
 """Whether the overlay's subnets would hide what a host uses otherwise.
 
 A route to a peer's subnet draws all of its addresses into the overlay. So no subnet that may be
-leased may hold an address of this host's own networks, a gateway, a resolver or a member of etcd.
+leased may hold an address of this host's own networks, a gateway, or one that needs.py names.
 What the overlay itself has made here, or a flanneld, is no conflict: its devices, the bridge with
 this host's subnet, and routes to single subnets.
 """
@@ -15,18 +15,17 @@ import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from . import messages, netlink
 from .entries import MAIN_TABLE, PROTOCOL, Address, Route
 from .errors import InvalidInput
+from .needs import Needs, controllers
 from .network import NetworkConfig
 
 # The devices of flannel's backends.
 _FLANNEL = re.compile(r"flannel([.0-9-].*)?")
-_RESOLVERS = "/etc/resolv.conf"
 # Routes that only say that there is nothing.
 _NOWHERE = ("(blackhole)", "(unreachable)", "(prohibit)", "(throw)")
 
@@ -36,12 +35,12 @@ class NetworkOverlaps(InvalidInput):
 
 
 class Surroundings(NamedTuple):
-    """What a host uses: addresses, routes that are not ours, and addresses that it talks to, each
-    with what it is."""
+    """What a host uses: addresses, routes that are not ours, and further addresses that it has to
+    reach, with what they are."""
 
     addresses: Sequence[Address]
     routes: Sequence[Route]
-    needed: Sequence[tuple[str, str]]
+    needed: Mapping[str, str]
 
 
 def remembered(path: str) -> str | None:
@@ -57,8 +56,8 @@ def remembered(path: str) -> str | None:
     return None
 
 
-def observe(endpoints: Iterable[str] = (), resolvers: str = _RESOLVERS) -> Surroundings:
-    """Look at the kernel, IPv4 only, and at the host's resolvers; without pyroute2.
+def observe(endpoints: Iterable[str] = ()) -> Surroundings:
+    """Look at the kernel, IPv4 only and without pyroute2, and at what the host has to reach.
 
     ``endpoints`` are etcd's URLs; those with a name in place of an address don't count.
     """
@@ -68,12 +67,10 @@ def observe(endpoints: Iterable[str] = (), resolvers: str = _RESOLVERS) -> Surro
         addresses = kernel.dump(netlink.RTM_GETADDR, messages.address_request(family))
         routes = kernel.dump(netlink.RTM_GETROUTE, messages.route_request(family, MAIN_TABLE))
     found = (messages.decode_route(body, MAIN_TABLE, names) for body in routes)
-    needed = [("etcd's endpoint %s" % each, urlsplit(each).hostname or "") for each in endpoints]
-    needed += [("the resolver", each) for each in _nameservers(resolvers)]
     return Surroundings(
         [each for each in (messages.decode_address(body, names) for body in addresses) if each],
         [each for each in found if each and each.protocol != PROTOCOL],
-        [(what, address) for what, address in needed if _is_ipv4(address)],
+        Needs(endpoints, controllers()).look((), ()),
     )
 
 
@@ -126,13 +123,13 @@ def conflicts(
         links.append((first, last))
         if first <= high and low <= last and not ours(first, last):
             found.append("%s has %s" % (each.dev, each.address))
-    needed = list(host.needed)
+    needed = dict(host.needed)
     all_first, all_last = _span(config.network)
     for route in host.routes:
         if route.dev in own or route.dev in _NOWHERE:
             continue
         if route.gateway and ":" not in route.gateway:
-            needed.append(("the gateway on %s" % route.dev, route.gateway))
+            needed[route.gateway] = "the gateway of %s" % route.dev
         first, last = _span(route.dst)
         # A wider route stays in force for all that no subnet of a peer takes. One through a gateway
         # that is as long as a subnet may be a flanneld's.
@@ -143,28 +140,12 @@ def conflicts(
     if config.backend.type == "udp":
         # There the whole network is routed into the overlay.
         low, high = _span(config.network)
-    for what, address in needed:
+    for address, what in needed.items():
         number = _number(address)
         linked = any(first <= number <= last for first, last in links)
         if low <= number <= high and not linked and not ours(number, number):
-            found.append("%s is %s" % (what, address))
+            found.append("%s is %s" % (address, what))
     return list(dict.fromkeys(found))
-
-
-def _nameservers(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            words = [line.split() for line in file]
-    except OSError:
-        return []
-    return [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]
-
-
-def _is_ipv4(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 4
-    except ValueError:
-        return False
 
 
 def _number(address: str) -> int:
