@@ -28,10 +28,9 @@ from .assignment import Decision, Wish, decide, held
 from .entries import MAIN_TABLE, Route
 from .errors import FlatnetError
 from .etcd import WatchResponse
-from .flannel import InvalidLease, Lease, parse_lease, subnet_env, subnet_of_key
+from .flannel import InvalidLease, Lease, gateway, parse_lease, subnet_env, subnet_of_key
 from .kernel import Kernel, KernelError
 from .leases import Listing, Registry
-from .links import plan_link
 from .lock import locked
 from .needs import Needs
 from .network import NetworkConfig
@@ -70,6 +69,7 @@ class Agent:
         self._needs = Needs(settings.etcd.endpoints, settings.controllers)
         self._needed: dict[str, str] = {}
         self._own: Lease | None = None
+        self._former = ""  # the gateway of the subnet before, which the bridge may still have
         self._table: PeerTable | None = None
         self._relay = RelayKeeper()
         self._remembered: state.State | None = None
@@ -238,6 +238,10 @@ class Agent:
         place = self._place
         if place is None:
             return
+        if self._own and self._own.subnet != own.subnet:
+            # The playbook has moved this host.
+            self._former = gateway(self._own.subnet)
+            self._log(NOTICE, "this host's subnet was %s, %s now" % (self._own.subnet, own.subnet))
         self._config, self._own = config, own
         self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
@@ -306,11 +310,14 @@ class Agent:
         if self._own and held(leases, place.host) is None:
             return Wish(subnet=self._own.subnet)
         networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
-        return Wish(avoid=tuple(map(str, networks)))
+        used = self._own.subnet if self._own else None
+        return Wish(prefer=used, avoid=tuple(map(str, networks)))
 
     def _as_decided(self, decision: Decision, before: Lease) -> bool:
+        # A further lease of this host's may be one that a run of the playbook is moving it to, and
+        # what an interrupted one has left the next one takes away.
         renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
-        return renewable and not decision.obsolete and before.same_content(decision.after)
+        return renewable and before.same_content(decision.after)
 
     def keep_alive(self) -> bool:
         """Renew the lease if it has a TTL; False if it is gone."""
@@ -388,13 +395,7 @@ class Agent:
         for device in self.devices():
             name = device.link.name
             held[name] = self._kernel.held(name, routes)
-            changes += plan_link(
-                device.link,
-                self._kernel.link(name),
-                device.addresses,
-                held[name],
-                device.exclusive,
-            ).changes
+            changes += overlay.plan(device, self._kernel.link(name), held[name]).changes
         tunnel = self._config.backend.device
         wanted = [e for key, e in self._table.desired.items() if key not in without]
         standing = peers.standing(self._config)
@@ -420,7 +421,10 @@ class Agent:
         if self._settings.bridge:
             new = self._settings.bridge not in self._kernel.interfaces()
             name = self._settings.bridge
-            found.append(overlay.bridge(name, config, own, place.underlay, new))
+            # Under containers of the former subnet its gateway stays.
+            used = bool(self._former) and bool(self._kernel.ports(name))
+            former = "" if used else self._former
+            found.append(overlay.bridge(name, config, own, place.underlay, new, former))
         if config.backend.type == "vxlan":
             found.append(overlay.vtep(config, own, place.underlay))
         if self._relay.settings:

@@ -8,22 +8,35 @@ Pure: made from the config, this host's lease and its underlay.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ._relay.config import RelaySettings
-from .entries import Address, Link
+from .entries import Address, Entry, Link
 from .flannel import Lease, gateway
 from .identity import stable_mac
+from .links import LinkPlan, plan_link
 from .network import NetworkConfig
 from .underlay import Underlay
 
 
 class Device(NamedTuple):
-    """A device as it should be. ``exclusive``: it has no addresses but these."""
+    """A device as it should be. ``exclusive``: it has no addresses but these; else it has not the
+    ``former`` one."""
 
     link: Link
     addresses: tuple[Address, ...]
     exclusive: bool
+    former: str = ""
+
+
+def plan(device: Device, observed: Link | None, held: Iterable[Entry]) -> LinkPlan:
+    """What makes the device so."""
+    held = list(held)
+    keys = {each.key for each in device.addresses}
+    others = [each for each in held if isinstance(each, Address) and each.key not in keys]
+    stay = () if device.exclusive else [each for each in others if each.address != device.former]
+    return plan_link(device.link, observed, (*device.addresses, *stay), held, exclusive=True)
 
 
 def vtep(config: NetworkConfig, own: Lease, underlay: Underlay) -> Device:
@@ -65,12 +78,16 @@ def tun(settings: RelaySettings) -> Device:
     return Device(link, (Address(settings.device, settings.address + "/32"),), exclusive=True)
 
 
-def bridge(name: str, config: NetworkConfig, own: Lease, underlay: Underlay, new: bool) -> Device:
-    """The container bridge; one that is made ``new`` gets a MAC that it always has again."""
+def bridge(
+    name: str, config: NetworkConfig, own: Lease, underlay: Underlay, new: bool, former: str = ""
+) -> Device:
+    """The container bridge; one that is made ``new`` gets a MAC that it always has again, and
+    ``former`` is the gateway of the subnet that was this host's before."""
     link = Link(
         name,
         "bridge",
         mtu=config.backend.overlay_mtu(underlay.mtu),
         mac=stable_mac(own.host_id, "bridge " + name) if new else None,
     )
-    return Device(link, (Address(name, gateway(own.subnet)),), exclusive=False)
+    addresses = (Address(name, gateway(own.subnet)),)
+    return Device(link, addresses, exclusive=False, former=former)
