@@ -108,7 +108,13 @@ options:
       - Leases in the network that are of another length, or not between O(subnet_min) and
         O(subnet_max), stay valid for their hosts, which keep them until
         M(flatnet.overlay.flannel_subnet) is run with O(flatnet.overlay.flannel_subnet#module:move).
-      - Hosts with leases outside the network cannot keep them, and have to move.
+      - Hosts with leases outside the network cannot keep them, so that O(move) has to be set too.
+    type: bool
+    default: false
+  move:
+    description:
+      - With O(force), also carry out a change after which hosts have to move to other subnets,
+        since theirs are outside the network.
     type: bool
     default: false
   state:
@@ -210,6 +216,7 @@ def arguments():
     spec.update({name: {"type": "int"} for name in ("subnet_len", "ipv6_subnet_len")})
     spec["enable_ipv6"] = {"type": "bool", "default": False}
     spec["force"] = {"type": "bool", "default": False}
+    spec["move"] = {"type": "bool", "default": False}
     backend = {name: {"type": "bool"} for name in ("gbp", "learning", "direct_routing")}
     backend.update({name: {"type": "int"} for name in ("vni", "port", "mtu")})
     backend["type"] = {
@@ -261,38 +268,41 @@ def fit(lease, config):
     return int(allocation.is_within(pool, lease.subnet))
 
 
-def check_leases(snapshot, current, config, force):
+def check_leases(snapshot, current, config, force, move):
     """Refuse what leaves leases behind that fit the network as it is; others don't count."""
-    if force:
-        return
     if config is None:
-        stranded = snapshot.leases
-        what, way = "the config cannot be removed", ""
+        stranded = () if force else snapshot.leases
+        what, way = "the config cannot be removed", "release them first, or set force"
     else:
         pool = config.ipv4
-        had = [fit(lease, current) if current else 2 for lease in snapshot.leases]
-        has = [fit(lease, config) for lease in snapshot.leases]
-        outside = [lease for lease, fits in zip(snapshot.leases, has) if not fits]
-        stranded = [e for e, before, after in zip(snapshot.leases, had, has) if after < before]
-        if any(lease in outside for lease in stranded):
+        worse = [
+            (lease, fit(lease, config))
+            for lease in snapshot.leases
+            if fit(lease, config) < (fit(lease, current) if current else 2)
+        ]
+        stranded = [lease for lease, fits in worse if not fits]
+        if stranded:
             what = "network: %s would leave leases outside" % pool.network
-            way = ", after which their hosts have to move (flatnet_move)"
+            way = (
+                "release them first, or set force and move (flatnet_network_force and "
+                "flatnet_move), after which their hosts have to move"
+            )
+            stranded = [] if force and move else stranded
         else:
-            what = (
-                "subnet_len, subnet_min, subnet_max: leases would not be of /%d from %s to %s"
-                % (
-                    pool.subnet_len,
-                    pool.subnet_min.network_address,
-                    pool.subnet_max.network_address,
-                )
+            stranded = [] if force else [lease for lease, dummy in worse]
+            what = "subnet_len, subnet_min, subnet_max: leases would not be /%d from %s to %s" % (
+                pool.subnet_len,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
             )
             way = (
-                ", after which their hosts keep their subnets until they are to move (flatnet_move)"
+                "set force (flatnet_network_force), after which their hosts keep their subnets, "
+                "unless they are to move (flatnet_move)"
             )
     if stranded:
         names = ", ".join("%s of %s" % (lease.subnet, lease.owner) for lease in stranded[:5])
         raise InvalidInput(
-            "%s: there are %d, %s%s; release them first, or set force (flatnet_network_force)%s"
+            "%s: there are %d, %s%s; %s"
             % (what, len(stranded), names, ", ..." if len(stranded) > 5 else "", way)
         )
 
@@ -324,7 +334,7 @@ def converge(module, store, config):
         # With all leases: this host's own is one of them.
         seen = overlap.observe(module.params["etcd_endpoints"])
         overlap.check(config, seen, None, [lease.subnet for lease in snapshot.leases])
-    check_leases(snapshot, current, config, module.params["force"])
+    check_leases(snapshot, current, config, module.params["force"], module.params["move"])
     if config and current and current.backend.type != config.backend.type and snapshot.leases:
         module.warn(
             "the backend changes from %s to %s under %d leases: hosts do not reach each other "

@@ -130,14 +130,44 @@ def test_leases_are_not_left_outside_the_network(overlay: Overlay) -> None:
     for network in ("10.6.0.0/16", "10.5.0.0/18"):
         text = "network: %s would leave leases outside: there are 2, " % network
         text += "10.5.94.0/24 of 192.0.2.7"
-        overlay.refused(MODULE, text, "set force", **{**GOOD, "network": network})
+        for force, move in ((False, False), (True, False), (False, True)):
+            more = {**GOOD, "network": network, "force": force, "move": move}
+            overlay.refused(MODULE, text, "set force and move", "flatnet_move", **more)
     overlay.refused(MODULE, "cannot be removed: there are 3", "set force", state="absent")
     # What is outside already is no reason not to change what has nothing to do with it.
     overlay.converge(MODULE, **{**GOOD, "network": "10.0.0.0/8", "subnet_len": 24})
 
-    overlay.converge(MODULE, **{**GOOD, "network": "10.6.0.0/16", "force": True})
+    other = {**GOOD, "network": "10.6.0.0/16", "force": True, "move": True}
+    overlay.converge(MODULE, **other)
     overlay.converge(MODULE, state="absent", force=True)
     assert len(overlay.leases()) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"subnet_len": 26}, {"subnet_min": "10.5.95.0"}, {"subnet_max": "10.5.93.0"}],
+    ids=["length", "min", "max"],
+)
+def test_leases_that_would_not_fit_are_named_and_may_stay(
+    overlay: Overlay, change: dict[str, t.Any]
+) -> None:
+    overlay.run(MODULE, **GOOD)
+    overlay.put_lease("10.5.94.0/24", host_gw_lease("192.0.2.7"))
+    texts = ("there are 1, 10.5.94.0/24 of 192.0.2.7", "flatnet_network_force", "flatnet_move")
+    overlay.refused(MODULE, next(iter(change)), *texts, **GOOD, **change)
+    overlay.converge(MODULE, **GOOD, **change, force=True)
+    # What does not fit now is no reason against the next change, the way back above all.
+    overlay.converge(MODULE, **GOOD)
+    assert list(overlay.leases()) == ["10.5.94.0-24"]
+
+
+def test_a_network_that_this_host_uses_otherwise_is_refused(overlay: Overlay) -> None:
+    for network in ("172.21.0.0/16", "172.21.64.0/18", "172.16.0.0/12"):
+        texts = ("network: ", network, "eth0 has 172.21.0.11/16")
+        overlay.refused(MODULE, *texts, network=network)
+    # What runs already is not questioned by a run that changes nothing.
+    overlay.etcd.put(PREFIX + "/config", WRITTEN.replace("10.5.0.0", "172.21.0.0"))
+    overlay.unchanged(MODULE, **{**GOOD, "network": "172.21.0.0/16"})
 
 
 def test_leases_that_were_outside_before_do_not_hinder_other_changes(overlay: Overlay) -> None:
@@ -203,6 +233,7 @@ def test_every_bad_option_is_named_and_nothing_is_written(overlay: Overlay) -> N
         ("backend.direct_routing", "x", "unable to convert to bool"),
         ("backend.speed", 7, "Unsupported parameters"),
         ("force", "perhaps", "unable to convert to bool"),
+        ("move", "perhaps", "unable to convert to bool"),
         ("state", "gone", "must be one of"),
         *ETCD_CASES,
     ]
