@@ -89,7 +89,7 @@ class Agent:
         self._remembered = known
         self._config_revision = known.config_revision
         self._needs.seen(known.needed)
-        self._retention.resume(retained, known.retained_until)
+        self._retention.resume(retained, known.retained_left)
         self.revision = known.revision
 
     def recall(self) -> bool:
@@ -268,6 +268,9 @@ class Agent:
             self._relay.learn(config, own, place.underlay)
         except InvalidRelayConfig as error:
             self.failed("relay", "%s; the playbook installs the relay" % error)
+        else:
+            if self._relay.settings is None:  # another backend needs none
+                self.status.healed("relay")
 
     # --- this host's own lease -------------------------------------------------------------------
 
@@ -439,7 +442,9 @@ class Agent:
             return
         retained = tuple(name for name in self._retention.leases if name in self._table.leases)
         size = len(self._table.leases)
-        mark = (self.revision, self._config, self._own, self._place, size, retained)
+        # Now and then also for how long it is retained.
+        kept = (retained, self._retention.tenths)
+        mark = (self.revision, self._config, self._own, self._place, size, kept)
         if mark == self._saved:
             return
         underlay = self._place.underlay
@@ -454,7 +459,7 @@ class Agent:
                 underlay.interface,
                 underlay.address,
                 retained,
-                self._retention.until,
+                self._retention.left,
                 {name: (each.create_revision, each.mod_revision) for name, each in leases.items()},
                 self._config_revision,
                 needed=tuple(sorted(self._needs.etcd)),

@@ -68,6 +68,20 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def plain(text: object, limit: int = 1000) -> str:
+    """A text that may have come from etcd, a peer or the relay, to be put on a line of its own.
+
+    What would steer a terminal, or begin a line that looks like one of ours, is escaped. Whoever
+    writes to a terminal, the journal or Ansible's output has every line go through this.
+    """
+    given = str(text)
+    if len(given) > limit:
+        given = given[: limit - 3] + "..."
+    if given.isprintable():
+        return given
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in given)
+
+
 def show(value: Any) -> str:
     """A foreign value, short enough for an error message."""
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from .errors import FlatnetError
+from .fields import plain
 
 # So many unused keys or leases are named one by one.
 _WARNINGS = 10
@@ -35,12 +36,13 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
     try:
         yield
     except FlatnetError as error:
-        module.fail_json(msg=str(error))
+        # Some have lines that a command printed.
+        module.fail_json(msg="\n".join(map(plain, str(error).split("\n"))))
 
 
 def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:
     """Warn of each problem, the first few by name; returns all as text."""
-    texts = [str(problem) for problem in problems]
+    texts = [plain(problem) for problem in problems]
     for text in texts[:_WARNINGS]:
         module.warn(text)
     if len(texts) > _WARNINGS:

@@ -12,6 +12,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from .fields import plain
+
 # syslog's levels
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
@@ -26,7 +28,7 @@ def version(package: str | None) -> str:
 def log(level: int, text: str) -> None:
     """A line for the journal, which takes the level from the prefix; plain elsewhere."""
     prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
-    sys.stderr.write(prefix + text.replace("\n", " ") + "\n")
+    sys.stderr.write(prefix + plain(text.replace("\n", " ")) + "\n")
     sys.stderr.flush()
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from .fields import dumps
 from .files import replace
 from .flannel import InvalidLease, Lease, parse_lease
 from .network import InvalidConfig, NetworkConfig, parse_config
+from .retention import Left
 
 _MAGIC = "flatnet-state"
 _VERSION = 1
@@ -48,7 +50,7 @@ class State(NamedTuple):
     interface: str
     address: str
     retained: tuple[str, ...] = ()
-    retained_until: float = 0.0
+    retained_left: Left = Left()
     revisions: Mapping[str, tuple[int, int]] = MappingProxyType({})
     config_revision: int = 0
     cluster: int = 0
@@ -82,7 +84,7 @@ def save(path: str, state: State) -> None:
             "interface": state.interface,
             "address": state.address,
             "retained": state.retained,
-            "retained_until": state.retained_until,
+            "retained_left": state.retained_left,
             "revisions": dict(state.revisions),
             "config_revision": state.config_revision,
             "cluster": state.cluster,
@@ -121,6 +123,11 @@ def load(path: str) -> State | None:
         raise DamagedState("the state %s does not parse: %s" % (path, error)) from None
 
 
+def _left(found: Sequence[Any]) -> Left:
+    seconds, boot, at = found
+    return Left(float(seconds), str(boot), float(at))
+
+
 def _parse(found: dict[str, Any]) -> State:
     state = State(
         parse_config(found["config"]),
@@ -130,8 +137,8 @@ def _parse(found: dict[str, Any]) -> State:
         str(found["interface"]),
         str(found["address"]),
         tuple(map(str, found["retained"])),
-        float(found["retained_until"]),
-        # Those of before did not have these.
+        # Those of before did not have these; how long is for whoever resumes it to bound.
+        _left(found.get("retained_left", (math.inf, "", 0))),
         {
             str(name): (int(created), int(changed))
             for name, (created, changed) in found.get("revisions", {}).items()

@@ -12,12 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .fields import plain
 from .flannel import Lease
 from .network import NetworkConfig
 from .place import Place
 from .table import PeerTable
 
 _KEPT = 20  # of the last repairs
+_SHOWN = 100  # of leases that are not used
 
 
 class Status:
@@ -120,11 +122,14 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     lines = ["%-15s %s" % row for row in rows]
     lines += ["repaired        %s %s" % (_when(e["time"]), e["what"]) for e in found["repairs"]]
-    lines += ["unused          %s" % each for each in found["unused"]]
+    unused = found["unused"]
+    lines += ["unused          %s" % each for each in unused[:_SHOWN]]
+    if len(unused) > _SHOWN:
+        lines.append("unused          %d more; --json tells of all" % (len(unused) - _SHOWN))
     lines += [
         "ERROR           %s (since %s)" % (e["text"], _when(e["since"])) for e in found["errors"]
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(plain(line) + "\n" for line in lines)
 
 
 def metrics(found: Mapping[str, Any]) -> str:

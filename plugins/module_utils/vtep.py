@@ -112,6 +112,24 @@ def check_master(desired: Link, interfaces: Container[str]) -> None:
         raise InvalidInput("master: device %s does not exist on this host" % desired.master)
 
 
+def is_former(
+    link: Link | None, addresses: Iterable[Address], wanted: Iterable[Address], macs: Container[str]
+) -> bool:
+    """Whether a device is this host's own of a VNI that the network had before.
+
+    It is if it is called and numbered so, has a MAC address that only this host gives it, and the
+    address ``wanted`` of the present one, alone. A flanneld's has a MAC address of chance, and that
+    of another network another address.
+    """
+    return (
+        link is not None
+        and link.kind == "vxlan"
+        and link.name == "flannel.%s" % link.option.get("id")
+        and link.mac in macs
+        and {each.address for each in addresses} == {each.address for each in wanted} != set()
+    )
+
+
 def _holder(local: str, own: str, addresses: Iterable[Address]) -> str:
     """The interface that has the address."""
     others = []

@@ -148,6 +148,13 @@ options:
       - Omitted, they are left alone.
     type: list
     elements: str
+  sole:
+    description:
+      - Whether the device that another O(id) has left is removed, which is a VXLAN device called
+        C(flannel.) and its VNI, with the MAC address that O(host_id) gives it or O(mac), and all of
+        O(addresses) and no other.
+    type: bool
+    default: false
   state:
     description:
       - V(absent) removes the device with all it holds. Only O(name) and O(id) are looked at.
@@ -279,6 +286,7 @@ ARGUMENTS = {
     "host_id": {"type": "str"},
     "master": {"type": "str"},
     "addresses": {"type": "list", "elements": "str"},
+    "sole": {"type": "bool", "default": False},
 }
 
 
@@ -286,7 +294,9 @@ def present(module, kernel):
     """The plan for the device as asked for, carried out, and the result."""
     params = module.params
     # An identity that cannot be had matters only if the MAC address is made from it.
-    mac = params["mac"] or vtep_mac(identify(params["host_id"]), params["id"])
+    sole = params["sole"]
+    host_id = identify(params["host_id"]) if sole or not params["mac"] else ""
+    mac = params["mac"] or vtep_mac(host_id, params["id"])
     asked = vtep.parse(params, mac)
     given = options.interface_addresses("addresses", params["addresses"] or [])
     addresses = [Address(asked.name, each) for each in given]
@@ -296,9 +306,25 @@ def present(module, kernel):
         if not module.check_mode:
             vtep.check_master(asked, interfaces)
         link = vtep.place(asked, observed, interfaces, kernel.addresses())
-        return plan_link(link, observed, addresses, held, exclusive=params["addresses"] is not None)
+        exclusive = params["addresses"] is not None
+        plan = plan_link(link, observed, addresses, held, exclusive=exclusive)
+        names = [name for name in interfaces if sole and name != asked.name]
+        return plan._replace(changes=plan.changes + former(kernel, names, addresses, host_id, mac))
 
     return converge_link(module, kernel, asked.name, compute)
+
+
+def former(kernel, names, addresses, host_id, mac):
+    """The changes that remove what other VNIs have left."""
+    changes = ()
+    for name in names:
+        number = name[len("flannel.") :]
+        if not name.startswith("flannel.") or not number.isdecimal():
+            continue
+        link, macs = kernel.link(name), (mac, vtep_mac(host_id, int(number)))
+        if vtep.is_former(link, kernel.addresses(name), addresses, macs):
+            changes += remove_link("vxlan", link, kernel.held(name)).changes
+    return changes
 
 
 def absent(module, kernel):

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils import files, state
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils.network import NetworkConfig
+from ansible_collections.flatnet.overlay.plugins.module_utils.retention import Left
 from ansible_collections.flatnet.overlay.plugins.module_utils.state import DamagedState, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from tests.unit.given import configs, leases
 def of(config: NetworkConfig, chosen: list[Lease]) -> State:
     values = {lease.key_name: lease.to_json() for lease in chosen}
     name = chosen[0].key_name
-    return State(config, values, name, 77, "eth0", "192.0.2.1/24", (name,), 12.5)
+    return State(config, values, name, 77, "eth0", "192.0.2.1/24", (name,), Left(12.5, "a", 3.5))
 
 
 states = st.builds(of, configs(), st.lists(leases(), min_size=1, max_size=5))

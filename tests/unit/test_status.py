@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import retention, status
+from ansible_collections.flatnet.overlay.plugins.module_utils import program, retention, status
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import report
 from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Neigh
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change
-from ansible_collections.flatnet.overlay.plugins.module_utils.retention import Retention
+from ansible_collections.flatnet.overlay.plugins.module_utils.retention import Left, Retention
 from ansible_collections.flatnet.overlay.plugins.module_utils.status import Status
 
 
@@ -76,12 +79,142 @@ def test_retained_peers_go_when_their_host_has_another_lease(kept: Retention) ->
     assert sorted(kept.leases) == ["10.5.1.0-24", "10.5.4.0-24"]
 
 
-def test_retained_peers_go_in_the_end(kept: Retention, monkeypatch: pytest.MonkeyPatch) -> None:
+class Clocks:
+    """A machine's: the wall's, which anybody may set, and that of the boot."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.since, self.boot = 1.7e9, 5000.0, "first"
+        monkeypatch.setattr(retention.time, "time", lambda: self.wall)
+        monkeypatch.setattr(retention.time, "clock_gettime", lambda _clock: self.since)
+        monkeypatch.setattr(retention, "_boot", lambda: self.boot)
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.since += seconds
+
+    def reboot(self) -> None:
+        self.boot, self.since = self.boot + "'", 20.0
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def restarted(kept: Retention, seconds: float = 60) -> Retention:
+    """As the next process has it, from what the state has."""
+    later = Retention(seconds)
+    later.resume(kept.leases.values(), Left(*json.loads(json.dumps(kept.left))))
+    return later
+
+
+def test_retained_peers_go_in_the_end(clocks: Clocks, kept: Retention) -> None:
+    clocks.pass_by(30)
     assert kept.expire() == 0
-    until = kept.until
-    later = Retention(60)
-    later.resume(kept.leases.values(), until)
-    monkeypatch.setattr(retention.time, "time", lambda: until + 1)
+    later = restarted(kept)
+    clocks.pass_by(29)
+    assert later.expire() == 0
+    clocks.pass_by(2)
     assert later.expire() == 4
     assert later.expire() == 0
     assert later.leases == {}
+
+
+@pytest.mark.parametrize("years", [20, -20])
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_clock_that_jumps_neither_ends_retention_nor_draws_it_out(
+    clocks: Clocks, kept: Retention, years: int, boots: bool
+) -> None:
+    """Bad luck: a clock 20 years ahead, set right after or before a boot, made 600 s 7,300 days."""
+    jump = years * 365 * 86400
+    clocks.wall += jump
+    clocks.pass_by(20)
+    left = kept.left
+    clocks.wall -= jump
+    if boots:
+        clocks.wall += 2 * jump
+        clocks.reboot()
+    later = Retention(60)
+    later.resume(kept.leases.values(), left)
+    clocks.wall -= jump
+    clocks.pass_by(39)
+    assert later.expire() == 0
+    clocks.pass_by(2)
+    assert later.expire() == 4
+
+
+def test_what_is_left_is_never_more_than_the_setting(clocks: Clocks, kept: Retention) -> None:
+    later = restarted(kept, 10)
+    clocks.pass_by(11)
+    assert later.expire() == 4
+    endless = Retention(60)
+    endless.resume(kept.leases.values(), Left(float("inf")))
+    clocks.pass_by(61)
+    assert endless.expire() == 4
+
+
+def test_what_is_left_is_told_a_tenth_at_a_time(clocks: Clocks, kept: Retention) -> None:
+    """By that the state is written anew, so that boots do not begin it again."""
+    told = []
+    for _second in range(70):
+        told.append(kept.tenths)
+        clocks.pass_by(1)
+    assert told == sorted(told, reverse=True)
+    assert set(told) == set(range(11))
+    kept.expire()
+    assert kept.tenths == 0
+
+
+# --- what others say ----------------------------------------------------------------------------
+
+NASTY = "10.5.9.0-24\x1b[2J\nERROR           all is lost\r\u202e\x9b\udc80" + "A" * 100_000
+
+
+def test_the_status_for_a_person_is_plain_text() -> None:
+    """Who writes keys steers no terminal and fakes no line, with keys, values or errors."""
+    given = Status()
+    given.failed("etcd", NASTY)
+    found = {**given.to_dict(), "running": False, "unused": [f"key {NASTY}: no lease"] * 500}
+    text = status.table(found)
+    lines = text.split("\n")
+    assert text.replace("\n", "").isprintable()
+    assert sum(line.startswith("ERROR") for line in lines) == 1
+    assert max(map(len, lines)) < 1200
+    assert len(lines) < 150
+    assert "400 more" in text
+    assert json.dumps(found).isprintable()
+
+
+def test_a_line_of_the_journal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    program.log(program.ERROR, "key %s is not used" % NASTY)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert len(line) < 1200
+    assert "\\x1b[2J" in line
+
+
+def test_what_a_relay_says_is_plain_text_too() -> None:
+    """A relay that was taken over by somebody is shown on root's terminal."""
+    found = {
+        "settings": {
+            "device": NASTY,
+            "mtu": 1,
+            "subnet": "x",
+            "listen": "x",
+            "port": 1,
+            "vector": True,
+        },
+        "offload": {"device": NASTY, "udp_segment": True, "udp_gro": True, "receive_buffer": 1},
+        "totals": dict.fromkeys(("tx_packets", "tx_bytes", "rx_packets", "rx_bytes"), 1),
+        "table": {"peers": 1, "revision": 1},
+        "pid": 1,
+        "workers": 1,
+        "icmp_sent": 0,
+        "drops": {NASTY: 1},
+        "started": 0,
+        "table_error": NASTY,
+        "peers": [],
+    }
+    text = report.table(found)
+    assert text.replace("\n", "").isprintable()
+    assert sum(line.startswith("ERROR") for line in text.split("\n")) == 1

@@ -9,6 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..fields import plain
+
+_WIDEST = 10000
+
 
 def table(found: Mapping[str, Any]) -> str:
     """What the relay is, what it carried, and for whom."""
@@ -50,7 +54,8 @@ def table(found: Mapping[str, Any]) -> str:
                 for peer in found["peers"]
             ]
         )
-    return "\n".join(lines) + "\n"
+    # Also what a relay says that is somebody else's by now.
+    return "".join(plain(line, _WIDEST) + "\n" for line in lines)
 
 
 def metrics(found: Mapping[str, Any]) -> str:
@@ -85,7 +90,7 @@ def metrics(found: Mapping[str, Any]) -> str:
         "Packets dropped, by reason.",
         [('{reason="%s"}' % reason, count) for reason, count in drops],
     )
-    return "\n".join(lines) + "\n"
+    return "".join(plain(line) + "\n" for line in lines)
 
 
 def _drops(drops: Mapping[str, int]) -> str:
