@@ -39,6 +39,8 @@ from .services import Service
 UNIT = "flatnet-relay.service"
 # One that was killed is back before a stream minds.
 _PAUSE = 0.2
+# As FileDescriptorStoreMax in the unit: one for each worker, and some that are about to go.
+_SOCKETS = 32
 
 
 class Wanted(NamedTuple):
@@ -108,7 +110,7 @@ class Present(_Relay):
                     "unit: systemd runs this host, so the text of %s is needed" % UNIT
                 )
             return [Service(UNIT, self._wanted.unit, True, True)]
-        text = services.definition([self.command, "run"], pause=_PAUSE)
+        text = services.definition([self.command, "run"], pause=_PAUSE, sockets=_SOCKETS)
         return [Service(package.COMMANDS[self.program], text, True, True)]
 
     def shown(self, file: File, before: str) -> tuple[str, str]:

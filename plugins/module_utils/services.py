@@ -9,13 +9,15 @@ Both are asked in the same way: read() what is there, change() it. What a servic
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from . import files, supervisor
@@ -26,6 +28,7 @@ RUN = "/run/flatnet"
 
 _STARTED_BY = 120.0  # systemd's own limit is 90 s
 _STOPPED_BY = 15.0
+_PAUSE = 0.02
 _LINES = 10
 
 
@@ -147,15 +150,17 @@ class Supervised:
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
             path = self.path(change.after.name)
-            if not (change.after.running and not _restarts(change)):
+            starts = bool(change.after.running) and _restarts(change)
+            if not change.after.running:
                 self._stop(path)
             if not change.after.definition:
-                for each in (path, supervisor.pid_path(path), *_logs(path)):
+                for each in (path, *_beside(path)):
                     files.remove(each)
                 continue
             if change.before.definition != change.after.definition:
                 files.replace(path, change.after.definition.encode(), 0o644)
-            if change.after.running and _restarts(change):
+            if starts and not self._begin_anew(path):
+                self._stop(path)
                 self._start(path)
 
     def said(self, names: Sequence[str]) -> str:
@@ -168,29 +173,60 @@ class Supervised:
         if code:
             raise ServiceFailed(output.strip() or "the supervisor of %s does not start" % path)
 
+    def _begin_anew(self, path: str) -> bool:
+        """Have a supervisor that runs begin anew, which keeps the program's sockets; whether it
+        did."""
+        found = supervisor.running(path)
+        if found is None or found.script != (self._python, self._program):
+            return False
+        with _process(path) as handle:
+            if handle is None:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGHUP)
+            until = time.monotonic() + _STOPPED_BY
+            while time.monotonic() < until:
+                if select.select([handle], [], [], _PAUSE)[0]:
+                    return False
+                now = supervisor.running(path)
+                if now and now.times > found.times:
+                    return True
+        return False
+
     def _stop(self, path: str) -> None:
-        number = supervisor.running(path)
-        if number is None:
-            return
-        try:
-            handle = os.pidfd_open(number)
-        except ProcessLookupError:
-            return
-        try:
-            if supervisor.running(path) != number:  # it ended, and another process has its number
+        with _process(path) as handle:
+            if handle is None:
                 return
             for what in (signal.SIGTERM, signal.SIGKILL):
                 signal.pidfd_send_signal(handle, what)
                 if select.select([handle], [], [], _STOPPED_BY)[0]:
                     return
-            raise ServiceFailed("process %d, which %s is about, does not end" % (number, path))
-        finally:
+            raise ServiceFailed("the process that %s is about does not end" % path)
+
+
+@contextlib.contextmanager
+def _process(path: str) -> Iterator[int | None]:
+    """The supervisor of a definition, as a handle that never becomes another process's; None if
+    there is none."""
+    found = supervisor.running(path)
+    handle = None
+    if found:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(found.pid)
+    try:
+        # If it had ended before, the handle would be of another process.
+        still = supervisor.running(path)
+        yield handle if found and still and still.pid == found.pid else None
+    finally:
+        if handle is not None:
             os.close(handle)
 
 
-def definition(command: Sequence[str], every: float = 0.0, pause: float = 0.0) -> str:
+def definition(
+    command: Sequence[str], every: float = 0.0, pause: float = 0.0, sockets: int = 0
+) -> str:
     """A command for Supervised; see supervisor.py."""
-    return json.dumps({"command": list(command), "every": every, "pause": pause}) + "\n"
+    found = {"command": list(command), "every": every, "pause": pause}
+    return json.dumps({**found, "sockets": sockets} if sockets else found) + "\n"
 
 
 def has_systemd() -> bool:
@@ -254,8 +290,9 @@ def read_file(path: str) -> str:
         return ""
 
 
-def _logs(path: str) -> tuple[str, str]:
-    return supervisor.log_path(path), supervisor.log_path(path) + ".1"
+def _beside(path: str) -> tuple[str, ...]:
+    log = supervisor.log_path(path)
+    return supervisor.pid_path(path), supervisor.notify_path(path), log, log + ".1"
 
 
 def _tail(text: str) -> str:

@@ -95,7 +95,7 @@ class Relay:
 
     @property
     def supervisor(self) -> int:
-        return int((self.host.run / "flatnet/flatnet-relay.pid").read_text())
+        return int((self.host.run / "flatnet/flatnet-relay.pid").read_text().split()[0])
 
     def program(self, other_than: int = 0) -> int:
         """The process id of the relay itself."""
@@ -500,7 +500,7 @@ class Sync:
         return result
 
     def program(self) -> int:
-        supervisor = int((self.host.run / "flatnet/flatnet-sync.pid").read_text())
+        supervisor = int((self.host.run / "flatnet/flatnet-sync.pid").read_text().split()[0])
         return int(wait(lambda: children(supervisor))[0])
 
 

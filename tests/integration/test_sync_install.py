@@ -85,7 +85,7 @@ class Installed:
 
     @property
     def supervisor(self) -> int:
-        return int((self.host.run / "flatnet/flatnet-sync.pid").read_text())
+        return int((self.host.run / "flatnet/flatnet-sync.pid").read_text().split()[0])
 
     def program(self, other_than: int = 0) -> int:
         """The process id of the program itself."""

@@ -214,7 +214,7 @@ class RelayHost:
         """The same relay, kept running as on hosts without systemd."""
         self.stop()
         words = ["env", *("%s=%s" % each for each in self.fleet.environment.items())]
-        text = services.definition([*words, *self.relay_command("run")], pause=0.2)
+        text = services.definition([*words, *self.relay_command("run")], pause=0.2, sockets=32)
         (self.files / "relay.json").write_text(text)
         script = str(_CORE / "supervisor.py")
         self.host.exec([PYTHON, "-I", script, "/run/relay/relay.json"], check=True)
@@ -222,7 +222,7 @@ class RelayHost:
 
     def unsupervise(self) -> None:
         """Back to one that is started by hand."""
-        pid = int((self.files / "relay.pid").read_text())
+        pid = int((self.files / "relay.pid").read_text().split()[0])
         os.kill(pid, signal.SIGTERM)
         wait(lambda: not Path("/proc/%d" % pid).exists(), "the supervisor's end")
         self.run_relay()
