@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -124,6 +125,12 @@ class Relay:
         return self.host.exec(["ip", *line.split()], check=True).stdout
 
     @property
+    def port(self) -> set[str]:
+        """The sockets that have its port, by number: one that is bound anew has another one."""
+        found = self.host.exec(["ss", "-Hulne", "sport = :8285"], check=True).stdout
+        return set(re.findall(r" ino:(\d+) ", found))
+
+    @property
     def index(self) -> int:
         """The number of its device: a device that is made anew has another one."""
         return int(json.loads(self.ip("-j link show flannel0"))[0]["ifindex"])
@@ -231,7 +238,12 @@ def test_a_killed_supervisor_takes_the_relay_along(running: Relay, peer: Relay) 
 
 
 def test_it_is_restarted_on_request(running: Relay, peer: Relay) -> None:
-    pid, index = running.program(), running.index
+    pid, index, supervisor, port = (
+        running.program(),
+        running.index,
+        running.supervisor,
+        running.port,
+    )
     planned = running.run(state="restarted", check=True)
     assert running.program() == pid
     done = running.run(state="restarted")
@@ -240,17 +252,18 @@ def test_it_is_restarted_on_request(running: Relay, peer: Relay) -> None:
     after = running.diff(done, "flatnet-relay")[1]
     assert after == "enabled, running, started anew\n"
     assert not alive(pid)
-    assert running.index == index
+    assert (running.index, running.supervisor, running.port) == (index, supervisor, port)
     assert running.reaches(peer)
     assert not running.run()["changed"]
 
 
 def test_new_settings_start_it_anew_on_the_same_device(running: Relay, peer: Relay) -> None:
-    pid, index = running.program(), running.index
+    pid, index, port = running.program(), running.index, running.port
     done = running.make(mtu=1400, workers=2, vector=False)
     assert done["restarted"]
     assert not alive(pid)
     assert running.index == index
+    assert running.port > port, "it keeps the socket, and has another one for the other worker"
     assert running.status()["workers"] == 2
     assert "mtu 1400" in running.ip("link show flannel0")
     assert running.reaches(peer)

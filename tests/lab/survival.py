@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -59,6 +60,27 @@ ip -o link | grep flannel
 ip route show proto 110
 ss -Hlun sport = 8285
 true
+"""
+
+#: The relay is back by then, on a busy machine too.
+BACK = 30
+
+#: Tries to get the relay's port, of its address or of all, until it has it; without rights.
+_SQUATTER = """
+import os, socket, sys, time
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print("as user", os.getuid(), flush=True)
+end = time.monotonic() + 600
+while time.monotonic() < end:
+    for address in (sys.argv[1], "0.0.0.0"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                one.bind((address, 8285))
+            except OSError:
+                continue
+            sys.exit(0)
+sys.exit(1)
 """
 
 #: What changes by itself.
@@ -115,15 +137,7 @@ def _relay(fleet: BootedFleet, inventory: Path) -> None:
     found = re.search(r"exposure level for \S+: ([\d.]+)", analysed)
     if not found or float(found[1]) > MOST_EXPOSURE:
         raise LabError(f"the relay is more exposed than {MOST_EXPOSURE}")
-    _step("kill -9 of the relay")
-    main = fleet.ssh(host, ["systemctl", "show", "--property=MainPID", "--value", _UNIT]).stdout
-    fleet.ssh(host, ["kill", "-9", main.strip()])
-    begin = time.monotonic()
-    while fleet.ssh(host, ["flatnet-relay", "status"], check=False).returncode:
-        if time.monotonic() > begin + 2:
-            raise LabError("the relay is not back after 2 s")
-    print(f"it answers again after {time.monotonic() - begin:.1f} s")
-    _ping(fleet)
+    _port(fleet, host)
     _step(f"reboot of {host.name}")
     fleet.reboot(host)
     fleet.ssh(host, ["flatnet-relay", "status"])
@@ -138,6 +152,53 @@ def _relay(fleet: BootedFleet, inventory: Path) -> None:
     if left:
         raise LabError(f"remove.yml has left on {host.name}:\n{left}")
     print("nothing is left of it")
+
+
+def _port(fleet: BootedFleet, host: Host) -> None:
+    """Nobody else gets the relay's port while it is killed, restarted and loses a worker."""
+    _step("somebody without rights is after the relay's port")
+    squatter = subprocess.Popen(
+        fleet.controller.command(
+            [*fleet.ssh_command(host), "--", shlex.join(["python3", "-c", _SQUATTER, host.address])]
+        ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        print(f"he begins: {t.cast('t.IO[str]', squatter.stdout).readline().strip()}")
+        for what in ("kill -9 of the relay", "kill -9 of a worker", "systemctl restart") * 3:
+            before = _main(fleet, host)
+            if what == "systemctl restart":
+                fleet.ssh(host, ["systemctl", "restart", _UNIT])
+            else:
+                words = ["kill", "-9", before] if "relay" in what else ["pkill", "-9", "-P", before]
+                fleet.ssh(host, words)
+            begin = time.monotonic()
+            while _main(fleet, host) in ("0", before) or (
+                fleet.ssh(host, ["flatnet-relay", "status"], check=False).returncode
+            ):
+                if time.monotonic() > begin + BACK:
+                    raise LabError(f"{what}: the relay is not back after {BACK} s")
+            if squatter.poll() is not None:
+                raise LabError(f"{what}: somebody else got the relay's port")
+            print(f"{what}: it answers again, and nobody else has its port")
+            _ping(fleet)
+        fleet.ssh(host, ["systemctl", "stop", _UNIT])
+        if squatter.wait(BACK):
+            raise LabError("he ended, and not since he has the port")
+        print("systemctl stop: the port is anybody's")
+        fleet.ssh(host, ["systemctl", "start", _UNIT])
+    finally:
+        squatter.kill()
+        squatter.wait()
+    _ping(fleet)
+
+
+def _main(fleet: BootedFleet, host: Host) -> str:
+    """The process id of the relay's main process; 0 if there is none."""
+    words = ["systemctl", "show", "--property=MainPID", "--value", _UNIT]
+    return fleet.ssh(host, words).stdout.strip()
 
 
 def dump(fleet: BootedFleet, host: Host) -> list[str]:

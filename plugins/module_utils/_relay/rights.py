@@ -93,7 +93,16 @@ def _folder(path: str, mode: int, former: set[int]) -> int:
         os.mkdir(path, mode)
     except FileExistsError:
         ours = False
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder = os.open(path, flags)
+    except NotADirectoryError:
+        if mode != 0o700:
+            raise
+        # What that user left in the folder that was taken, which is ours by now.
+        os.unlink(path)
+        os.mkdir(path, mode)
+        folder = os.open(path, flags)
     try:
         found = os.fstat(folder)
         if found.st_uid in former:
