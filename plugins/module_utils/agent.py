@@ -215,8 +215,8 @@ class Agent:
         if self._relay.settings:
             with locked():
                 found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
-            self._tell("events", found.changes)
-            self._relay_told(found.problem)
+            self._tell("events", found)
+            self._inform_relay("events")
         if not changes:
             return
         try:
@@ -359,8 +359,8 @@ class Agent:
                 self.status.healed("routes")
             relay = self._relay.keep(self._table.usable, self._unsure_subnets(), self.revision)
         self.status.healed("kernel")
-        self._tell(why, (*changes, *relay.changes))
-        self._relay_told(relay.problem)
+        self._tell(why, (*changes, *relay))
+        self._inform_relay(why)
         return changes
 
     def _tell(self, why: str, changes: Sequence[object]) -> None:
@@ -379,11 +379,16 @@ class Agent:
                 ),
             )
 
-    def _relay_told(self, problem: str) -> None:
-        if self._relay.settings:
-            self.status.healed("relay")
+    def _inform_relay(self, why: str) -> None:
+        """Have the relay use what its files say; without the lock, since it may take its time."""
+        if self._relay.settings is None:
+            return
+        late, problem = self._relay.inform(look=why != "events")
+        self._tell("drift", (late,) if late else ())
         if problem:
-            self._log(INFO, problem)
+            self.failed("relay", problem)
+        else:
+            self.status.healed("relay")
 
     def _converge(self, without: frozenset[object]) -> Changes:
         return self._kernel.converge(lambda: self._compute(without), check_mode=False)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Callable
+from collections.abc import Iterable
+from typing import Any, Callable, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -23,21 +23,37 @@ def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if module.check_mode else locked()
 
 
+class Besides(Protocol):
+    """What a run changes apart from the kernel: relay_table.TableRun."""
+
+    def plan(self) -> tuple[Any, ...]: ...
+
+    def write(self) -> None: ...
+
+    def inform(self, check_mode: bool) -> tuple[Any, str]: ...
+
+
 def converge(
     module: AnsibleModule,
     kernel: Kernel,
     compute: Callable[[], Changes],
-    others: tuple[Sequence[Any], Callable[[], object]] | None = None,
+    relay: Besides | None = None,
     **result: Any,
 ) -> None:
-    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``others``
-    are changes apart from the kernel, with what makes them."""
-    more, make = others or ((), None)
+    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
+    is what there is to change apart from the kernel; the relay is told without the lock."""
+    changes: tuple[Any, ...] = ()
     with changing(module):
-        changes = kernel.converge(compute, module.check_mode)
-        if more and make and not module.check_mode:
-            make()
-    changes = (*changes, *more)
+        if relay:
+            changes = relay.plan()
+        changes = (*kernel.converge(compute, module.check_mode), *changes)
+        if relay and not module.check_mode:
+            relay.write()
+    if relay:
+        late, problem = relay.inform(module.check_mode)
+        changes = (*changes, late) if late else changes
+        if problem:
+            module.warn(problem)
     module.exit_json(changed=bool(changes), diff=diff(changes), **result)
 
 

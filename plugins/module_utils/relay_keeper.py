@@ -10,7 +10,6 @@ run of the playbook may change it at any time, and is not to be overruled.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from . import files, relay_table
 from ._relay.config import (
@@ -24,15 +23,8 @@ from ._relay.config import (
 from .errors import FlatnetError
 from .flannel import Lease
 from .network import NetworkConfig
-from .relay_table import RelayChange
+from .relay_table import Heed
 from .underlay import Underlay
-
-
-class Kept(NamedTuple):
-    """What was changed, and why a relay does not use it; or nothing."""
-
-    changes: tuple[object, ...]
-    problem: str
 
 
 class RelayKeeper:
@@ -42,6 +34,7 @@ class RelayKeeper:
         self._path = path
         self.settings: RelaySettings | None = None
         self._table: RelayTable | None = None
+        self._untold = False
 
     def learn(self, config: NetworkConfig, own: Lease, underlay: Underlay) -> None:
         """See what the settings should be. Those known until now do for a file that was damaged
@@ -65,24 +58,38 @@ class RelayKeeper:
             mtu=config.backend.overlay_mtu(underlay.mtu),
         )
 
-    def keep(self, usable: Iterable[Lease], unsure: Iterable[str], revision: int) -> Kept:
-        """Compare both files with what they should be, and put right what differs."""
+    def keep(
+        self, usable: Iterable[Lease], unsure: Iterable[str], revision: int
+    ) -> tuple[object, ...]:
+        """Compare both files with what they should be, and put right what differs; what did. The
+        relay is to be told with ``inform`` once the host's lock is let go."""
         if self.settings is None:
-            return Kept((), "")
+            return ()
         corrected = self._correct(self.settings)
         kept = self._put(relay_table.read(self.settings.table_file), usable, unsure, revision)
-        if not corrected:
-            return kept
-        # Has it see that it has to start anew.
-        problem = relay_table.tell(self.settings.control)
-        return Kept(("settings %s" % self._path, *kept.changes), problem)
+        return ("settings %s" % self._path, *kept) if corrected else kept
 
-    def follow(self, usable: Iterable[Lease], unsure: Iterable[str], revision: int) -> Kept:
+    def follow(
+        self, usable: Iterable[Lease], unsure: Iterable[str], revision: int
+    ) -> tuple[object, ...]:
         """The same after an event: the table is taken to be as it was left, since reading it takes
         a while with thousands of peers."""
         if self.settings is None:
-            return Kept((), "")
+            return ()
         return self._put(self._table, usable, unsure, revision)
+
+    def inform(self, look: bool) -> Heed:
+        """Have the relay use what was written. ``look``: see that it does, whoever wrote it, since
+        one who was to tell it may have ended before. Not while the host's lock is held: it may take
+        its time to answer."""
+        if self.settings is None:
+            return Heed(None, "")
+        if self._untold:
+            self._untold = False
+            return Heed(None, relay_table.tell(self.settings.control))
+        if not look:
+            return Heed(None, "")
+        return relay_table.heed(self.settings.control, self._table, self.settings)
 
     def _put(
         self,
@@ -90,16 +97,17 @@ class RelayKeeper:
         usable: Iterable[Lease],
         unsure: Iterable[str],
         revision: int,
-    ) -> Kept:
+    ) -> tuple[object, ...]:
         if self.settings is None:
-            return Kept((), "")
+            return ()
         wanted = relay_table.desired(usable, unsure, before or RelayTable(), revision)
-        changes: tuple[RelayChange, ...] = relay_table.changes(before, wanted)
-        problem = ""
+        changes = relay_table.changes(before, wanted)
         if changes or before is None:
-            problem = relay_table.put(self.settings.table_file, self.settings.control, wanted)
-        self._table = wanted
-        return Kept(changes, problem)
+            relay_table.write(self.settings.table_file, wanted)
+            self._untold = True
+            before = wanted
+        self._table = before
+        return changes
 
     def _correct(self, wanted: RelaySettings) -> bool:
         """Write settings that differ from those there."""
@@ -110,6 +118,8 @@ class RelayKeeper:
             pass  # written anew
         try:
             files.replace(self._path, wanted.to_json().encode(), 0o644)
+            # Has it see that it has to start anew.
+            self._untold = True
         except OSError as error:
             raise FlatnetError(
                 "the relay's settings %s cannot be written: %s" % (self._path, error.strerror)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from typing import Any, NamedTuple
 
-from . import files, package, resident, services, system_user
+from . import files, package, relay_table, resident, services, system_user
 from ._relay.config import (
     CONTROL_PATH,
     SETTINGS_PATH,
@@ -90,9 +90,11 @@ class Present(_Relay):
         if system_user.find(settings.user) is None:
             first.insert(0, Step("user " + settings.user, "absent\n", "present\n"))
         table = _table_file(wanted)
-        self._renewed = wanted.table is not None and (
-            services.read_file(table.path) != table.content
-        )
+        renewed = services.read_file(table.path) != table.content
+        late = None if renewed or before != settings else _late(settings, table)
+        self._tell = renewed or late is not None
+        if late:
+            first.append(Step("relay", late.before + "\n", late.after + "\n"))
         super().__init__(
             prefix,
             wanted.python,
@@ -100,7 +102,9 @@ class Present(_Relay):
             obsolete=sorted(_files(before) - _files(settings)),
             first=first + _user_steps(self._users),
             # The relay has queues of the device that was.
-            restart=wanted.restart or any(_replaces(each.before, each.after) for each in changes),
+            restart=wanted.restart
+            or any(_replaces(each.before, each.after) for each in changes)
+            or (late is not None and late.restarts),
         )
 
     def services(self) -> list[Service]:
@@ -161,8 +165,8 @@ class Present(_Relay):
             system_user.remove(user)
 
     def wait(self, begin: float) -> None:
-        if self._renewed and not self.restarts:
-            ask(self._wanted.settings.control, "reload")
+        if self._tell and not self.restarts:
+            relay_table.tell(self._wanted.settings.control)
         super().wait(begin)
 
     def problem(self, begin: float) -> str:
@@ -172,9 +176,11 @@ class Present(_Relay):
             return str(error)
         if self.restarts and found["started"] < begin:
             return "it is the one of before that answers"
-        if found["settings"] != self._wanted.settings._asdict():
-            return "it has other settings"
-        return str(found["table_error"])
+        if found["table_error"]:
+            return str(found["table_error"]) if self._wanted.table is not None else ""
+        settings = self._wanted.settings
+        late = relay_table.behind(found, relay_table.read(settings.table_file), settings)
+        return "it uses %s" % late.before if late else ""
 
 
 class Absent(_Relay):
@@ -232,8 +238,21 @@ def installed() -> RelaySettings | None:
 
 
 def status(settings: RelaySettings) -> dict[str, Any]:
-    """What the relay says about itself; raises RelayUnavailable."""
-    return ask(settings.control, "status")
+    """What the relay says about itself, without peers; raises RelayUnavailable."""
+    return ask(settings.control, "summary")
+
+
+def _late(settings: RelaySettings, table: File) -> relay_table.RelayUse | None:
+    """What a relay that runs uses that is not what its files say: nobody told it, or it did not
+    hear. One that gives no answer is not known to."""
+    try:
+        found: RelayTable | None = parse_table(table.content)
+    except InvalidRelayConfig:
+        found = None
+    try:
+        return relay_table.late(settings.control, found, settings)
+    except RelayUnavailable:
+        return None
 
 
 def _ours(*names: str, other_than: str = "") -> list[str]:
@@ -262,16 +281,12 @@ def _files(settings: RelaySettings | None) -> set[str]:
 
 
 def _table_file(wanted: Wanted) -> File:
-    """With the table as given; or as it is, if it can be read, else an empty one to start with."""
+    """With the table as given; or as it is, else an empty one to start with. One that is somebody
+    else's and damaged is left to them: a relay that runs goes on with the one before."""
     path = wanted.settings.table_file
     if wanted.table is not None:
         return File(path, wanted.table.to_json(), restarts=False)
-    text = services.read_file(path)
-    try:
-        parse_table(text)
-    except InvalidRelayConfig:
-        text = RelayTable().to_json()
-    return File(path, text, restarts=False)
+    return File(path, services.read_file(path) or RelayTable().to_json(), restarts=False)
 
 
 def _table_lines(text: str) -> str:

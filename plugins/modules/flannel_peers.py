@@ -141,7 +141,6 @@ device:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import peers, relay_table
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
@@ -242,7 +241,7 @@ def reach(module, kernel, listing):
         module,
         kernel,
         compute,
-        others=relayed(module, config, chosen.usable, snapshot),
+        relay=relayed(module, config, chosen.usable, snapshot),
         peers=len(chosen.usable),
         unused=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used"),
         revision=snapshot.revision,
@@ -257,24 +256,16 @@ def routes_of_peers(kernel, config):
 
 
 def relayed(module, config, usable, snapshot):
-    """What the relay's table takes, with the udp backend: the changes, and how to make them."""
+    """What the relay's table takes, with the udp backend."""
     if config.backend.type != "udp":
         return None
     present = module.params["state"] == "present"
-    files = relay_table.files()
-    before = relay_table.read(files.table)
-    after = relay_table.desired(
-        usable, snapshot.unsure if present else (), before or RelayTable(), snapshot.revision
+    return relay_table.TableRun(
+        usable,
+        snapshot.unsure if present else (),
+        snapshot.revision,
+        module.params["allow_no_peers"] or not present,
     )
-    allowed = module.params["allow_no_peers"] or not present
-    changes = relay_table.changes(before, after, allow_no_peers=allowed)
-
-    def make():
-        problem = relay_table.put(files.table, files.control, after)
-        if problem:
-            module.warn(problem)
-
-    return changes, make
 
 
 def held_by(kernel, backend):
@@ -297,7 +288,7 @@ def leave(module, kernel, listing):
         module,
         kernel,
         compute,
-        others=relayed(module, config, (), snapshot),
+        relay=relayed(module, config, (), snapshot),
         peers=0,
         unused=[],
         revision=snapshot.revision,

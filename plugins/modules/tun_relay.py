@@ -328,9 +328,7 @@ def present(module, kernel):
     if module.check_mode:
         return plan, {}
     plan.carry_out()
-    found = resident_relay.status(asked)
-    del found["peers"]
-    return plan, {"relay": found}
+    return plan, {"relay": resident_relay.status(asked)}
 
 
 def absent(module, kernel):

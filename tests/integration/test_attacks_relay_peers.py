@@ -90,7 +90,7 @@ def test_a_burst_of_reports_holds_nothing_up(site: Site) -> None:
     finally:
         for each in senders:
             each.close()
-    wait(site.alive, 30, "a peer's packet")
+    wait(site.alive, "a peer's packet")
     found = site.host.ask("status", 30)
     assert found["pid"] == pid, site.host.said()
     assert found["drops"].get("reports"), told(found)
@@ -112,6 +112,6 @@ def test_only_the_relay_of_a_peer_speaks_for_it(site: Site) -> None:
             anybody.sendto(each, to)
         control = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", len(GOOD)))]
         anybody.sendmsg([GOOD * 5], control, 0, to)
-    wait(lambda: site.dropped("source_port") == before + 10, 30, "the count of them")
+    wait(lambda: site.dropped("source_port") == before + 10, "the count of them")
     assert not site.pod.received()
     assert site.alive(), "what comes from the port is delivered"

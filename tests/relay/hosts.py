@@ -21,7 +21,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import services
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
 
 from tests.lab import Host, Lab, Pod
 from tests.lab.system import ip_batch, netns_pids
@@ -39,6 +39,21 @@ _CORE = _HERE.parents[1] / "plugins" / "module_utils"
 
 #: A subnet, an address of the underlay, and the newest format of vectors there.
 Peer = config.RelayPeer
+
+
+def lose_reload(path: Path, socket_path: str) -> None:
+    """Have a relay use another table than its file has, and nothing but the content tell: as if
+    whoever wrote the table could not tell the relay."""
+    good = config.load_table(str(path))
+    first, *others = good.peers
+    address = first.address[:-1] + ("8" if first.address[-1] == "9" else "9")
+    before = path.stat()
+    for table in (good._replace(peers=(first._replace(address=address), *others)), good):
+        with path.open("r+") as file:
+            assert file.write(table.to_json()) == before.st_size
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if table is not good:
+            assert control.ask(socket_path, "reload", 30)["peers"] == len(good.peers)
 
 
 class Running:

@@ -24,10 +24,11 @@ from typing import NamedTuple
 REQUESTS = {
     b"status\n": "status",
     b"reload\n": "reload",
+    b"summary\n": "summary",
     b'{"command": "status"}\n': "status",
     b'{"command": "reload"}\n': "reload",
 }
-UNKNOWN = b'{"error": "the requests are reload and status"}\n'
+UNKNOWN = b'{"error": "the requests are reload, status and summary"}\n'
 FORBIDDEN = b'{"error": "only root may have the relay reload its table"}\n'
 
 _LONGEST = max(map(len, REQUESTS))
@@ -73,6 +74,7 @@ class Client:
         self.trusted = entrance.private or self.user == 0
         self.ends_at = now + entrance.terms.seconds
         self.request = b""
+        self.wants = ""
         self.answer: memoryview | None = None
 
 
@@ -173,7 +175,7 @@ class Clients:
         line, newline, dummy = client.request.partition(b"\n")
         if not newline and len(client.request) <= _LONGEST:
             return ""
-        what = REQUESTS.get(line + newline, "")
+        what = client.wants = REQUESTS.get(line + newline, "")
         # There is no more to read, but it may go away.
         self._poll.modify(client.connection, 0)
         if not what:

@@ -9,6 +9,7 @@ Both are JSON files that root writes and the relay's user reads. Errors name fil
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 from typing import Any, NamedTuple
@@ -79,6 +80,11 @@ class RelayTable(NamedTuple):
         """What ``parse_table`` reads back; the same peers are always the same text."""
         peers = [list(peer) for peer in sorted(self.peers)]
         return dumps({"revision": self.revision, "peers": peers}) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """Tells one table from another."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def load_settings(path: str = SETTINGS_PATH) -> RelaySettings:

@@ -1,53 +1,122 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asking a running relay over a Unix socket: a word and a newline, answered with a line of JSON."""
+"""Asking a running relay over a Unix socket: a word and a newline, answered with a line of JSON.
+
+Root asks, and who answers is the relay's user, whom the network may have taken over by then. So
+there is one deadline for all of it and a limit on its size, and an answer is checked before anybody
+uses or prints it. Nobody asks while holding the host's lock.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import socket
+import time
 from typing import Any
 
-from ..errors import FlatnetError
+from ..errors import FlatnetError, InvalidInput
+from ..fields import is_number, load_object, show
 
-_LONGEST = 64 << 20
+# What an answer may take, in bytes; that with all peers has some hundred for each.
+_MOST = {"status": 64 << 20, "summary": 1 << 16, "reload": 1 << 16}
+_PART = 1 << 16
+_PAUSE = 0.02
+
+_TABLE = {"revision": int, "peers": int, "digest": str}
+_SUMMARY: dict[str, Any] = {
+    "version": str,
+    "pid": int,
+    "started": float,
+    "settings": {
+        **dict.fromkeys(("device", "address", "subnet", "network", "listen", "control"), str),
+        **dict.fromkeys(("mtu", "port", "workers"), int),
+        "vector": bool,
+    },
+    "offload": {"device": str, "udp_segment": bool, "udp_gro": bool, "receive_buffer": int},
+    "workers": int,
+    "table": _TABLE,
+    "table_error": str,
+    "totals": {"": int},
+    "drops": {"": int},
+    "icmp_sent": int,
+}
+_COUNTS = ("mtu", "tx_packets", "tx_bytes", "tx_vectors", "rx_packets", "rx_bytes", "rx_vectors")
+_PEER = {"address": str, "subnets": [str], "mode": str, **dict.fromkeys(_COUNTS, int)}
+# What each answer has at least: fields by their names, all of a list, all of a mapping ("").
+_SHAPES: dict[str, Any] = {
+    "status": {**_SUMMARY, "peers": [_PEER]},
+    "summary": _SUMMARY,
+    "reload": _TABLE,
+}
 
 
 class RelayUnavailable(FlatnetError):
-    """No relay answers, or it refuses."""
+    """No relay answers as one does, or it refuses."""
+
+
+class RelayGone(RelayUnavailable):
+    """None runs; one that starts reads its files then."""
+
+
+class _NoAnswer(InvalidInput):
+    """What came is none, or says no."""
 
 
 def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
-    """The answer to ``status`` (counters and settings) or ``reload`` (the table is read anew, and
-    in use when the answer comes; a broken one is refused, and the one before stays in use).
+    """The answer to
 
-    Raises RelayUnavailable.
+    - ``status``: counters, settings and the table in use, for people with all peers
+    - ``summary``: the same without peers
+    - ``reload``: the table is read anew, and in use when the answer comes; a broken one is refused,
+      and the one before stays in use
+
+    after ``timeout`` seconds at most. Raises RelayUnavailable.
     """
-    data = bytearray()
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(entrance(path))
-            connection.sendall(command.encode() + b"\n")
-            while not data.endswith(b"\n") and len(data) < _LONGEST:
-                part = connection.recv(1 << 16)
-                if not part:
-                    break
-                data += part
+        data = _exchange(path, command, time.monotonic() + timeout)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+        raise RelayGone("no relay answers at %s: %s" % (path, error.strerror)) from None
+    except socket.timeout:
+        raise RelayUnavailable(
+            "the relay at %s does not answer within %.3g seconds" % (path, timeout)
+        ) from None
     except OSError as error:
         raise RelayUnavailable(
-            "no relay answers at %s: %s" % (path, error.strerror or "timed out")
+            "no relay answers at %s: %s" % (path, error.strerror or error)
         ) from None
+    if not data.endswith(b"\n"):
+        words = "ended while it answered"
+        if len(data) > _MOST[command]:
+            words = "answers with more than %d bytes" % _MOST[command]
+        raise RelayUnavailable("the relay at %s %s" % (path, words))
     try:
-        answer = json.loads(data)
-    except ValueError:
-        raise RelayUnavailable("the relay at %s ended while it answered" % path) from None
-    if not isinstance(answer, dict) or "error" in answer:
-        text = answer.get("error") if isinstance(answer, dict) else answer
-        raise RelayUnavailable("the relay at %s: %s" % (path, text))
+        answer = _parse(data, command)
+    except FlatnetError as error:
+        raise RelayUnavailable("the relay at %s: %s" % (path, error)) from None
     return answer
+
+
+def _exchange(path: str, command: str, deadline: float) -> bytes:
+    """What came until a line ended, or the other end was closed, or it was too much."""
+    data = bytearray()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        while True:
+            connection.settimeout(_left(deadline))
+            try:
+                connection.connect(entrance(path))
+                break
+            except BlockingIOError:  # others wait as well, as many as it lets
+                time.sleep(_PAUSE)
+        connection.sendall(command.encode() + b"\n")
+        while len(data) <= _MOST[command]:
+            connection.settimeout(_left(deadline))
+            part = connection.recv(min(_PART, _MOST[command] + 1 - len(data)))
+            data += part
+            if not part or part.endswith(b"\n"):
+                break
+    return bytes(data)
 
 
 def private_path(path: str) -> str:
@@ -61,3 +130,50 @@ def entrance(path: str) -> str:
     reached."""
     private = private_path(path)
     return private if os.path.exists(private) else path
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise socket.timeout
+    return left
+
+
+def _parse(data: bytes, command: str) -> dict[str, Any]:
+    answer = load_object(data, _NoAnswer, "the answer")
+    if "error" in answer:
+        text = answer["error"]
+        raise _NoAnswer(text[:500] if _fits(text, str) else show(text))
+    if not _fits(answer, _SHAPES[command]) or not _plain(answer):
+        raise _NoAnswer("the answer is none of a relay of this version: %s" % show(data))
+    return answer
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether a decoded value has what a shape asks for."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        if "" in shape:
+            return all(_fits(each, shape[""]) for each in value.values())
+        return all(name in value and _fits(value[name], each) for name, each in shape.items())
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(each, shape[0]) for each in value)
+    if shape is str:
+        return isinstance(value, str) and value.isprintable()
+    if shape is bool:
+        return isinstance(value, bool)
+    if shape is float:
+        return _fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return is_number(value) and abs(value) < 1 << 63
+
+
+def _plain(value: Any, depth: int = 6) -> bool:
+    """Whether all of it may be shown as it is: no control characters, no depths."""
+    if isinstance(value, dict):
+        return depth > 0 and all(
+            _plain(name) and _plain(each, depth - 1) for name, each in value.items()
+        )
+    if isinstance(value, list):
+        return depth > 0 and all(_plain(each, depth - 1) for each in value)
+    return value is None or any(_fits(value, each) for each in (str, bool, float))

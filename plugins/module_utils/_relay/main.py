@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from .. import files
@@ -63,6 +64,9 @@ class Relay:
         self._outdated = False
         self._version = version
         self._table = RelayTable()
+        # Its digest as the workers were given it, and what tells its file from another one.
+        self._handed = ""
+        self._read = (0, 0, 0)
         self._error = ""
         self._started = time.time()
         self._offload: dict[str, Any] = {}
@@ -76,8 +80,8 @@ class Relay:
         self._for_status: list[Client] = []
         self._for_reload: list[Client] = []
         self._reload_wanted = False
-        # The last status: for everybody, until then.
-        self._shown = b""
+        # The last status, by what is asked for: for everybody, until then.
+        self._shown: dict[str, bytes] = {}
         self._shown_until = 0.0
         watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 3e6
         self._every = min(watchdog or _LOOK, _LOOK)
@@ -160,6 +164,7 @@ class Relay:
 
     def _load(self) -> None:
         """At the start a table that cannot be read is none; later the one before stays."""
+        self._read = _stamp(self._settings.table_file)
         try:
             self._table = load_table(self._settings.table_file)
             self._error = ""
@@ -181,14 +186,27 @@ class Relay:
                 "revision %d: %d peers, %d before"
                 % (self._table.revision, len(self._table.peers), len(before.peers)),
             )
-            self._ask("table", askers, pack(self._table.peers))
+            self._hand_out(askers)
         else:
             self._tell_loaded(clients, askers)
+
+    def _hand_out(self, askers: list[Client]) -> None:
+        self._handed = self._table.digest
+        self._ask("table", askers, self._handed, pack(self._table.peers))
+
+    def _in_use(self, workers: Iterable[str] = ()) -> dict[str, Any]:
+        """The table; with a digest once all workers say that they use it."""
+        taken = set(workers) <= {self._handed}
+        return {
+            "revision": self._table.revision,
+            "peers": len(self._table.peers),
+            "digest": self._table.digest if taken else "",
+        }
 
     def _tell_loaded(self, clients: Clients, askers: list[Client]) -> None:
         answer: dict[str, Any] = {"error": self._error}
         if not self._error:
-            answer = {"revision": self._table.revision, "peers": len(self._table.peers)}
+            answer = self._in_use()
         for client in askers:
             clients.answer(client, _line(answer))
 
@@ -198,7 +216,7 @@ class Relay:
         """Until a signal says that it is enough. Nobody is waited for."""
         ready_told = False
         self._poll.register(self._wake, select.POLLIN)
-        self._ask("table", [], pack(self._table.peers))
+        self._hand_out([])
         while True:
             for channel in self._channels:
                 self._poll.register(channel, channel.events)
@@ -255,7 +273,7 @@ class Relay:
         elif client.trusted or time.monotonic() >= self._shown_until:
             self._for_status.append(client)
         else:
-            clients.answer(client, self._shown)
+            clients.answer(client, self._shown[what])
 
     def _ask(self, what: str, askers: list[Client], *values: Any) -> None:
         self._asked[what] = Question(self._channels, askers)
@@ -288,13 +306,15 @@ class Relay:
     def _show(self, question: Question, clients: Clients) -> None:
         """To whoever asked, and to whom it concerns anyhow."""
         found = self._status(question.answers)
-        self._shown = _line(found)
+        # To most it is enough without peers, who may be thousands.
+        summary = {name: value for name, value in found.items() if name != "peers"}
+        self._shown = {"status": _line(found), "summary": _line(summary)}
         now = time.monotonic()
         # Who came meanwhile and only wants to know is told as well.
         also = [each for each in self._for_status if not each.trusted]
         self._for_status = [each for each in self._for_status if each.trusted]
         for client in question.clients + also:
-            clients.answer(client, self._shown)
+            clients.answer(client, self._shown[client.wants])
         self._shown_until = now + max(_FRESH, (now - question.began) / _PART)
         notify("WATCHDOG=1")
         if now >= self._look_at:
@@ -327,7 +347,7 @@ class Relay:
             "settings": self._settings._asdict(),
             "offload": self._offload,
             "workers": len(self._channels),
-            "table": {"revision": self._table.revision, "peers": len(self._table.peers)},
+            "table": self._in_use(answer["table"] for answer in answers),
             "table_error": self._error,
             "totals": dict(totals),
             "drops": dict(drops),
@@ -336,7 +356,10 @@ class Relay:
         }
 
     def _look(self, found: dict[str, Any]) -> None:
-        """Now and then: what an operator may want to know."""
+        """Now and then: what an operator may want to know; and whether there is another table that
+        nobody has told of, or was not heard."""
+        if _stamp(self._settings.table_file) != self._read:
+            self._reload_wanted = True
         drops = Counter(found["drops"])
         # What the host's own kernel has to say in IPv6 is nothing that an operator could mend.
         more = drops - self._told - Counter({NOT_IPV4: drops[NOT_IPV4]})
@@ -357,3 +380,12 @@ class Relay:
 
 def _line(found: dict[str, Any]) -> bytes:
     return json.dumps(found).encode() + b"\n"
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    """What tells a file from one that took its place."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size

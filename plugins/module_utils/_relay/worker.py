@@ -5,8 +5,8 @@
 
 The main process tells it, over a socket pair, in messages of a length and marshalled values:
 
-    ("table", records)                      another table; answered when it is in use
-    ("status",)                             answered with counters
+    ("table", digest, records)              another table; answered when it is in use
+    ("status",)                             answered with counters, and the table's digest
 
 It says nothing of its own accord, so that peers cannot have it wait for the main process: what they
 have workers tell each other goes by ``mail``.
@@ -63,6 +63,7 @@ class Worker:
         self._channel = channel
         self._box = box
         self._router = Router(settings.port, settings.mtu)
+        self._table = ""
         self._replacing: Iterator[list[Peer] | None] | None = None
         self._wires = Wires(settings, queue, sock, self._router)
         self._sender = Sender(self._wires, number)
@@ -134,7 +135,8 @@ class Worker:
             return False
         for what, *values in messages:
             if what == "table":
-                self._replacing = self._router.replacing(values[0])
+                self._table, records = values
+                self._replacing = self._router.replacing(records)
             elif what == "status":
                 self._channel.tell("status", self._status())
         return True
@@ -170,6 +172,7 @@ class Worker:
                 totals.update(dict(zip(COUNTERS, counts)))
                 peers.append((name, counts, _mode(peer), peer.mtu))
         return {
+            "table": "" if self._replacing else self._table,
             "totals": dict(totals),
             "drops": {reason: count for reason, count in wires.drops.items() if count},
             "icmp_sent": wires.icmp_sent,
