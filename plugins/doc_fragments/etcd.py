@@ -51,7 +51,9 @@ options:
     type: str
   etcd_timeout:
     description:
-      - Seconds that one request to one endpoint may take.
+      - Seconds that one request to one endpoint may take, its name's resolution included.
+      - Over all endpoints it takes three times that at most.
+      - C(flatnet-sync) takes at most 60.
     type: float
     default: 5.0
 attributes:

@@ -36,7 +36,7 @@ from .monitor import Monitor
 from .program import ERROR, INFO, NOTICE, WARNING, log, notify, version
 from .settings import DEFAULT_PATH, Settings, load
 from .status import metrics, table
-from .vigil import Vigil, WatchBehind
+from .vigil import Vigil, WatchBehind, WatchSilent
 
 VERSION = version(__package__)
 # Seconds. What follows a change on disk is written when nothing has changed for the first, and in a
@@ -102,10 +102,7 @@ class Service:
                     self._agent.failed(kind, str(error))
                     self._recall()
                     self._announce("\nSTATUS=%s" % error)
-                self._agent.status.connected(None)
-                self._touched()
-                self._serve(None, time.monotonic() + random.uniform(0, self._retry))
-                self._retry = min(self._retry * 2, _LONGEST_RETRY)
+                self._pause()
         notify("STOPPING=1")
         self._agent.status.connected(None)
         self._agent.status.pid = None
@@ -120,24 +117,32 @@ class Service:
     def _follow(self) -> None:
         """Serve one watch after the other, until a new listing is needed."""
         endpoint = ""
+        cluster: int | None = None
+        status = self._agent.status
         try:
             while True:
                 with self._registry.watch(self._agent.revision) as watch:
                     endpoint = watch.endpoint
-                    if watch.revision < self._agent.revision:
+                    cluster = watch.cluster if cluster is None else cluster
+                    if watch.revision < self._agent.revision or watch.cluster != cluster:
                         # Another history, or a member that lags behind.
                         self._registry.avoid(endpoint)
                         return
                     self._vigil.begin(watch, self._registry.pulse(endpoint))
-                    self._agent.status.connected(endpoint)
+                    status.connected(endpoint)
                     self._announce()
-                    self._retry = _FIRST_RETRY
                     try:
                         self._serve(watch, None)
                         return
                     except WatchBehind as error:
                         log(INFO, "%s; going on at another member" % error)
                         self._registry.avoid(endpoint)
+                    except WatchSilent as error:
+                        self._agent.failed("etcd", str(error))
+                        self._registry.avoid(endpoint)
+                self._vigil.end()
+                if not self._pause():
+                    return
         except EtcdCompacted:
             pass  # listing is faster
         except EtcdError:
@@ -145,6 +150,13 @@ class Service:
             raise
         finally:
             self._vigil.end()
+
+    def _pause(self) -> bool:
+        """Go on without a watch for a while, each time longer; False if a new listing is needed."""
+        self._agent.status.connected(None)
+        self._touched()
+        wait, self._retry = self._retry, min(self._retry * 2, _LONGEST_RETRY)
+        return self._serve(None, time.monotonic() + random.uniform(0, wait))
 
     def _watched(self, watch: Watch) -> bool:
         """Take in what the watch has, and look whether it still tells all; False if a new listing
@@ -156,6 +168,9 @@ class Service:
             self._touched()
         answered = self._vigil.answered
         self._vigil.look(self._agent.revision)
+        if self._vigil.confirmed:
+            self._retry = _FIRST_RETRY
+            self._agent.status.healed("etcd")
         if self._vigil.answered != answered:
             self._agent.status.connected(watch.endpoint if self._vigil.answered else None)
             self._touched()
@@ -181,8 +196,8 @@ class Service:
             self._announced = True
         notify("READY=1" + more)
 
-    def _serve(self, watch: Watch | None, until: float | None) -> None:
-        """Handle what comes, until ``until`` or until a new listing is needed."""
+    def _serve(self, watch: Watch | None, until: float | None) -> bool:
+        """Handle what comes, until ``until``, or until a new listing is needed: then False."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(self._monitor.fileno(), select.POLLIN)
@@ -190,16 +205,16 @@ class Service:
             poll.register(watch.fileno(), select.POLLIN)
         while True:
             if watch and not self._watched(watch):
-                return
+                return False
             now = time.monotonic()
             if until is not None and now >= until:
-                return
+                return True
             if self._look_at is not None and now >= self._look_at:
                 self._look_at = None
                 if not self._check("drift"):
-                    return
+                    return False
             if not self._timers(now):
-                return
+                return False
             times = [until, self._look_at, self._check_at, self._renew_at, self._save_at]
             times += [self._alive_at, self._vigil.due if watch else None]
             first = (

@@ -14,6 +14,9 @@ or that lags behind leaves it standing and silent; so does anything on the way t
   normal, so each time it was in vain the patience doubles, up to ``LONGEST_PATIENCE``; it begins
   anew when the watch has told all.
 
+Whoever gives a watch up because its member is silent does well to go on with another watch from
+where it is, and not to list: silence may be the load of an etcd that all hosts then would list.
+
 A question is a hundred bytes each way and reads one key, so ten thousand hosts cost their etcd a
 thousand such reads a second.
 """
@@ -23,7 +26,7 @@ from __future__ import annotations
 import random
 import time
 
-from .etcd import EtcdUnreachable, Pulse, Watch
+from .etcd import EtcdTimeout, EtcdUnreachable, Pulse, Watch
 
 # Seconds.
 INTERVAL = 10.0
@@ -35,11 +38,17 @@ class WatchBehind(EtcdUnreachable):
     """The watch does not tell what etcd has; another one, from where it is, may."""
 
 
+class WatchSilent(EtcdTimeout):
+    """The watch's member does not answer, though its connections stand."""
+
+
 class Vigil:
     """Over one watch after the other: ``begin`` it, then ``look`` when ``due`` or readable."""
 
     def __init__(self) -> None:
+        # Whether the watch's member answers; and whether it ever has.
         self.answered = True
+        self.confirmed = False
         self._watch: Watch | None = None
         self._pulse: Pulse | None = None
         self._patience = PATIENCE
@@ -62,6 +71,7 @@ class Vigil:
             self._pulse.close()
         self._watch = self._pulse = self._since = None
         self.answered = True
+        self.confirmed = False
 
     def fileno(self) -> int | None:
         """To be polled, where there is one."""
@@ -85,9 +95,12 @@ class Vigil:
             return
         now = time.monotonic()
         if pulse.asked:
-            answer = pulse.read()
+            try:
+                answer = pulse.read()
+            except EtcdTimeout as error:
+                raise WatchSilent(str(error)) from None
             if answer is not None:
-                self.answered = True
+                self.answered = self.confirmed = True
                 self._compare(watch, answer.revision, answer.cluster, told, now)
             elif now >= self._asked + QUIET:
                 self.answered = False

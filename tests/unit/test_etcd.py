@@ -183,6 +183,7 @@ def test_an_endpoint_to_avoid_is_the_last() -> None:
         ({"endpoints": "http://127.0.0.1:2379"}, "etcd_endpoints"),
         ({"ca_file": "/ca.pem"}, "etcd_ca_file"),
         ({"endpoints": ["https://a:1", "http://b:1"], "ca_file": "/ca"}, "etcd_ca_file"),
+        ({"endpoints": ["https://a:1", "http://b:1"]}, "etcd_endpoints"),
         ({"endpoints": ["https://a:1"], "cert_file": "/c"}, "etcd_key_file"),
         ({"endpoints": ["https://a:1"], "key_file": "/k"}, "etcd_cert_file"),
         ({"username": "root"}, "etcd_password"),

@@ -208,7 +208,12 @@ class Connection:
         addresses = self._resolver.addresses(deadline - time.monotonic())
         failure = Failed(EtcdUnreachable, "the name has no address")
         for index, (family, kind, protocol, _name, address) in enumerate(addresses):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                # A family that this host has not, or no descriptor left.
+                failure = self._failure(error, deadline, sent=False, opening=True)
+                continue
             try:
                 # A name's addresses share what time is left.
                 sock.settimeout(_remaining(deadline) / (len(addresses) - index))

@@ -112,11 +112,19 @@ def tls_context(
             raise EtcdInvalidOption(other, f"{option} is given without {other}.")
     if not any(endpoint.tls for endpoint in endpoints):
         return None
+    for endpoint in endpoints:
+        if not endpoint.tls:
+            # Whoever can hold up the others would have all that goes over it, the password as well.
+            raise EtcdInvalidOption(
+                "etcd_endpoints",
+                f"etcd_endpoints: {endpoint.url} is not https, as others are: use one for all.",
+            )
 
     for option, path in files.items():
         if path:
             _check_readable(option, path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file:
         try:
             context.load_verify_locations(cafile=ca_file)
