@@ -17,6 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .errors import FlatnetError
 from .fields import plain
+from .lock import installing
 
 # So many unused keys or leases are named one by one.
 _WARNINGS = 10
@@ -38,6 +39,12 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
     except FlatnetError as error:
         # Some have lines that a command printed.
         module.fail_json(msg="\n".join(map(plain, str(error).split("\n"))))
+
+
+def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock for what is installed on the host, so that what was observed still is so when
+    it is changed; check mode needs none."""
+    return contextlib.nullcontext() if module.check_mode else installing()
 
 
 def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:

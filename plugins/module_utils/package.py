@@ -4,12 +4,16 @@
 """The core as a package on a host, for the programs that stay there.
 
     <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
+    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/bytecode    what that was when it was made
     <prefix>/lib/flatnet/current                        a link to the one in use
     <prefix>/sbin/flatnet-sync, flatnet-relay           start the one in use
 
 The sources are those that the running module was itself imported from: Ansible sends a module what
 it imports, so nothing else has to be copied to a host. All programs are in the one package, which
 is there for as long as one of their commands is; each consists of some of its sources.
+
+Python runs bytecode as it finds it. So what is in place is compared whole: sources with those that
+came along, bytecode with what was written down about it. And the programs write none themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ import subprocess
 from typing import NamedTuple
 
 from .errors import FlatnetError
-from .files import replace
 
 VERSION = "0.1.0"  # the collection's, as in galaxy.yml
 NAME = "flatnet"
@@ -35,10 +38,12 @@ NAME = "flatnet"
 COMMANDS = {"sync": "flatnet-sync", "relay": "flatnet-relay"}
 _PROGRAMS = (*COMMANDS, "supervisor")
 _VERSION_FILE = "__init__.py"
+_MANIFEST = "bytecode"
+_CACHE = "__pycache__"
 
 _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 _LAUNCHER = """\
-#!%s -I
+#!%s -IB
 import os
 import sys
 
@@ -63,10 +68,9 @@ class Installed(NamedTuple):
     stale: frozenset[str] = frozenset(COMMANDS)
 
     def __str__(self) -> str:
-        if self.name is None:
-            return "none"
+        name = self.name or "none"
         flaws = ", ".join(self.flaws[:3])
-        return "%s, but %s" % (self.name, flaws) if flaws else self.name
+        return "%s, but %s" % (name, flaws) if flaws else name
 
 
 def _payload() -> None:
@@ -179,7 +183,9 @@ def observe(prefix: str) -> Installed:
     try:
         target = os.path.join(directory(prefix), os.readlink(link))
     except OSError:
-        return Installed(None, ())
+        # A run that was cut short may have left something.
+        rests = ("rests of it are there",) if os.path.lexists(directory(prefix)) else ()
+        return Installed(None, rests)
     flaws = _flaws(os.path.join(target, NAME), sources())
     name = os.path.basename(target).partition("+")[0]
     same = name == version()
@@ -194,24 +200,66 @@ def observe(prefix: str) -> Installed:
 
 
 def _flaws(top: str, wanted: dict[str, bytes]) -> dict[str, str]:
-    """What is not as it was installed, by path."""
-    flaws = {path: "%s is missing" % path for path in sorted(wanted)}
+    """What is not as it was installed, by the path of the source that it is about."""
+    bytecode = _read_manifest(top)
+    missing = {*wanted, *bytecode}
+    flaws = {} if bytecode else {_MANIFEST: "nothing tells of its bytecode"}
     for folder, folders, files in os.walk(top):
-        folders[:] = [each for each in folders if each != "__pycache__"]
-        for name in files:
-            path = os.path.join(folder, name)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for path in [folder, *(os.path.join(folder, name) for name in files + links)]:
             short = os.path.relpath(path, top)
-            flaws.pop(short, None)
-            with open(path, "rb") as file:
-                if file.read() != wanted.get(short):
-                    flaws[short] = "%s was changed" % short
-        for path in [folder, *(os.path.join(folder, name) for name in files)]:
             status = os.lstat(path)
-            safe = 0o755 if stat.S_ISDIR(status.st_mode) else 0o644
+            is_folder = stat.S_ISDIR(status.st_mode)
+            missing.discard(short)
+            if not is_folder and not _is_right(path, wanted.get(short), bytecode.get(short)):
+                flaws[_source_of(short)] = "%s was changed" % short
+            safe = 0o755 if is_folder else 0o644
             if stat.S_IMODE(status.st_mode) != safe or status.st_uid != os.geteuid():
-                short = os.path.relpath(path, top)
-                flaws.setdefault(short, "%s has other permissions" % short)
+                flaws.setdefault(_source_of(short), "%s has other permissions" % short)
+    for short in sorted(missing):
+        flaws.setdefault(_source_of(short), "%s is missing" % short)
     return flaws
+
+
+def _is_right(path: str, source: bytes | None, digest: str | None) -> bool:
+    """Whether a file is the source, or the bytecode, that it should be."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    with open(path, "rb") as file:
+        found = file.read()
+    return found == source if digest is None else hashlib.sha256(found).hexdigest() == digest
+
+
+def _source_of(path: str) -> str:
+    """A file's source: of what is not bytecode, the file itself."""
+    folder, name = os.path.split(path)
+    above, last = os.path.split(folder)
+    return os.path.join(above, name.partition(".")[0] + ".py") if last == _CACHE else path
+
+
+def _manifest(top: str) -> str:
+    return os.path.join(os.path.dirname(top), _MANIFEST)
+
+
+def _read_manifest(top: str) -> dict[str, str]:
+    """What the bytecode was when it was made: digests by path; nothing if that cannot be told."""
+    try:
+        with open(_manifest(top), encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip("\n").partition(" ") for line in file]
+    except OSError:
+        return {}
+    return {path: digest for digest, dummy, path in lines}
+
+
+def _write_manifest(top: str) -> None:
+    lines = []
+    for folder, dummy, files in os.walk(top):
+        for name in files if os.path.basename(folder) == _CACHE else ():
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+            lines.append("%s %s\n" % (digest, os.path.relpath(path, top)))
+    _write(_manifest(top), "".join(sorted(lines)).encode())
 
 
 def install(prefix: str, python: str) -> None:
@@ -230,11 +278,14 @@ def install(prefix: str, python: str) -> None:
         for path, content in sources().items():
             for depth in range(path.count("/")):
                 _folder(os.path.join(package, *path.split("/")[: depth + 1]))
-            replace(os.path.join(package, path), content, 0o644)
+            _write(os.path.join(package, path), content)
         _compile(package, python)
+        _write_manifest(package)
+        _bring_to_disk(target)
         draft = "%s.%s" % (current(prefix), secrets.token_hex(4))
         os.symlink(os.path.basename(target), draft)
         os.replace(draft, current(prefix))
+        _sync(top)
     except OSError as error:
         raise NotInstalled(
             "the package cannot be put in place: %s: %s" % (error.filename, error.strerror)
@@ -247,6 +298,29 @@ def _folder(path: str) -> None:
         os.mkdir(path, 0o755)
     os.chown(path, os.geteuid(), os.getegid())
     os.chmod(path, 0o755)
+
+
+def _write(path: str, content: bytes) -> None:
+    """A file in a folder that nobody uses yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o644), "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
+
+
+def _bring_to_disk(top: str) -> None:
+    """Whatever is in a folder: a host that loses its power has it whole, or does not use it."""
+    for folder, dummy, files in os.walk(top):
+        for path in [*(os.path.join(folder, name) for name in files), folder]:
+            _sync(path)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _compile(package: str, python: str) -> None:

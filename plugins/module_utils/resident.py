@@ -9,16 +9,18 @@ to a program is in resident_sync.py and resident_relay.py.
 A program is started anew when something has changed that it reads only at its start, and not for
 what another program consists of. A run that is cut short leaves a mark, so that the next one starts
 the program anew although all files are right; a run that replaces the package under other programs
-leaves theirs.
+leaves theirs. The mark also has what was to go (``Rests``), which the settings tell no more once
+they are replaced or removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import files, package, services
@@ -48,12 +50,37 @@ class File(NamedTuple):
     restarts: bool = True
 
 
+class Rests(NamedTuple):
+    """What the settings of before had that those to come do not have, by path or name."""
+
+    files: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+
+    def without(self, other: Rests) -> Rests:
+        """Those that the other one does not have."""
+        return Rests(*(mine - others for mine, others in zip(self, other)))
+
+    def and_of(self, other: Rests) -> Rests:
+        """Those of both."""
+        return Rests(*(mine | others for mine, others in zip(self, other)))
+
+
+def rests(program: str) -> Rests:
+    """What a run that was cut short has left to remove."""
+    try:
+        found = json.loads(services.read_file(_mark(program)) or "{}")
+        return Rests(*(frozenset(map(str, found.get(name, ()))) for name in Rests._fields))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Rests()
+
+
 class Plan:
     """What is missing; ``steps`` is empty if nothing is.
 
-    ``python`` None: nothing of the program is to be left. ``obsolete`` are files to remove, and
-    ``traces`` those that nobody need be told of; ``first`` are steps that come before all others,
-    and ``restart`` says whether one of them asks for that.
+    ``python`` None: nothing of the program is to be left. ``obsolete`` has the files to remove, and
+    what else is to go, ``traces`` the files that nobody need be told of; ``first`` are steps that
+    come before all others, and ``restart`` says whether one of them asks for that.
     """
 
     program = ""  # as package names it
@@ -66,7 +93,7 @@ class Plan:
         prefix: str,
         python: str | None,
         files: Sequence[File],
-        obsolete: Iterable[str] = (),
+        obsolete: Rests,
         traces: Sequence[str] = (),
         first: Sequence[Step] = (),
         restart: bool = False,
@@ -91,7 +118,8 @@ class Plan:
         for file in self._files:
             restart = (self._add_file(file) and file.restarts) or restart
         self._traces = traces
-        self._obsolete = [path for path in obsolete if os.path.lexists(path)]
+        self._rests = obsolete
+        self._obsolete = sorted(filter(os.path.lexists, obsolete.files))
         for path in self._obsolete:
             self._add(path, "present\n", "absent\n")
         self._changes = self._plan_services(restart)
@@ -144,13 +172,25 @@ class Plan:
             # A timer goes on; what it starts next is the new one.
             again = restart and bool(after.definition) and after.name in starting
             if before == after and not again:
-                continue
+                if after.name != self.speaker or self._speaks():
+                    continue
+                # It is there, or starts again and again, and the program says nothing.
+                again = after.running is None
+                before = before if again else before._replace(running=False)
             again = again or (after.name in self.once and not before.definition)
             changes.append(Change(before, after, again))
             self._add(self._manager.path(after.name), before.definition, after.definition)
             anew = ", started anew" if again and (before.running or after.running is None) else ""
             self._add(after.name, "%s\n" % str(before), "%s%s\n" % (str(after), anew))
         return changes
+
+    def _speaks(self) -> bool:
+        """Whether the program says that it runs. A start may be under way, as after a boot."""
+        try:
+            self._await(0.0)
+        except NotReady:
+            return False
+        return True
 
     # --- act --------------------------------------------------------------------------------------
 
@@ -164,8 +204,6 @@ class Plan:
                 self._remove()
             elif self.steps:
                 self._put(self._python)
-            else:
-                self.wait(0.0)
         except OSError as error:
             raise FlatnetError("%s: %s" % (error.filename, error.strerror)) from None
         finally:
@@ -180,24 +218,28 @@ class Plan:
     def finish(self) -> None:
         """What may go once all else is as it should be."""
 
+    # The service whose program says whether it runs; empty if none does.
+    speaker = ""
+
     def problem(self, begin: float) -> str:
-        """Why the program, started since ``begin`` if it had to be, is not ready; empty: it is."""
+        """Why the program is not ready; empty if it is: a live process, which said so after its
+        start, after ``begin`` and not too long ago."""
         raise NotImplementedError
 
     patience = 15.0
 
     def _put(self, python: str) -> None:
-        files.replace(_mark(self.program), b"", 0o644)
+        self._leave_mark()
         self.prepare()
         if self._installs:
             for other in package.others(self._prefix, self.program):
-                if other in self._stale:
+                if other in self._stale and not os.path.exists(_mark(other)):
                     files.replace(_mark(other), b"", 0o644)
             package.install(self._prefix, python)
         for file in self._files:
             if file.content and not _is(file):
                 files.replace(file.path, file.content.encode(), file.mode)
-        begin = time.time()
+        begin = time.time() if self.restarts else 0.0
         self._manager.change(self._changes)
         package.clean(self._prefix)
         for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
@@ -206,8 +248,15 @@ class Plan:
         self.finish()
         files.remove(_mark(self.program))
 
+    def _leave_mark(self) -> None:
+        found = {name: sorted(each) for name, each in self._rests._asdict().items()}
+        files.replace(_mark(self.program), json.dumps(found).encode(), 0o644)
+
     def wait(self, begin: float) -> None:
         """Until the program is ready; raises NotReady."""
+        self._await(begin)
+
+    def _await(self, begin: float) -> None:
         until = time.monotonic() + self.patience
         while True:
             problem = self.problem(begin)
@@ -226,7 +275,7 @@ class Plan:
 
     def _remove(self) -> None:
         if self.steps:
-            files.replace(_mark(self.program), b"", 0o644)
+            self._leave_mark()
         self._manager.change(self._changes)
         self.dismantle()
         paths = [*self._traces, *self._obsolete, *(file.path for file in self._files)]

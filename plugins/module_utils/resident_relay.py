@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import files, package, relay_table, resident, services, system_user
@@ -33,7 +34,7 @@ from .links import plan_link, remove_link
 from .lock import locked
 from .overlay import Device
 from .plan import Changes, claim, diff, plan
-from .resident import File, Step
+from .resident import File, Rests, Step
 from .services import Service
 
 UNIT = "flatnet-relay.service"
@@ -82,9 +83,11 @@ class Present(_Relay):
 
     def __init__(self, prefix: str, wanted: Wanted, kernel: Kernel) -> None:
         self._wanted, self._kernel = wanted, kernel
-        settings, before = wanted.settings, installed()
-        self._before = before
-        self._users = _ours(before.user if before else "", other_than=settings.user)
+        self.speaker = UNIT if services.has_systemd() else package.COMMANDS[self.program]
+        settings = wanted.settings
+        rests = _rests(installed()).and_of(resident.rests(self.program)).without(_rests(settings))
+        self._former = sorted(rests.devices)
+        self._users = _ours(rests.users)
         changes = kernel.converge(self.devices, check_mode=True)
         first = _kernel_steps(changes)
         if system_user.find(settings.user) is None:
@@ -99,7 +102,7 @@ class Present(_Relay):
             prefix,
             wanted.python,
             [File(SETTINGS_PATH, settings.to_json()), table],
-            obsolete=sorted(_files(before) - _files(settings)),
+            obsolete=rests,
             first=first + _user_steps(self._users),
             # The relay has queues of the device that was.
             restart=wanted.restart
@@ -134,17 +137,17 @@ class Present(_Relay):
             kernel.held(name, routes),
             device.exclusive,
         ).changes
-        former = self._before.device if self._before else name
         own = claim(
             [wanted],
             [route for route in routes if route.table == wanted.table],
-            lambda route: route.dev in (name, former),
+            lambda route: route.dev in (name, *self._former),
         )
         changes += plan([wanted], own)
-        link = kernel.link(former)
-        if former != name and link and link.kind == device.link.kind:
-            held = [each for each in kernel.held(former, routes) if each not in own]
-            changes += remove_link(link.kind, link, held).changes
+        for former in self._former:
+            link = kernel.link(former)
+            if link and link.kind == device.link.kind:
+                held = [each for each in kernel.held(former, routes) if each not in own]
+                changes += remove_link(link.kind, link, held).changes
         return changes
 
     def prepare(self) -> None:
@@ -174,7 +177,7 @@ class Present(_Relay):
             found = status(self._wanted.settings)
         except RelayUnavailable as error:
             return str(error)
-        if self.restarts and found["started"] < begin:
+        if found["started"] < begin or not self._manager.runs(self.speaker, found["pid"]):
             return "it is the one of before that answers"
         if found["table_error"]:
             return str(found["table_error"]) if self._wanted.table is not None else ""
@@ -192,15 +195,17 @@ class Absent(_Relay):
     ) -> None:
         self._kernel = kernel
         before = installed()
-        self._names = sorted({device, before.device} if before else {device})
-        self._users = _ours(user, before.user if before else "")
+        named = Rests(frozenset({table_file}), frozenset({user}), frozenset({device}))
+        rests = _rests(before).and_of(resident.rests(self.program)).and_of(named)
+        self._names = sorted(rests.devices)
+        self._users = _ours(rests.users)
         self._control = before.control if before else CONTROL_PATH
         changes = kernel.converge(self.devices, check_mode=True)
         super().__init__(
             prefix,
             None,
             [File(SETTINGS_PATH, "")],
-            obsolete=sorted(_files(before) | {table_file}),
+            obsolete=rests,
             traces=[self._control],
             first=_kernel_steps(changes) + _user_steps(self._users),
         )
@@ -255,8 +260,8 @@ def _late(settings: RelaySettings, table: File) -> relay_table.RelayUse | None:
         return None
 
 
-def _ours(*names: str, other_than: str = "") -> list[str]:
-    return sorted({each for each in names if each != other_than and system_user.is_ours(each)})
+def _ours(names: Iterable[str]) -> list[str]:
+    return sorted(filter(system_user.is_ours, names))
 
 
 def _user_steps(names: list[str]) -> list[Step]:
@@ -273,11 +278,15 @@ def _replaces(before: object, after: object) -> bool:
     return before is None and isinstance(after, Link)
 
 
-def _files(settings: RelaySettings | None) -> set[str]:
+def _rests(settings: RelaySettings | None) -> Rests:
     """What is the relay's own besides its settings."""
     if settings is None:
-        return set()
-    return {path for path in (settings.table_file, settings.metrics_file) if path}
+        return Rests()
+    return Rests(
+        frozenset(path for path in (settings.table_file, settings.metrics_file) if path),
+        frozenset({settings.user}),
+        frozenset({settings.device}),
+    )
 
 
 def _table_file(wanted: Wanted) -> File:

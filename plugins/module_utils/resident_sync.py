@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import package, resident, services
 from ._etcd.cluster import CALL
 from .errors import InvalidInput
-from .resident import File
+from .processes import born
+from .resident import File, NotReady, Rests
 from .services import Service
 from .settings import DEFAULT_PATH, InvalidSettings, Settings, load, to_json
 
@@ -43,18 +45,24 @@ class Plan(resident.Plan):
 
     def __init__(self, prefix: str, wanted: Wanted | None, planned: str | None = None) -> None:
         self._wanted = wanted
+        if wanted:
+            # It says that it runs after a listing and a watch, or after the first call that failed.
+            self.patience = 2 * CALL * wanted.settings.etcd.timeout + 15
+            if wanted.mode != "none":
+                self.speaker = SYNC if wanted.mode == "service" else ONCE
+                if not services.has_systemd():
+                    self.speaker = package.COMMANDS[self.program]
         text = to_json(wanted.settings) if wanted else ""
         super().__init__(
             prefix,
             wanted.python if wanted else None,
             [File(DEFAULT_PATH, text, 0o600)],
-            obsolete=sorted(_files(_installed_settings()) - _files(wanted and wanted.settings)),
+            obsolete=_rests(_installed_settings())
+            .and_of(resident.rests(self.program))
+            .without(_rests(wanted and wanted.settings)),
             traces=[Settings().status_file],
             planned=planned,
         )
-        if wanted:
-            # It says that it runs after a listing and a watch, or after the first call that failed.
-            self.patience = 2 * CALL * wanted.settings.etcd.timeout + 15
 
     def shown(self, file: File, before: str) -> tuple[str, str]:
         if file.path != DEFAULT_PATH:
@@ -90,24 +98,42 @@ class Plan(resident.Plan):
         super().carry_out()
         if self._wanted and self._wanted.mode == "none":
             # Nothing else leaves on disk what is restored at boot.
-            services.run([self.command, "once"])
+            begin = time.time()
+            dummy, output = services.run([self.command, "once"])
+            if status(self._wanted.settings).get("started", 0.0) < begin:
+                raise NotReady(
+                    "'%s once' says nothing about itself: %s" % (self.command, output.strip())
+                )
 
     def prepare(self) -> None:
         if self._wanted and self._wanted.settings.metrics_file:
             os.makedirs(os.path.dirname(self._wanted.settings.metrics_file), exist_ok=True)
 
     def problem(self, begin: float) -> str:
-        if self._wanted is None or not self.restarts:
+        if self._wanted is None or not self.speaker:
             return ""
-        started = status(self._wanted.settings).get("started", 0.0)
-        return "" if started >= begin else "it tells nothing"
+        found = status(self._wanted.settings)
+        if found.get("started", 0.0) < begin or "updated_monotonic" not in found:
+            return "it tells nothing"
+        # It looks at everything now and then, and says so; etcd may keep it waiting meanwhile.
+        longest = 3 * self._wanted.settings.check_interval + 2 * self.patience + 60
+        if not 0 <= time.monotonic() - found["updated_monotonic"] < longest:
+            return "it has told nothing for more than %d seconds" % longest
+        pid = found["pid"] or 0
+        if self._wanted.mode == "service" and not (
+            born(pid) is not None
+            and born(pid) == found["born"]
+            and self._manager.runs(self.speaker, pid)
+        ):
+            return "what told something last is not the process that runs"
+        return ""
 
 
 def status(settings: Settings) -> dict[str, Any]:
     """What the program says about itself; empty if nothing."""
     try:
         found = json.loads(services.read_file(settings.status_file))
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -119,11 +145,11 @@ def _installed_settings() -> Settings | None:
         return None
 
 
-def _files(settings: Settings | None) -> set[str]:
+def _rests(settings: Settings | None) -> Rests:
     """What the program writes for itself, and nobody else."""
     if settings is None:
-        return set()
-    return {path for path in (settings.state_file, settings.metrics_file) if path}
+        return Rests()
+    return Rests(frozenset(path for path in (settings.state_file, settings.metrics_file) if path))
 
 
 def _password(text: str) -> str:

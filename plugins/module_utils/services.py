@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from . import files, supervisor
 from .errors import FlatnetError
+from .processes import parent
 
 UNITS = "/etc/systemd/system"
 RUN = "/run/flatnet"
@@ -72,7 +73,7 @@ class Systemd:
 
     def read(self, names: Sequence[str]) -> list[Service]:
         """What is there, under these names; ``running`` is never None."""
-        answer = _systemctl("show", "--property=UnitFileState,ActiveState", *names)
+        answer = _systemctl("show", "--property=UnitFileState,ActiveState,SubState", *names)
         found = []
         for name, text in zip(names, answer.split("\n\n")):
             values = dict(line.partition("=")[::2] for line in text.split("\n"))
@@ -81,10 +82,14 @@ class Systemd:
                     name,
                     read_file(self.path(name)),
                     values.get("UnitFileState") == "enabled",
-                    values.get("ActiveState") in ("active", "activating", "reloading"),
+                    values.get("ActiveState") in ("active", "reloading") or _starts(values),
                 )
             )
         return found
+
+    def runs(self, name: str, pid: int) -> bool:
+        """Whether this process is the service's own."""
+        return _systemctl("show", "--property=MainPID", name).strip() == "MainPID=%d" % pid
 
     def change(self, changes: Iterable[Change]) -> None:
         """Carry out all of them; a started service is ready when this returns."""
@@ -147,6 +152,11 @@ class Supervised:
             found.append(Service(name, definition, bool(definition), up))
         return found
 
+    def runs(self, name: str, pid: int) -> bool:
+        """Whether this process is the service's own."""
+        found = supervisor.running(self.path(name))
+        return found is not None and parent(pid) == found.pid
+
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
             path = self.path(change.after.name)
@@ -154,7 +164,8 @@ class Supervised:
             if not change.after.running:
                 self._stop(path)
             if not change.after.definition:
-                for each in (path, *_beside(path)):
+                # What tells of the rest goes last.
+                for each in (*_beside(path), path):
                     files.remove(each)
                 continue
             if change.before.definition != change.after.definition:
@@ -232,6 +243,12 @@ def definition(
 def has_systemd() -> bool:
     """Whether systemd runs this host: see sd_booted(3)."""
     return os.path.isdir("/run/systemd/system")
+
+
+def _starts(values: dict[str, str]) -> bool:
+    """Whether a unit is being started, and not waiting to be after it failed."""
+    substate = values.get("SubState", "")
+    return values.get("ActiveState") == "activating" and not substate.startswith("auto-restart")
 
 
 def _redo(change: Change) -> bool:

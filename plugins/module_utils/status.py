@@ -23,10 +23,12 @@ _SHOWN = 100  # of leases that are not used
 
 
 class Status:
-    """Counters and the present state; ``pid`` is the service's, None for what ends by itself."""
+    """Counters and the present state; ``pid`` is the service's, None for what ends by itself, and
+    ``born`` when that process began: see processes.py."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
+        self.born: int | None = None
         self.listings = 0
         self._started = time.time()
         self._endpoint: str | None = None
@@ -88,8 +90,11 @@ class Status:
         return {
             **self._place,
             "pid": self.pid,
+            "born": self.born,
             "started": self._started,
             "updated": time.time(),
+            # By a clock that nobody sets.
+            "updated_monotonic": time.monotonic(),
             "connected": self._endpoint is not None,
             "endpoint": self._endpoint,
             "revision": self._revision,

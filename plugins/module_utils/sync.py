@@ -33,6 +33,7 @@ from .etcd import EtcdClient, EtcdCompacted, EtcdError, Watch, WatchResponse
 from .kernel import Kernel
 from .leases import Registry
 from .monitor import Monitor
+from .processes import born
 from .program import ERROR, INFO, NOTICE, WARNING, log, notify, version
 from .settings import DEFAULT_PATH, Settings, load
 from .status import metrics, table
@@ -65,6 +66,7 @@ class Service:
         self._registry = registry
         self._monitor = Monitor()
         agent.status.pid = os.getpid()
+        agent.status.born = born(os.getpid())
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._checks = 0
         self._announced = False
@@ -400,17 +402,9 @@ def show_status(settings: Settings, as_json: bool) -> None:
         raise FlatnetError(
             "there is no status to show (%s); is the service running?" % error
         ) from None
-    found["running"] = is_running(found.get("pid"))
+    pid = found.get("pid") or 0
+    found["running"] = born(pid) is not None and born(pid) == found.get("born")
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else table(found))
-
-
-def is_running(pid: int | None) -> bool:
-    """Whether the process is there, and is one of this program."""
-    try:
-        with open("/proc/%d/cmdline" % (pid or 0), "rb") as file:
-            return b"flatnet" in file.read()
-    except OSError:
-        return False
 
 
 def main(arguments: list[str] | None = None) -> int:

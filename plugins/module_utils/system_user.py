@@ -13,9 +13,9 @@ import pwd
 import re
 import shutil
 
-from . import services
 from .errors import FlatnetError, InvalidInput
 from .fields import show
+from .system_lock import run_with_users
 
 COMMENT = "flatnet.overlay"
 
@@ -55,7 +55,11 @@ def make(name: str) -> pwd.struct_passwd:
         # A group that is left from somebody, or that somebody wants it to have, will do.
         group = ["--gid", name] if _has_group(name) else ["--user-group"]
         words = ["--system", *group, "--no-create-home", "--home-dir", "/nonexistent"]
-        _run("useradd", *words, "--shell", shell, "--comment", COMMENT, name)
+        try:
+            _run("useradd", *words, "--shell", shell, "--comment", COMMENT, name)
+        except UserFailed:
+            if find(name) is None:  # nobody else has made it meanwhile
+                raise
     return pwd.getpwnam(name)
 
 
@@ -76,7 +80,7 @@ def _has_group(name: str) -> bool:
 
 
 def _run(*command: str) -> None:
-    code, output = services.run(list(command))
+    code, output = run_with_users(*command)
     if code:
         raise UserFailed(
             "'%s' failed: %s; make the user yourself, and name it with the option user"

@@ -171,6 +171,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.errors import Inva
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
+    taking_turns,
     warn_each,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
@@ -260,9 +261,10 @@ def main():
     with reporting(module):
         chosen = wanted(module)
         planned = (module.params["planned"] or {}).get("package") if module.check_mode else None
-        plan = resident_sync.Plan(module.params["prefix"], chosen, planned)
-        if not module.check_mode:
-            plan.carry_out()
+        with taking_turns(module):
+            plan = resident_sync.Plan(module.params["prefix"], chosen, planned)
+            if not module.check_mode:
+                plan.carry_out()
         report(module, plan, chosen)
 
 

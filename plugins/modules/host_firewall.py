@@ -107,6 +107,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.errors import Flat
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
+    taking_turns,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_files import (
     read,
@@ -321,7 +322,8 @@ def main():
         needs = needs_of(module.params)
         found, diffs = [], []
         for name, converge in (("firewalld", firewall_cmd), ("nftables", nftables)):
-            changes = converge(module, needs, module.params["state"] == "present")
+            with taking_turns(module):
+                changes = converge(module, needs, module.params["state"] == "present")
             if changes is None:
                 continue
             found.append(name)

@@ -228,6 +228,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kern
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
+    taking_turns,
     warn_each,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
@@ -355,7 +356,8 @@ def main():
     with reporting(module), Kernel() as kernel:
         if not os.path.isabs(module.params["prefix"]):
             raise InvalidInput("prefix: %s is not an absolute path" % module.params["prefix"])
-        plan, result = (absent if gone else present)(module, kernel)
+        with taking_turns(module):
+            plan, result = (absent if gone else present)(module, kernel)
         module.exit_json(
             changed=bool(plan.steps),
             version=None if gone else package.version(),

@@ -84,7 +84,8 @@ class Run:
 class Site:
     """A lab and its inventory; ``hosts`` are those that Ansible manages (default: all).
 
-    ``sync`` as flatnet_sync: by default nothing else puts right what a test breaks.
+    ``sync`` as flatnet_sync: by default nothing else puts right what a test breaks. ``name`` tells
+    one controller's runs from another's.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Site:
         ansible: Ansible,
         hosts: t.Sequence[Host] | None = None,
         sync: str = "none",
+        name: str = "run",
     ) -> None:
         self.lab = lab
+        self._name = name
         self.hosts = list(hosts or lab.hosts)
         self._ansible = ansible
         self._inventory = str(lab.inventory({"flatnet_sync": sync}))
@@ -110,7 +113,7 @@ class Site:
     ) -> Run:
         """Run a playbook; a return code other than the given one is a failure of the test."""
         self._runs += 1
-        file = self.lab.directory / f"run{self._runs}.jsonl"
+        file = self.lab.directory / f"{self._name}{self._runs}.jsonl"
         file.touch()
         done = self._ansible(
             "ansible-playbook",

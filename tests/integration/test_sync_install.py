@@ -44,7 +44,7 @@ class Installed:
     def __init__(self, lab: Lab, host: Host) -> None:
         self.lab = lab
         self.host = host
-        self._arguments: dict[str, t.Any] = {
+        self.arguments: dict[str, t.Any] = {
             "etcd_endpoints": lab.etcd.endpoints,
             "etcd_timeout": 1.0,
             "prefix": "/etc/flatnet",
@@ -54,7 +54,7 @@ class Installed:
         }
 
     def attempt(self, check: bool = False, **arguments: t.Any) -> Result:
-        return run_module(self.host, "flatnet_sync", {**self._arguments, **arguments}, check)
+        return run_module(self.host, "flatnet_sync", {**self.arguments, **arguments}, check)
 
     def run(self, **arguments: t.Any) -> Result:
         result = self.attempt(**arguments)
@@ -79,8 +79,8 @@ class Installed:
         """The host's files that are ours, and when they were written."""
         top = [self.host.etc / "flatnet", self.host.run / "flatnet"]
         found = [path for each in top for path in each.rglob("*") if not path.is_dir()]
-        # A service writes its status whenever there is news.
-        names = ("status.json", "flatnet.prom", "lock", "state")
+        # A service writes its status whenever there is news, and its log.
+        names = ("status.json", "flatnet.prom", "lock", "installing", "state", "flatnet-sync.log")
         return {str(path): path.lstat().st_mtime for path in found if path.name not in names}
 
     @property
@@ -326,7 +326,8 @@ def test_removed_it_leaves_nothing_but_the_data_plane(running: Installed) -> Non
     assert running.files() == {}
     assert not (running.host.etc / "flatnet").exists()
     # The modules need it as well.
-    assert [path.name for path in (running.host.run / "flatnet").iterdir()] == ["lock"]
+    left = {path.name for path in (running.host.run / "flatnet").iterdir()}
+    assert left == {"lock", "installing"}
 
 
 def test_modules_and_the_program_take_turns(running: Installed) -> None:
