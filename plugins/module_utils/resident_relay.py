@@ -85,7 +85,8 @@ class Present(_Relay):
         self._wanted, self._kernel = wanted, kernel
         self.speaker = UNIT if services.has_systemd() else package.COMMANDS[self.program]
         settings = wanted.settings
-        rests = _rests(installed()).and_of(resident.rests(self.program)).without(_rests(settings))
+        before = installed()
+        rests = _rests(before).and_of(resident.rests(self.program)).without(_rests(settings))
         self._former = sorted(rests.devices)
         self._users = _ours(rests.users)
         changes = kernel.converge(self.devices, check_mode=True)
