@@ -21,7 +21,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from . import files, package, services
 from .errors import FlatnetError
@@ -187,7 +187,7 @@ class Plan:
     def _speaks(self) -> bool:
         """Whether the program says that it runs. A start may be under way, as after a boot."""
         try:
-            self._await(0.0)
+            self._await(self.silence, 0.0)
         except NotReady:
             return False
         return True
@@ -221,10 +221,14 @@ class Plan:
     # The service whose program says whether it runs; empty if none does.
     speaker = ""
 
-    def problem(self, begin: float) -> str:
-        """Why the program is not ready; empty if it is: a live process, which said so after its
-        start, after ``begin`` and not too long ago."""
+    def silence(self, begin: float) -> str:
+        """Why the program does not run; empty if it does: a live process of the service, which said
+        so after its start, after ``begin`` and not too long ago."""
         raise NotImplementedError
+
+    def problem(self, begin: float) -> str:
+        """Why the program is not as wanted; empty if it is."""
+        return self.silence(begin)
 
     patience = 15.0
 
@@ -254,12 +258,12 @@ class Plan:
 
     def wait(self, begin: float) -> None:
         """Until the program is ready; raises NotReady."""
-        self._await(begin)
+        self._await(self.problem, begin)
 
-    def _await(self, begin: float) -> None:
+    def _await(self, asked: Callable[[float], str], begin: float) -> None:
         until = time.monotonic() + self.patience
         while True:
-            problem = self.problem(begin)
+            problem = asked(begin)
             if not problem:
                 return
             if time.monotonic() > until:

@@ -173,13 +173,22 @@ class Present(_Relay):
             relay_table.tell(self._wanted.settings.control)
         super().wait(begin)
 
-    def problem(self, begin: float) -> str:
+    def silence(self, begin: float) -> str:
+        return self._ask(begin)[0]
+
+    def _ask(self, begin: float) -> tuple[str, dict[str, Any]]:
         try:
             found = status(self._wanted.settings)
         except RelayUnavailable as error:
-            return str(error)
+            return str(error), {}
         if found["started"] < begin or not self._manager.runs(self.speaker, found["pid"]):
-            return "it is the one of before that answers"
+            return "it is the one of before that answers", found
+        return "", found
+
+    def problem(self, begin: float) -> str:
+        silence, found = self._ask(begin)
+        if silence:
+            return silence
         if found["table_error"]:
             return str(found["table_error"]) if self._wanted.table is not None else ""
         settings = self._wanted.settings

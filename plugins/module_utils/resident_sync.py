@@ -109,7 +109,7 @@ class Plan(resident.Plan):
         if self._wanted and self._wanted.settings.metrics_file:
             os.makedirs(os.path.dirname(self._wanted.settings.metrics_file), exist_ok=True)
 
-    def problem(self, begin: float) -> str:
+    def silence(self, begin: float) -> str:
         if self._wanted is None or not self.speaker:
             return ""
         found = status(self._wanted.settings)
