@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host's firewall against bad luck, and against those whom it is to keep out."""
+"""What a host is prepared with, against bad luck: runs that are killed at any step."""
 
 from __future__ import annotations
 
@@ -172,3 +172,36 @@ def test_firewalld_is_right_after_the_run_that_follows_one_that_was_killed(
             shutil.rmtree(lasting)
             shutil.copytree(kept, lasting)
     assert steps >= 5
+
+
+def test_files_are_right_after_the_run_that_follows_one_that_was_killed(host: Host) -> None:
+    """Bad luck: a run is killed between two steps of writing and removing files. Each is the old or
+    the new one, and none other is left."""
+    folder = host.etc / "prepared"
+    old = {"a": "old", "b": "old"}
+    new = {"b": "new", "c": "new"}
+
+    def files(contents: dict[str, str]) -> list[dict[str, str]]:
+        return [
+            {"path": f"/etc/prepared/{name}", "content": contents[name], "mode": "0600"}
+            if name in contents
+            else {"path": f"/etc/prepared/{name}", "state": "absent"}
+            for name in "abc"
+        ]
+
+    def there() -> dict[str, str]:
+        return {path.name: path.read_text() for path in folder.iterdir()}
+
+    for steps in itertools.count():
+        shutil.rmtree(folder, ignore_errors=True)
+        run_module(host, "host_files", {"files": files(old)})
+        assert there() == old
+        ended = run_steps(host, "host_files", {"files": files(new)}, steps)
+        for name, text in there().items():
+            assert name.startswith(".") or text in (old.get(name), new.get(name))
+        assert not run_module(host, "host_files", {"files": files(new)})["failed"]
+        assert there() == new
+        assert not run_module(host, "host_files", {"files": files(new)})["changed"]
+        if ended:
+            break
+    assert steps >= 3
