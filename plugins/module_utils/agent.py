@@ -12,42 +12,42 @@ It never tears down on missing information:
 - A lease whose value somebody overwrote with something that is no lease keeps its peer.
 - An etcd whose history is not the one known so far (it was emptied, or restored from a backup) does
   not remove peers that it does not name, for ``retention`` seconds.
+- Another config of the network, or none, changes nothing before this host has what it takes to go
+  over to it.
 - Without this host's own lease the data plane stays as it is.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable
 
-from . import files, overlay, peers, state
+from . import files, peers, state
 from ._relay.config import InvalidRelayConfig
-from .assignment import Decision, Wish, decide, held
-from .entries import MAIN_TABLE, Route
+from .entries import Route
 from .errors import FlatnetError
-from .etcd import WatchResponse
-from .flannel import InvalidLease, Lease, gateway, parse_lease, subnet_env, subnet_of_key
+from .etcd import EtcdCompacted, WatchResponse
+from .flannel import InvalidLease, Lease, parse_lease, subnet_env, subnet_of_key
+from .history import Known, another, missing, undeleted
 from .kernel import Kernel, KernelError
-from .leases import Listing, Registry
+from .leases import Found, NoNetwork, Registry, Snapshot
 from .lock import locked
 from .needs import Needs
 from .network import NetworkConfig
+from .own_lease import OwnLease
 from .place import Place, find
-from .plan import Changes, RouteTaken
+from .plan import Changes
 from .program import ERROR, INFO, NOTICE, WARNING
 from .relay_keeper import RelayKeeper
 from .retention import Retention
 from .settings import Settings
 from .status import Status
 from .table import PeerTable
+from .takeover import describe, left_outside, misfit
+from .upkeep import Upkeep, View
 
 Log = Callable[[int, str], None]  # syslog's level, text
-
-
-class OwnLeaseLost(FlatnetError):
-    """This host cannot hold the subnet that its data plane uses."""
 
 
 class PlaceChanged(FlatnetError):
@@ -64,19 +64,22 @@ class Agent:
         self._log = log
         self._config: NetworkConfig | None = None
         self._config_revision = 0
+        # Another config that etcd has, and that this host cannot go over to yet.
+        self._waiting: Found | None = None
         self._place: Place | None = None
         self._foreign: list[Route] = []
         self._needs = Needs(settings.etcd.endpoints, settings.controllers)
         self._needed: dict[str, str] = {}
-        self._own: Lease | None = None
-        self._former = ""  # the gateway of the subnet before, which the bridge may still have
         self._table: PeerTable | None = None
         self._relay = RelayKeeper()
+        self._own = OwnLease(settings, registry, self._relay, log)
+        self._upkeep = Upkeep(kernel, self._relay, settings.bridge, settings.check_interval)
         self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
         self._unsure: dict[str, str] = {}
         self._retention = Retention(settings.retention)
         self._saved: object = None
+        self._cluster = 0
         self.revision = 0
         self.status = Status()
 
@@ -85,12 +88,12 @@ class Agent:
     def remember(self, known: state.State) -> None:
         """Have the last applied state at hand."""
         retained = list(map(known.lease, known.retained))
-        self._own = known.own_lease
+        self._own.lease = known.own_lease
         self._remembered = known
-        self._config_revision = known.config_revision
+        self._config, self._config_revision = known.config, known.config_revision
         self._needs.seen(known.needed)
-        self._retention.resume(retained, known.retained_left)
-        self.revision = known.revision
+        self._retention.resume(retained, known.retained_until)
+        self.revision, self._cluster = known.revision, known.cluster
 
     def recall(self) -> bool:
         """Start from the last applied state, if there is one and no listing to start from.
@@ -123,53 +126,174 @@ class Agent:
             return {lease.key_name: lease for lease in self._remembered.leases}
         return dict(self._table.leases) if self._table else {}
 
-    def take_listing(self, listing: Listing) -> None:
+    def _known(self) -> Known:
+        """The same as far as it tells one history of etcd from another; without parsing leases."""
+        if self._table is None and self._remembered:
+            there = self._remembered.revisions
+            keys = {name: there.get(name, (0, 0))[1] for name in self._remembered.values}
+        else:
+            leases = self._table.leases if self._table else {}
+            keys = {name: lease.mod_revision for name, lease in leases.items()}
+        # Of this host's own lease it is known from elsewhere what should be.
+        for name in (*self._retention.leases, self._own.lease.key_name if self._own.lease else ""):
+            keys.pop(name, None)
+        return Known(self.revision, self._cluster, keys)
+
+    def take_listing(self, found: Found) -> None:
         """Start over from everything that etcd has, then bring the kernel after it."""
-        config, snapshot = listing.config, listing.snapshot
-        place = find(self._kernel, config, self._settings.choice)
-        self._place = place
-        self._config_revision = listing.config_revision
+        snapshot = found.snapshot
         self._needs.seen(self._registry.reached)
         self._needs.resolve_aside()
-        own, leases = self._hold(listing, place)
-        names = {lease.key_name for lease in leases}
-        others = names - {own.key_name}
-        another = snapshot.revision < self.revision
-        known = self._leases() if snapshot.garbage or another or not others else {}
+        config, place = self._choose(found)
+        self._place = place
+        own, leases, problem = self._own.hold(
+            config, snapshot, place, self._waiting is not None, found.config
+        )
+        if problem:
+            self.failed("lease", "%s; the data plane stays as it is" % problem)
+        else:
+            self.status.healed("lease")
         self._unsure = {
             self._registry.lease_name(each.key) or "": each.reason for each in snapshot.garbage
         }
-        kept = [known[name] for name in self._unsure if name in known and name not in names]
-        if another or (known and not others):
-            self._retain(lease for name, lease in known.items() if name not in names)
+        kept = self._still_reached(snapshot, {lease.key_name for lease in leases}, own)
         self._retention.see(leases)
-        expired = self._retention.expire()
-        if expired:
-            self._log(WARNING, "%d peers are not retained any longer" % expired)
-        self.revision = snapshot.revision
+        self._expire()
+        self.revision, self._cluster = snapshot.revision, snapshot.cluster
         self._learn(config, own, [*leases, *kept, *self._retention.leases.values()])
         self.status.listings += 1
         self.check("listing")
 
-    def _retain(self, leases: Iterable[Lease]) -> None:
-        own = self._own
-        missed = [each for each in leases if own is None or each.key_name != own.key_name]
-        if self._retention.keep(missed):
-            self._log(
-                ERROR,
-                "etcd has lost its history (revision %d was known) and names %d peers fewer; they "
-                "are kept for %d seconds, or until their leases are back"
-                % (self.revision, len(missed), self._settings.retention),
-            )
+    def _still_reached(self, snapshot: Snapshot, names: set[str], own: Lease) -> list[Lease]:
+        """Known leases whose key is garbage now. Those that are missing although nothing shows that
+        they were deleted, are retained."""
+        known = self._known()
+        gone = missing(known, snapshot)
+        reason = another(known, snapshot) or (self._undeleted(gone) if gone else None)
+        if not reason and gone and not names - {own.key_name}:
+            reason = "it names no peer at all"
+        garbage = [name for name in self._unsure if name in known.keys and name not in names]
+        leases = self._leases() if garbage or reason else {}
+        if reason:
+            missed = [leases[name] for name in gone if name not in names and name in leases]
+            if self._retention.keep(missed):
+                self._log(
+                    ERROR,
+                    "etcd does not have the history that was known: %s. %d peers, which it does "
+                    "not name, are kept for %d seconds, or until their leases are back"
+                    % (reason, len(missed), self._settings.retention),
+                )
+        return [
+            leases[name]._replace(mod_revision=snapshot.keys[name])
+            for name in garbage
+            if name in leases
+        ]
+
+    def _undeleted(self, gone: Mapping[str, int]) -> str | None:
+        """Why the keys that are gone are not known to have been deleted."""
+        try:
+            return undeleted(gone, self._registry.snapshot(self.revision))
+        except EtcdCompacted:
+            return "revision %d, which was known, is compacted" % self.revision
+
+    def _expire(self) -> list[str]:
+        """Give up what was retained for long enough; the names."""
+        names = list(self._retention.leases)
+        if not self._retention.expire():
+            return []
+        self._log(WARNING, "%d peers are not retained any longer" % len(names))
+        return names
+
+    # --- the network's config -------------------------------------------------------------------
+
+    def _choose(self, found: Found) -> tuple[NetworkConfig, Place]:
+        """The config to go by, and the place that it gives this host."""
+        former = self._config
+        if former is None or former == found.config:
+            if found.config is None:
+                raise NoNetwork(found.problem)
+            place = find(self._kernel, found.config, self._settings.choice)
+            self._take(found)
+            return found.config, place
+        place = find(self._kernel, former, self._settings.choice)
+        leases = found.snapshot.leases
+        mine = self._own.find(leases, place.host, found.config)
+        if found.config is None and mine is None:
+            # Not even that: as it is after etcd was emptied.
+            raise NoNetwork(found.problem)
+        reason = self._obstacle(found, mine, leases)
+        if found.config is None or reason:
+            self._wait(found, former, reason or found.problem)
+            return former, place
+        place = find(self._kernel, found.config, self._settings.choice)
+        self._take(found)
+        return found.config, place
+
+    def _take(self, found: Found) -> None:
+        if found.config and self._config and found.config != self._config:
+            self._log(NOTICE, "this host goes over to the network %s" % describe(found.config))
+        self._config_revision = found.config_revision
+        self._waiting = None
+        self.status.healed("config")
+
+    def _wait(self, found: Found, former: NetworkConfig, reason: str) -> None:
+        self._waiting = found
+        self.failed(
+            "config",
+            "this host goes on under the former config of the network, %s, and not under that in "
+            "etcd%s: %s; run the playbook on this host"
+            % (
+                describe(former),
+                ", " + describe(found.config) if found.config else "",
+                reason,
+            ),
+        )
+
+    def _obstacle(self, found: Found, mine: Lease | None, leases: Iterable[Lease]) -> str | None:
+        """Why this host cannot go over to the config that etcd has, where its lease is ``mine``;
+        None if it can."""
+        config, former = found.config, self._config
+        if config is None:
+            return found.problem
+        reason = misfit(config, mine)
+        if reason or former is None or mine is None:
+            return reason
+        try:
+            place = find(self._kernel, config, self._settings.choice)
+            RelayKeeper().learn(config, mine, place.underlay)
+        except FlatnetError as error:
+            return str(error)
+        if misfit(former, mine):
+            return None  # the playbook has been here
+        # Not to lose peers by a network that is only smaller.
+        rules = self._rules(former, mine, place, self._kernel.routes(foreign=True))
+        return left_outside(former, config, rules.select(leases).usable)
+
+    def _look_again(self) -> None:
+        """Go over to a config that had to wait, if this host has by now what it takes."""
+        found, own, table = self._waiting, self._own.stored, self._table
+        if found is None or found.config is None or own is None or table is None:
+            return
+        reason = self._obstacle(found, own, table.leases.values())
+        if reason:
+            self._wait(found, self._config or found.config, reason)
+            return
+        self._place = find(self._kernel, found.config, self._settings.choice)
+        self._take(found)
+        self._learn(found.config, own, list(table.leases.values()))
+
+    # --- etcd's events --------------------------------------------------------------------------
 
     def take_events(self, responses: Iterable[WatchResponse]) -> bool:
         """Take in what changed; False if that asks for a listing."""
-        table, own = self._table, self._own
+        table, own = self._table, self._own.lease
         if table is None or own is None:
             return False
         changed: dict[str, Lease | None] = {}
         unknown = False  # what the kernel held for a lease that nobody understood
         for response in responses:
+            if response.cluster and self._cluster and response.cluster != self._cluster:
+                return False
             for event in response.events:
                 name = self._registry.lease_name(event.kv.key)
                 if self._registry.is_config(event.kv.key):
@@ -190,141 +314,92 @@ class Agent:
                         if name == own.key_name:
                             return False
                         self._unsure[name] = str(error)
+                        table.rewritten(name, event.kv.mod_revision)
                         self._log(WARNING, "key %r is not used: %s" % (name, error))
                         continue
+                if self._waiting and lease and lease.host_id and lease.host_id == own.host_id:
+                    return False  # perhaps the playbook has moved it
                 if self._unsure.pop(name, None) and name not in table.leases:
                     unknown = True
                 if name == own.key_name:
                     if lease is None or not lease.same_content(own):
                         return False
-                    self._own = own = lease
+                    self._own.lease = self._own.stored = own = lease
                     self.status.healed("lease")
                 changed[name] = lease
                 self._retention.leases.pop(name, None)
             self.revision = max(self.revision, response.revision)
         for name in self._retention.see(lease for lease in changed.values() if lease):
             changed.setdefault(name, None)
+        refused = self._upkeep.refused(table).keys() & changed.keys()
         self._apply_events(table, changed)
-        if unknown:
+        if unknown or refused:
             self.check("events")
         return True
 
     def _apply_events(self, table: PeerTable, changed: dict[str, Lease | None]) -> None:
         changes = table.update(changed)
-        self.status.known(table, self._unsure, self.revision)
         if self._relay.settings:
             with locked():
                 found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
-            self._tell("events", found)
-            self._inform_relay("events")
-        if not changes:
-            return
-        try:
-            with locked():
-                self._kernel.apply(changes)
-        except KernelError as error:
-            self._log(INFO, "%s; comparing everything" % error)
-            self.check("events")
-            return
-        self.status.applied(changes)
-        gone = sum(lease is None for lease in changed.values())
-        self._log(
-            INFO,
-            "revision %d: %d leases written, %d removed: %d changes, %d peers"
-            % (self.revision, len(changed) - gone, gone, len(changes), table.peers),
-        )
+            self._tell("events", found.changes)
+            self._relay_told(found.problem)
+        if changes:
+            try:
+                with locked():
+                    self._kernel.apply(changes)
+            except KernelError as error:
+                self._log(INFO, "%s; comparing everything" % error)
+                self.check("events")
+                return
+            self.status.applied(changes)
+            gone = sum(lease is None for lease in changed.values())
+            self._log(
+                INFO,
+                "revision %d: %d leases written, %d removed: %d changes, %d peers"
+                % (self.revision, len(changed) - gone, gone, len(changes), table.peers),
+            )
+        self._tell_known()
 
     def _learn(self, config: NetworkConfig, own: Lease, leases: Iterable[Lease]) -> None:
         place = self._place
         if place is None:
             return
-        if self._own and self._own.subnet != own.subnet:
-            # The playbook has moved this host.
-            self._former = gateway(self._own.subnet)
-            self._log(NOTICE, "this host's subnet was %s, %s now" % (self._own.subnet, own.subnet))
-        self._config, self._own = config, own
+        self._config, self._own.lease = config, own
         self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
         link = peers.Adjacency(place.underlay, self._foreign)
         self._needed = self._needs.look(place.addresses, self._foreign)
-        rules = peers.Rules(
-            config,
-            own,
-            place.addresses,
-            link,
-            config_revision=self._config_revision,
-            needed=self._needed,
-        )
+        rules = self._rules(config, own, place, self._foreign)
         self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
         self._table.replace(leases)
         self.status.place(config, own, place)
         self.status.known(self._table, self._unsure, self.revision)
 
+    def _rules(
+        self, config: NetworkConfig, own: Lease, place: Place, foreign: list[Route]
+    ) -> peers.Rules:
+        return peers.Rules(
+            config,
+            own,
+            place.addresses,
+            peers.Adjacency(place.underlay, foreign),
+            config_revision=self._config_revision,
+            needed=self._needs.look(place.addresses, foreign),
+        )
+
     def _learn_relay(self) -> None:
-        config, own, place = self._config, self._own, self._place
+        config, own, place = self._config, self._own.lease, self._place
         if config is None or own is None or place is None:
             return
         try:
             self._relay.learn(config, own, place.underlay)
         except InvalidRelayConfig as error:
             self.failed("relay", "%s; the playbook installs the relay" % error)
-        else:
-            if self._relay.settings is None:  # another backend needs none
-                self.status.healed("relay")
-
-    # --- this host's own lease -------------------------------------------------------------------
-
-    def _hold(self, listing: Listing, place: Place) -> tuple[Lease, list[Lease]]:
-        """This host's lease, got back or brought up to date if need be, and all leases."""
-        config, snapshot = listing.config, listing.snapshot
-        settings = self._settings
-        leases = list(snapshot.leases)
-        host = place.host._replace(
-            vtep_mac=settings.vtep_mac,
-            vector=self._relay.vector(config, held(leases, place.host), self._own),
-        )
-        previous = self._own
-        try:
-            wish = self._wish(leases, place)
-            decision = decide(config, leases, snapshot.taken, host, wish)
-            before = decision.before
-            if decision.moved and before:
-                raise OwnLeaseLost(
-                    "the lease of %s does not fit the network any more; a host's subnet is moved "
-                    "by the playbook, not under its containers" % before.subnet
-                )
-            if before and self._as_decided(decision, before):
-                self.status.healed("lease")
-                return before, leases
-            outcome = self._registry.acquire(host, wish, settings.ttl)
-        except FlatnetError as error:
-            if previous is None:
-                raise
-            self.failed("lease", "%s; the data plane stays as it is" % error)
-            return previous, leases
-        self.status.healed("lease")
-        after = outcome.decision.after
-        self._log(NOTICE, "this host holds the lease of %s" % after.subnet)
-        gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
-        return after, [each for each in leases if each.key_name not in gone] + [after]
-
-    def _wish(self, leases: list[Lease], place: Place) -> Wish:
-        """The subnet in use and no other, if there is one; containers have its addresses."""
-        if self._own and held(leases, place.host) is None:
-            return Wish(subnet=self._own.subnet)
-        networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
-        used = self._own.subnet if self._own else None
-        return Wish(prefer=used, avoid=tuple(map(str, networks)))
-
-    def _as_decided(self, decision: Decision, before: Lease) -> bool:
-        # A further lease of this host's may be one that a run of the playbook is moving it to, and
-        # what an interrupted one has left the next one takes away.
-        renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
-        return renewable and before.same_content(decision.after)
 
     def keep_alive(self) -> bool:
         """Renew the lease if it has a TTL; False if it is gone."""
-        return self._registry.keep_alive(self._own) if self._own else True
+        return self._own.keep_alive()
 
     # --- the kernel ------------------------------------------------------------------------------
 
@@ -334,15 +409,19 @@ class Agent:
         ``why`` is ``drift`` where nothing should differ: what is changed then is a repair.
         """
         place = self._place
-        if self._config is None or self._own is None or self._table is None or place is None:
+        if self._view is None or self._config is None or place is None:
             return ()
+        self._look_again()
         now = find(self._kernel, self._config, self._settings.choice)
         # What makes peers usable or not, apart from their leases.
         foreign = self._kernel.routes(foreign=True)
         needed = self._needs.look(now.addresses, foreign)
-        if now != place or foreign != self._foreign or needed != self._needed:
+        expired = self._expire()
+        view = self._view
+        if now != self._place or foreign != self._foreign or needed != self._needed or expired:
             self._place = now
-            self._learn(self._config, self._own, list(self._table.leases.values()))
+            leases = view.table.leases
+            self._learn(self._config, view.own, [leases[n] for n in leases if n not in expired])
         if now.underlay.ip != place.underlay.ip:
             raise PlaceChanged(
                 "the address of %s changed from %s to %s"
@@ -350,18 +429,18 @@ class Agent:
             )
         with locked():
             self._learn_relay()
-            try:
-                changes = self._converge(frozenset())
-            except RouteTaken as taken:
-                self.failed("routes", str(taken))
-                changes = self._converge(taken.places)
+            view = self._view or view
+            done = self._upkeep.converge(view)
+            relay = self._relay.keep(view.table.usable, view.unsure, self.revision)
+        for kind, text in (("routes", done.taken), ("kernel", done.left)):
+            if text:
+                self.failed(kind, text)
             else:
-                self.status.healed("routes")
-            relay = self._relay.keep(self._table.usable, self._unsure_subnets(), self.revision)
-        self.status.healed("kernel")
-        self._tell(why, (*changes, *relay))
-        self._inform_relay(why)
-        return changes
+                self.status.healed(kind)
+        self._tell(why, (*done.changes, *relay.changes))
+        self._relay_told(relay.problem)
+        self._tell_known()
+        return done.changes
 
     def _tell(self, why: str, changes: Sequence[object]) -> None:
         if changes:
@@ -379,40 +458,38 @@ class Agent:
                 ),
             )
 
-    def _inform_relay(self, why: str) -> None:
-        """Have the relay use what its files say; without the lock, since it may take its time."""
-        if self._relay.settings is None:
+    def _tell_known(self) -> None:
+        """What there is now of peers, as far as it was applied."""
+        table, config = self._table, self._config
+        if table is None or config is None:
             return
-        late, problem = self._relay.inform(look=why != "events")
-        self._tell("drift", (late,) if late else ())
-        if problem:
-            self.failed("relay", problem)
+        refused = self._upkeep.refused(table)
+        if refused:
+            first = min(refused)
+            self.failed(
+                "leases",
+                "the kernel refuses what %d leases ask for, first that of %s: %s; the others are "
+                "reached" % (len(refused), table.leases[first].subnet, refused[first]),
+            )
         else:
+            self.status.healed("leases")
+        idle = config.backend.type == "udp" and not self._relay.settings
+        reached = 0 if idle else self._upkeep.reached(table)
+        self.status.known(table, self._unsure, self.revision, reached, refused)
+        self.status.retained = len(self._retention.leases)
+
+    def _relay_told(self, problem: str) -> None:
+        if self._relay.settings:
             self.status.healed("relay")
+        if problem:
+            self._log(INFO, problem)
 
-    def _converge(self, without: frozenset[object]) -> Changes:
-        return self._kernel.converge(lambda: self._compute(without), check_mode=False)
-
-    def _compute(self, without: frozenset[object]) -> Changes:
-        """All that differs; ``without`` what stands where somebody else's route is."""
-        if self._config is None or self._table is None:
-            return ()
-        changes: Changes = ()
-        routes = self._kernel.routes(None)
-        held = {}
-        for device in self.devices():
-            name = device.link.name
-            held[name] = self._kernel.held(name, routes)
-            changes += overlay.plan(device, self._kernel.link(name), held[name]).changes
-        tunnel = self._config.backend.device
-        wanted = [e for key, e in self._table.desired.items() if key not in without]
-        standing = peers.standing(self._config)
-        wanted += standing if self._relay.settings else ()
-        # Of a relay that nothing is known of, the route stays as it is.
-        left = () if self._relay.settings else {route.key for route in standing}
-        unsure = self._unsure_subnets()
-        routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
-        return changes + peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, unsure)
+    @property
+    def _view(self) -> View | None:
+        if not (self._config and self._own.lease and self._place and self._table):
+            return None
+        unsure = tuple(self._unsure_subnets())
+        return View(self._config, self._own.lease, self._place, self._table, unsure)
 
     def _unsure_subnets(self) -> list[str]:
         """Those whose key has a value that nobody understands."""
@@ -420,54 +497,43 @@ class Agent:
         found = (subnet_of_key(name) for name in self._unsure if name not in leases)
         return [subnet for subnet in found if subnet]
 
-    def devices(self) -> list[overlay.Device]:
-        """The overlay's devices on this host."""
-        config, own, place = self._config, self._own, self._place
-        if config is None or own is None or place is None:
-            return []
-        found = []
-        if self._settings.bridge:
-            new = self._settings.bridge not in self._kernel.interfaces()
-            name = self._settings.bridge
-            # Under containers of the former subnet its gateway stays.
-            used = bool(self._former) and bool(self._kernel.ports(name))
-            former = "" if used else self._former
-            found.append(overlay.bridge(name, config, own, place.underlay, new, former))
-        if config.backend.type == "vxlan":
-            found.append(overlay.vtep(config, own, place.underlay))
-        if self._relay.settings:
-            found.append(overlay.tun(self._relay.settings))
-        return found
-
     # --- what is left on disk --------------------------------------------------------------------
 
     def save(self) -> None:
         """Keep the applied state for the next boot, and write subnet.env; if they changed."""
-        if self._config is None or self._own is None or self._table is None or self._place is None:
+        own = self._own.lease
+        if self._config is None or own is None or self._table is None or self._place is None:
             return
         retained = tuple(name for name in self._retention.leases if name in self._table.leases)
         size = len(self._table.leases)
-        # Now and then also for how long it is retained.
-        kept = (retained, self._retention.tenths)
-        mark = (self.revision, self._config, self._own, self._place, size, kept)
+        mark = (
+            self.revision,
+            self._config,
+            own,
+            self._place,
+            size,
+            retained,
+            len(self._needs.etcd),
+        )
         if mark == self._saved:
             return
         underlay = self._place.underlay
-        leases = {**self._table.leases, self._own.key_name: self._own}
+        leases = {**self._table.leases, own.key_name: own}
         state.save(
             self._settings.state_file,
             state.State(
                 self._config,
                 {name: lease.to_json() for name, lease in leases.items()},
-                self._own.key_name,
+                own.key_name,
                 self.revision,
                 underlay.interface,
                 underlay.address,
                 retained,
-                self._retention.left,
+                self._retention.until,
                 {name: (each.create_revision, each.mod_revision) for name, each in leases.items()},
                 self._config_revision,
-                needed=tuple(sorted(self._needs.etcd)),
+                self._cluster,
+                tuple(sorted(self._needs.etcd)),
             ),
         )
         self.write_subnet_env()
@@ -475,9 +541,9 @@ class Agent:
 
     def write_subnet_env(self) -> None:
         """For the container runtime: see flannel.subnet_env."""
-        if self._config and self._own and self._place:
+        if self._config and self._own.lease and self._place:
             mtu = self._config.backend.overlay_mtu(self._place.underlay.mtu)
-            text = subnet_env(self._config, self._own, mtu, self._settings.ipmasq)
+            text = subnet_env(self._config, self._own.lease, mtu, self._settings.ipmasq)
             files.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
 
     def failed(self, what: str, text: str) -> None:
@@ -488,7 +554,9 @@ class Agent:
     @property
     def watched(self) -> tuple[frozenset[str], str]:
         """Our devices, and the underlay's interface, for the Monitor."""
-        names = frozenset(device.link.name for device in self.devices())
+        view = self._view
+        devices = self._upkeep.devices(view) if view else ()
+        names = frozenset(device.link.name for device in devices)
         return names, self._place.underlay.interface if self._place else ""
 
     @property

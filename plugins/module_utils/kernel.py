@@ -36,6 +36,8 @@ from .plan import Change, Changes, inverse
 from .underlay import Interface
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
+# Of converge_apart: each is begun by what the one before found out.
+_ROUNDS = 8
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
 
 
@@ -201,6 +203,63 @@ class Kernel:
                     tuple((batch[place], reason) for place, reason in refused), done
                 )
 
+    def apply_apart(self, changes: Changes, part: Callable[[Change], str | None]) -> dict[str, str]:
+        """The same, but what one part asks for fails alone: its other changes are taken back, and
+        those of all other parts are made. Returns the parts that failed, each with the reason.
+
+        Changes of no part (None) are what the parts build on: if one of them is refused, everything
+        is taken back, and KernelError raised.
+        """
+        done: list[Change] = []
+        failed: dict[str, str] = {}
+        for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
+            batch = [change for change in step if part(change) not in failed]
+            refused = self._step(batch) if batch else []
+            places = {place for place, dummy in refused}
+            done += [change for place, change in enumerate(batch) if place not in places]
+            base = tuple(
+                (batch[place], why) for place, why in refused if part(batch[place]) is None
+            )
+            if base:
+                raise self._unwound(base, done)
+            for place, why in refused:
+                failed.setdefault(part(batch[place]) or "", "%s: %s" % (batch[place], why))
+        self._take_back([change for change in done if part(change) in failed])
+        return failed
+
+    def converge_apart(
+        self,
+        compute: Callable[[frozenset[str]], Changes],
+        part: Callable[[Change], str | None],
+        check_mode: bool = False,
+    ) -> tuple[Changes, dict[str, str]]:
+        """As ``converge``, but what one part asks for fails alone. ``compute`` is given the parts
+        that failed, and plans without them, so that nothing half done is left of them.
+
+        Returns the changes made, and the parts that failed, each with the reason.
+        """
+        made: Changes = ()
+        refused: dict[str, str] = {}
+        settled = False  # whether the last round made all that it was to make
+        for dummy in range(_ROUNDS):
+            changes = compute(frozenset(refused))
+            if not changes or check_mode:
+                return (*made, *changes), refused
+            if settled:
+                left = tuple(change for change in changes if part(change) is None)
+                if left:
+                    raise _not_done(made, left)
+                found = {
+                    part(change) or "": "%s: acknowledged, but not done" % (change,)
+                    for change in changes
+                }
+            else:
+                found = self.apply_apart(changes, part)
+                made += tuple(change for change in changes if part(change) not in found)
+            refused.update(found)
+            settled = not found
+        raise _not_done(made, compute(frozenset(refused)))
+
     def converge(self, compute: Callable[[], Changes], check_mode: bool) -> Changes:
         """Apply what ``compute`` plans from a fresh observation, then see that nothing is left.
 
@@ -212,19 +271,11 @@ class Kernel:
             self.apply(changes)
             left = compute()
             if left:
-                raise KernelError(
-                    "the kernel acknowledged all %d changes, but %d things are not as they should "
-                    "be: %s; does something else on this host change them back?"
-                    % (len(changes), len(left), "; ".join(str(change) for change in left[:5])),
-                    tuple((change, "not done") for change in left),
-                )
+                raise _not_done(changes, left)
         return changes
 
     def _unwound(self, refused: tuple[tuple[Change, str], ...], done: list[Change]) -> KernelError:
-        left: list[str] = []
-        for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
-            batch = list(step)
-            left += ["%s: %s" % (batch[place], reason) for place, reason in self._step(batch)]
+        left = self._take_back(done)
         words = "the kernel refused to %s: %s" % refused[0]
         if len(refused) > 1:
             words += "; and %d more" % (len(refused) - 1)
@@ -235,6 +286,14 @@ class Kernel:
         elif done:
             words += "; the %d changes made before were taken back" % len(done)
         return KernelError(words, refused)
+
+    def _take_back(self, done: list[Change]) -> list[str]:
+        """Undo; what could not be undone, with the reason."""
+        left: list[str] = []
+        for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
+            batch = list(step)
+            left += ["%s: %s" % (batch[place], reason) for place, reason in self._step(batch)]
+        return left
 
     def _step(self, batch: list[Change]) -> list[tuple[int, str]]:
         """Changes of one kind; the refused ones by their place."""
@@ -268,6 +327,15 @@ class Kernel:
             if batch[place].after is not None or refusal.errno not in _GONE:
                 refused[place] = str(refusal)
         return sorted(refused.items())
+
+
+def _not_done(changes: Changes, left: Changes) -> KernelError:
+    return KernelError(
+        "the kernel acknowledged all %d changes, but %d things are not as they should be: %s; does "
+        "something else on this host change them back?"
+        % (len(changes), len(left), "; ".join(str(change) for change in left[:5])),
+        tuple((change, "not done") for change in left),
+    )
 
 
 def _conf(device: str, name: str) -> str:

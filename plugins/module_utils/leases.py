@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Callable, NamedTuple
 
 from .assignment import Decision, Host, Wish, decide
@@ -53,6 +54,7 @@ class Garbage(NamedTuple):
     key: str
     reason: str
     subnet: str | None
+    mod_revision: int = 0
 
     def __str__(self) -> str:
         return "key %s is not used: %s" % (show(self.key), self.reason)
@@ -65,6 +67,8 @@ class Snapshot(NamedTuple):
     leases: tuple[Lease, ...]
     garbage: tuple[Garbage, ...]
     cluster: int = 0
+    # The key names below ``subnets``, also of garbage, with their mod revisions.
+    keys: Mapping[str, int] = MappingProxyType({})
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -236,10 +240,14 @@ class Registry:
                     name, entry.value, entry.mod_revision, entry.lease, entry.create_revision
                 )
             except InvalidLease as error:
-                garbage.append(Garbage(entry.key, str(error), subnet_of_key(name)))
+                garbage.append(
+                    Garbage(entry.key, str(error), subnet_of_key(name), entry.mod_revision)
+                )
             else:
                 leases.append(lease)
-        return Snapshot(found.revision, tuple(leases), tuple(garbage), found.cluster)
+        start = len(self._subnets)
+        keys = {entry.key[start:]: entry.mod_revision for entry in found.kvs}
+        return Snapshot(found.revision, tuple(leases), tuple(garbage), found.cluster, keys)
 
     # --- write ----------------------------------------------------------------------------------
 
@@ -266,18 +274,26 @@ class Registry:
         return Outcome(decision, config, changed, 0)
 
     def acquire(
-        self, host: Host, wish: Wish, ttl: int = 0, approve: Approve | None = None
+        self,
+        host: Host,
+        wish: Wish,
+        ttl: int = 0,
+        approve: Approve | None = None,
+        under: NetworkConfig | None = None,
     ) -> Outcome:
         """Make ``host`` hold exactly one lease, whatever others do at the same time.
 
         ``ttl`` in seconds hangs the key on an etcd lease, which this renews if it is there; 0
         makes the key permanent. ``approve`` is asked before a decision is carried out, and raises
-        if it must not be. Raises what assignment.decide does, LeaseContended, or an EtcdError.
+        if it must not be. With ``under`` the lease is one of that config, whatever etcd's is: of
+        the one that the host goes by. Raises what assignment.decide does, LeaseContended, or an
+        EtcdError.
         """
         transactions, changed = 0, False
         before: Lease | None = None
         for dummy in _tries("a lease for %s" % (host,)):
-            guards, config = self._read(host)
+            guards, entry = self._read(host)
+            config = under or self._parse_config(entry)
             snapshot = self.snapshot()
             decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
             if approve:
@@ -344,7 +360,7 @@ class Registry:
     def _guard_keys(self, host_id: str, public_ip: str) -> tuple[str, str]:
         return self._guards + "hosts/" + host_id, self._guards + "addresses/" + public_ip
 
-    def _read(self, host: Host) -> tuple[list[Compare], NetworkConfig]:
+    def _read(self, host: Host) -> tuple[list[Compare], KeyValue | None]:
         """The config, and conditions that nobody changes it, or acquires for this host, from here
         on."""
         keys = (self._config_key, *self._guard_keys(host.host_id, host.public_ip))
@@ -354,7 +370,7 @@ class Registry:
             Compare.mod_revision(key, entry.mod_revision if entry else 0)
             for key, entry in zip(keys, found)
         ]
-        return guards, self._parse_config(found[0])
+        return guards, found[0]
 
     def _is_held(self, decision: Decision, ttl: int) -> bool:
         """Whether the lease stands in etcd as decided, permanent or with this TTL."""

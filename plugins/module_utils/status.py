@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .fields import plain
 from .flannel import Lease
 from .network import NetworkConfig
+from .peers import Skipped
 from .place import Place
 from .table import PeerTable
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _KEPT = 20  # of the last repairs
 _SHOWN = 100  # of leases that are not used
 
@@ -30,6 +33,7 @@ class Status:
         self.pid: int | None = None
         self.born: int | None = None
         self.listings = 0
+        self.retained = 0
         self._started = time.time()
         self._endpoint: str | None = None
         self._place: dict[str, Any] = {}
@@ -58,11 +62,25 @@ class Status:
             "mtu": config.backend.overlay_mtu(place.underlay.mtu),
         }
 
-    def known(self, table: PeerTable, unsure: Mapping[str, str], revision: int) -> None:
+    def known(
+        self,
+        table: PeerTable,
+        unsure: Mapping[str, str],
+        revision: int,
+        reached: int | None = None,
+        refused: Mapping[str, str] = _NOTHING,
+    ) -> None:
+        """``reached``: how many peers the kernel, or the relay, sends packets to; None before it
+        was brought after the table. ``refused``: leases that it refuses, and why."""
         self._revision = revision
-        self._peers = table.peers
-        if table.skipped or unsure or self._skipped:
+        if reached is not None:
+            self._peers = reached
+        if table.skipped or unsure or refused or self._skipped:
             self._skipped = [str(each) for each in table.skipped.values()]
+            self._skipped += [
+                str(Skipped(table.leases[name], "the kernel refuses to " + reason))
+                for name, reason in refused.items()
+            ]
             self._skipped += ["key %s: %s" % each for each in unsure.items()]
 
     def applied(self, changes: Sequence[object]) -> None:
@@ -100,6 +118,7 @@ class Status:
             "revision": self._revision,
             "peers": self._peers,
             "unused": self._skipped,
+            "retained": self.retained,
             "listings": self.listings,
             "changes": self._changes,
             "last_change": self._last_change,
@@ -148,6 +167,13 @@ def metrics(found: Mapping[str, Any]) -> str:
         ),
         ("revision", "gauge", "etcd's revision that the host is at.", found["revision"]),
         ("peers", "gauge", "Peers that this host reaches.", found["peers"]),
+        ("retained_peers", "gauge", "Peers that etcd does not name.", found["retained"]),
+        (
+            "config_waits",
+            "gauge",
+            "Whether etcd has a config of the network that this host cannot go over to.",
+            int(any(each["what"] == "config" for each in found["errors"])),
+        ),
         ("unused_leases", "gauge", "Leases that are not used.", len(found["unused"])),
         ("errors", "gauge", "Failures that last.", len(found["errors"])),
         ("listings_total", "counter", "Complete listings of the leases.", found["listings"]),

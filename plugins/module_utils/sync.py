@@ -91,7 +91,7 @@ class Service:
         with contextlib.suppress(Stop):
             while True:
                 try:
-                    self._agent.take_listing(self._registry.listing())
+                    self._agent.take_listing(self._registry.find())
                     for kind in ("etcd", "network", "place"):
                         self._agent.status.healed(kind)
                     self._touched()
@@ -337,7 +337,7 @@ def once(settings: Settings, agent: Agent, registry: Registry) -> None:
     remember(settings, agent)
     registry.while_waiting(lambda: notify(_LONGER % (settings.etcd.timeout + 30)))
     try:
-        agent.take_listing(registry.listing())
+        agent.take_listing(registry.find())
         agent.keep_alive()
         agent.save()
     except FlatnetError as error:

@@ -14,6 +14,7 @@ peers.Rules.select judges all of them.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Callable
 
 from .clashes import Clashes
@@ -44,6 +45,11 @@ class PeerTable:
     def peers(self) -> int:
         """How many leases are in use."""
         return len(self._entries)
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Key names of the leases in use."""
+        return self._entries.keys()
 
     @property
     def usable(self) -> list[Lease]:
@@ -82,6 +88,12 @@ class PeerTable:
         self._judge(able)
         after = [entry for name in touched for entry in self._entries.get(name, ())]
         return plan(after, before)
+
+    def rewritten(self, name: str, revision: int) -> None:
+        """A lease's key was written with something that is no lease, which changes nothing else."""
+        lease = self.leases.get(name)
+        if lease:
+            self.leases[name] = lease._replace(mod_revision=revision)
 
     def owner(self, key: Hashable) -> str | None:
         """The key name of the lease that a desired entry is for."""

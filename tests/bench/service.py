@@ -133,7 +133,7 @@ def converge(repetitions: int) -> list[dict[str, float]]:
             agent = Agent(settings, kernel, registry, lambda _level, _text: None)
 
             def once(agent: Agent = agent, registry: Registry = registry) -> None:
-                agent.take_listing(registry.listing())
+                agent.take_listing(registry.find())
 
             found.append({"first": timed(once), "again": timed(once)})
     return found
