@@ -15,7 +15,7 @@ from .entries import Entry, Link
 from .kernel import Kernel
 from .links import LinkPlan, describe
 from .lock import locked
-from .plan import Changes, diff, outcome
+from .plan import Change, Changes, diff, outcome
 
 
 def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
@@ -42,19 +42,66 @@ def converge(
 ) -> None:
     """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
     is what there is to change apart from the kernel; the relay is told without the lock."""
-    changes: tuple[Any, ...] = ()
+
+    def make() -> tuple[Changes, dict[str, str]]:
+        return kernel.converge(compute, module.check_mode), {}
+
+    _converge(module, make, str, relay, result)
+
+
+def converge_apart(
+    module: AnsibleModule,
+    kernel: Kernel,
+    compute: Callable[[frozenset[str]], Changes],
+    part: Callable[[Change], str | None],
+    name: Callable[[str], str],
+    relay: Besides | None = None,
+    **result: Any,
+) -> None:
+    """The same, but what one part asks for fails alone: all that can be done is done, and then the
+    run fails, with a ``name`` for every part that was refused."""
+
+    def make() -> tuple[Changes, dict[str, str]]:
+        return kernel.converge_apart(compute, part, module.check_mode)
+
+    _converge(module, make, name, relay, result)
+
+
+def _converge(
+    module: AnsibleModule,
+    make: Callable[[], tuple[Changes, dict[str, str]]],
+    name: Callable[[str], str],
+    relay: Besides | None,
+    result: dict[str, Any],
+) -> None:
+    more: tuple[Any, ...] = ()
     with changing(module):
         if relay:
-            changes = relay.plan()
-        changes = (*kernel.converge(compute, module.check_mode), *changes)
+            more = relay.plan()
+        made, refused = make()
         if relay and not module.check_mode:
             relay.write()
+    changes: tuple[Any, ...] = (*made, *more)
     if relay:
         late, problem = relay.inform(module.check_mode)
         changes = (*changes, late) if late else changes
         if problem:
             module.warn(problem)
-    module.exit_json(changed=bool(changes), diff=diff(changes), **result)
+    result.update(changed=bool(changes), diff=diff(changes))
+    if not refused:
+        module.exit_json(**result)
+    named = ["%s: %s" % (name(each), reason) for each, reason in refused.items()]
+    module.fail_json(
+        msg="the kernel refuses what %d peers need, all else is done: %s%s%s"
+        % (
+            len(named),
+            "; ".join(named[:5]),
+            "; ..." if len(named) > 5 else "",
+            "; changing the network needs root (CAP_NET_ADMIN)" if "EPERM" in named[0] else "",
+        ),
+        refused=named,
+        **result,
+    )
 
 
 def converge_link(

@@ -31,6 +31,8 @@ description:
     used.
   - No lease is used that covers an address of etcd, or of this host's gateways, resolvers or time
     servers, or the one that this host is managed from over SSH.
+  - What the kernel refuses for one lease fails alone. All others are reached, and then the run
+    fails and names it.
   - Changes nothing if etcd cannot be read, or does not name this host's own lease.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -152,6 +154,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
     converge,
+    converge_apart,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
     ETCD_ARGUMENTS,
@@ -224,9 +227,13 @@ def reach(module, kernel, listing):
             % (backend.device, "tun_relay" if backend.type == "udp" else "vxlan_vtep")
         )
 
-    def compute():
+    leases = {lease.key_name: lease for lease in chosen.usable}
+    owners = {}
+
+    def compute(failed):
         routes = routes_of_peers(kernel, config)
-        wanted = peers.entries(config, chosen.usable, place.underlay, routes)
+        usable = [lease for name, lease in leases.items() if name not in failed]
+        wanted = peers.entries(config, usable, place.underlay, routes)
         return peers.changes(
             wanted,
             backend.device,
@@ -237,10 +244,25 @@ def reach(module, kernel, listing):
             allow_no_peers=module.params["allow_no_peers"] or bool(chosen.usable),
         )
 
-    converge(
+    def part(change):
+        """The lease that a change is for; what is for none any more stands alone."""
+        if not owners:
+            link = peers.Adjacency(place.underlay, kernel.routes())
+            for name, lease in leases.items():
+                owners.update((entry.key, name) for entry in peers.encode(config, [lease], link))
+        entry = change.before if change.after is None else change.after
+        return owners.get(entry.key) or str(entry)
+
+    def name(found):
+        lease = leases.get(found)
+        return "lease %s of %s" % (lease.subnet, lease.owner) if lease else "what is stale"
+
+    converge_apart(
         module,
         kernel,
         compute,
+        part,
+        name,
         relay=relayed(module, config, chosen.usable, snapshot),
         peers=len(chosen.usable),
         unused=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used"),
