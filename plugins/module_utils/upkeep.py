@@ -90,7 +90,9 @@ class Upkeep:
             changes, refused = self._attempt(view, waiting, frozenset())
         except RouteTaken as error:
             taken, self._taken = str(error), error.places
-            changes, refused = self._attempt(view, waiting, error.places)
+            # All of what such a peer has in the kernel, or nothing.
+            owners = {view.table.owner(key) or "" for key in error.places}
+            changes, refused = self._attempt(view, waiting | owners, error.places)
         until = time.monotonic() + self._interval * _RETRY
         left = []
         for name, reason in refused.items():
