@@ -28,7 +28,7 @@ from ._relay.config import InvalidRelayConfig
 from .entries import Route
 from .errors import FlatnetError
 from .etcd import EtcdCompacted, WatchResponse
-from .flannel import InvalidLease, Lease, parse_lease, subnet_env, subnet_of_key
+from .flannel import InvalidLease, Lease, gateway, parse_lease, subnet_env, subnet_of_key
 from .history import Known, another, missing, undeleted
 from .kernel import Kernel, KernelError
 from .leases import Found, NoNetwork, Registry, Snapshot
@@ -92,7 +92,7 @@ class Agent:
         self._remembered = known
         self._config, self._config_revision = known.config, known.config_revision
         self._needs.seen(known.needed)
-        self._retention.resume(retained, known.retained_until)
+        self._retention.resume(retained, known.retained_left)
         self.revision, self._cluster = known.revision, known.cluster
 
     def recall(self) -> bool:
@@ -342,8 +342,8 @@ class Agent:
         if self._relay.settings:
             with locked():
                 found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
-            self._tell("events", found.changes)
-            self._relay_told(found.problem)
+            self._tell("events", found)
+            self._inform_relay("events")
         if changes:
             try:
                 with locked():
@@ -365,6 +365,11 @@ class Agent:
         place = self._place
         if place is None:
             return
+        before = self._own.lease
+        if before and before.subnet != own.subnet:
+            # The playbook has moved this host.
+            self._upkeep.former = gateway(before.subnet)
+            self._log(NOTICE, "this host's subnet was %s, %s now" % (before.subnet, own.subnet))
         self._config, self._own.lease = config, own
         self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
@@ -396,6 +401,9 @@ class Agent:
             self._relay.learn(config, own, place.underlay)
         except InvalidRelayConfig as error:
             self.failed("relay", "%s; the playbook installs the relay" % error)
+        else:
+            if self._relay.settings is None:  # another backend needs none
+                self.status.healed("relay")
 
     def keep_alive(self) -> bool:
         """Renew the lease if it has a TTL; False if it is gone."""
@@ -437,8 +445,8 @@ class Agent:
                 self.failed(kind, text)
             else:
                 self.status.healed(kind)
-        self._tell(why, (*done.changes, *relay.changes))
-        self._relay_told(relay.problem)
+        self._tell(why, (*done.changes, *relay))
+        self._inform_relay(why)
         self._tell_known()
         return done.changes
 
@@ -478,11 +486,16 @@ class Agent:
         self.status.known(table, self._unsure, self.revision, reached, refused)
         self.status.retained = len(self._retention.leases)
 
-    def _relay_told(self, problem: str) -> None:
-        if self._relay.settings:
-            self.status.healed("relay")
+    def _inform_relay(self, why: str) -> None:
+        """Have the relay use what its files say; without the lock, since it may take its time."""
+        if self._relay.settings is None:
+            return
+        late, problem = self._relay.inform(look=why != "events")
+        self._tell("drift", (late,) if late else ())
         if problem:
-            self._log(INFO, problem)
+            self.failed("relay", problem)
+        else:
+            self.status.healed("relay")
 
     @property
     def _view(self) -> View | None:
@@ -506,15 +519,9 @@ class Agent:
             return
         retained = tuple(name for name in self._retention.leases if name in self._table.leases)
         size = len(self._table.leases)
-        mark = (
-            self.revision,
-            self._config,
-            own,
-            self._place,
-            size,
-            retained,
-            len(self._needs.etcd),
-        )
+        # Now and then also for how long it is retained.
+        kept = (retained, self._retention.tenths, len(self._needs.etcd))
+        mark = (self.revision, self._config, own, self._place, size, kept)
         if mark == self._saved:
             return
         underlay = self._place.underlay
@@ -529,7 +536,7 @@ class Agent:
                 underlay.interface,
                 underlay.address,
                 retained,
-                self._retention.until,
+                self._retention.left,
                 {name: (each.create_revision, each.mod_revision) for name, each in leases.items()},
                 self._config_revision,
                 self._cluster,

@@ -109,11 +109,14 @@ class OwnLease:
         if self.lease and mine is None:
             return Wish(subnet=self.lease.subnet)
         networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
-        return Wish(avoid=tuple(map(str, networks)))
+        used = self.lease.subnet if self.lease else None
+        return Wish(prefer=used, avoid=tuple(map(str, networks)))
 
     def _as_decided(self, decision: Decision, before: Lease) -> bool:
+        # A further lease of this host's may be one that a run of the playbook is moving it to, and
+        # what an interrupted one has left the next one takes away.
         renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
-        return renewable and not decision.obsolete and before.same_content(decision.after)
+        return renewable and before.same_content(decision.after)
 
     def keep_alive(self) -> bool:
         """Renew the lease if it has a TTL; False if it is gone."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from . import allocation
 from .flannel import Lease
 from .network import NetworkConfig
 from .peers import LEASE_TYPE
@@ -26,14 +25,8 @@ def misfit(config: NetworkConfig, own: Lease | None) -> str | None:
         return "the network has EnableIPv6, and IPv4 only can be provisioned"
     if own is None:
         return "etcd names no lease of this host"
-    if not allocation.is_member(config.ipv4, own.subnet):
-        pool = config.ipv4
-        return "this host's subnet %s is not a /%d between SubnetMin %s and SubnetMax %s" % (
-            own.subnet,
-            pool.subnet_len,
-            pool.subnet_min.network_address,
-            pool.subnet_max.network_address,
-        )
+    if not _inside(config, own):
+        return "this host's subnet %s is outside the network %s" % (own.subnet, config.network)
     wanted = LEASE_TYPE.get(backend.type, "")
     if own.backend_type != wanted:
         return "this host's lease is for the backend %s, the network's is %s" % (
@@ -51,21 +44,24 @@ def left_outside(
     """Which peers, reached until now, the new network has no place for; None if there are none."""
     if config.network == former.network:
         return None
-    network = config.ipv4.network
-    first, last = map(int, (network.network_address, network.broadcast_address))
-    outside = [
-        lease
-        for lease in usable
-        if not first <= int(ipaddress.IPv4Address(lease.subnet.partition("/")[0])) <= last
-    ]
+    outside = [lease for lease in usable if not _inside(config, lease)]
     if not outside:
         return None
     return "%d peers would be outside the network %s: %s%s" % (
         len(outside),
-        network,
+        config.network,
         ", ".join("%s of %s" % (each.subnet, each.owner) for each in outside[:3]),
         ", ..." if len(outside) > 3 else "",
     )
+
+
+def _inside(config: NetworkConfig, lease: Lease) -> bool:
+    """Whether a lease's subnet is in the network; such a one is reached by all, also where the
+    network leases others by now: see peers.Rules."""
+    network = config.ipv4.network
+    first = ipaddress.IPv4Address(lease.subnet.partition("/")[0])
+    longer = int(lease.subnet.partition("/")[2]) >= network.prefixlen
+    return first in network and longer
 
 
 def describe(config: NetworkConfig) -> str:

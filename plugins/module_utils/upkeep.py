@@ -19,7 +19,6 @@ from . import overlay, peers
 from .entries import MAIN_TABLE, Address, Link
 from .flannel import Lease
 from .kernel import Kernel
-from .links import plan_link
 from .network import NetworkConfig
 from .place import Place
 from .plan import Change, Changes, RouteTaken
@@ -55,7 +54,8 @@ class _Refused(NamedTuple):
 
 
 class Upkeep:
-    """One host's kernel. Whoever calls holds the lock."""
+    """One host's kernel. Whoever calls holds the lock. ``former`` is the gateway of the subnet
+    that the host had before, which its bridge may still have."""
 
     def __init__(
         self, kernel: Kernel, relay: RelayKeeper, bridge: str | None, interval: float
@@ -64,6 +64,7 @@ class Upkeep:
         self._relay = relay
         self._bridge = bridge
         self._interval = interval
+        self.former = ""
         self._refused: dict[str, _Refused] = {}
         self._taken: frozenset[Hashable] = frozenset()
 
@@ -134,13 +135,7 @@ class Upkeep:
         for device in self.devices(view):
             name = device.link.name
             held[name] = self._kernel.held(name, routes)
-            changes += plan_link(
-                device.link,
-                self._kernel.link(name),
-                device.addresses,
-                held[name],
-                device.exclusive,
-            ).changes
+            changes += overlay.plan(device, self._kernel.link(name), held[name]).changes
         tunnel = view.config.backend.device
         table = view.table
         wanted = [
@@ -167,7 +162,10 @@ class Upkeep:
         found = []
         if self._bridge:
             new = self._bridge not in self._kernel.interfaces()
-            found.append(overlay.bridge(self._bridge, config, own, underlay, new))
+            # Under containers of the former subnet its gateway stays.
+            used = bool(self.former) and bool(self._kernel.ports(self._bridge))
+            former = "" if used else self.former
+            found.append(overlay.bridge(self._bridge, config, own, underlay, new, former))
         if config.backend.type == "vxlan":
             found.append(overlay.vtep(config, own, underlay))
         if self._relay.settings:
