@@ -19,6 +19,7 @@ from .flannel import Lease
 from .leases import Registry, Snapshot
 from .network import NetworkConfig
 from .place import Place
+from .presence import refuse_clone
 from .program import NOTICE
 from .relay_keeper import RelayKeeper
 from .settings import Settings
@@ -93,7 +94,11 @@ class OwnLease:
             if before and self._as_decided(decision, before):
                 return before, leases, ""
             outcome = self._registry.acquire(
-                host, wish, self._settings.ttl, under=config if previous else None
+                host,
+                wish,
+                self._settings.ttl,
+                approve=lambda decision, _config: refuse_clone(decision, host),
+                under=config if previous else None,
             )
         except FlatnetError as error:
             if previous is None:

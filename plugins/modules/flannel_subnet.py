@@ -73,6 +73,9 @@ options:
   takeover:
     description:
       - Take over the lease of another machine that recorded this host's public IP or host id.
+      - A lease that records this host's id and name and another address is this host's own, from
+        before its address changed, unless a machine still answers at that address. That is taken
+        for a machine cloned from the same image, and its lease needs this option as well.
     type: bool
     default: false
   ipmasq:
@@ -224,6 +227,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     registry,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
+from ansible_collections.flatnet.overlay.plugins.module_utils.presence import refuse_clone
 
 ARGUMENTS = {
     "subnet": {"type": "str"},
@@ -267,14 +271,17 @@ class Ground:
     ``former`` are the bridge's addresses that have to go.
     """
 
-    def __init__(self, option, kernel):
+    def __init__(self, option, kernel, host):
         self._option = option
         self._kernel = kernel
+        self._host = host
         self._last = overlap.remembered(option["subnet_file"])
         self.former = []
 
     def approve(self, decision, config):
         """Raises what tells the user what is in the way."""
+        if not self._option["takeover"]:
+            refuse_clone(decision, self._host)
         before, after = decision.before, decision.after
         own = [lease.subnet for lease in (before, *decision.surplus) if lease]
         own += [self._last] if self._last else []
@@ -331,7 +338,7 @@ def acquire(module, store, kernel):
         takeover=option["takeover"],
         move=option["move"],
     )
-    ground = Ground(option, kernel)
+    ground = Ground(option, kernel, host)
     if module.check_mode:
         outcome = store.preview(host, wish, option["ttl"], planned, ground.approve)
     else:

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad luck: machines made from one image, which say that they are one machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.programs import Program, Programs
+from tests.lab.waiting import wait
+
+
+@pytest.fixture
+def clones(programs: Programs) -> tuple[Program, Program, Program]:
+    """The first of three hosts runs; the second has its machine-id and its name; the third is a
+    peer."""
+    first, clone, other = programs.begin()
+    programs.delete("10.5.201.0-24")
+    first.start()
+    other.start()
+    programs.settle([first, other])
+    lease = programs.leases()[first.own.name]["Flatnet"]
+    clone.configure(choice={"host_id": lease["HostID"], "hostname": lease["Hostname"]})
+    return first, clone, other
+
+
+def test_a_clone_does_not_take_the_lease_of_a_machine_that_runs(
+    programs: Programs, clones: tuple[Program, Program, Program]
+) -> None:
+    """Neither when it starts nor later do two machines write one lease in turn."""
+    first, clone, other = clones
+    leases = programs.leases()
+    clone.start()
+    wait(lambda: "cloned machine" in clone.errors())
+    for each in (first, other):
+        programs.saved(each)
+        assert each.told("errors") == []
+    assert programs.leases() == leases
+    # Somebody wrote the clone's address there all the same: the first says so, and goes on.
+    before = first.dump()
+    taken = first.own._replace(public_ip=clone.host.address)
+    programs.join(taken)
+    wait(lambda: "cloned machine" in first.errors())
+    revision = programs.inside(programs.client.get, "x").revision
+    programs.saved(first)
+    assert first.dump() == before
+    assert programs.inside(programs.client.get, "x").revision == revision + 1
+
+
+def test_a_machine_whose_address_changed_keeps_its_lease(
+    programs: Programs, clones: tuple[Program, Program, Program]
+) -> None:
+    """The same lease, but nobody has the former address any more."""
+    first, moved, _other = clones
+    own = first.own
+    first.kill()
+    first.ip(f"address del {first.host.address}/16 dev eth0")
+    try:
+        moved.start()
+        wait(lambda: programs.leases()[own.name]["PublicIP"] == moved.host.address)
+    finally:
+        first.ip(f"address add {first.host.address}/16 dev eth0")
