@@ -57,7 +57,7 @@ def modules() -> list[str]:
 @functools.cache
 def documented(module: str) -> frozenset[str]:
     """The keys that a module's documentation says it returns."""
-    return frozenset(yaml.safe_load(constants(MODULES / f"{module}.py")["RETURN"]))
+    return frozenset(yaml.safe_load(constants(MODULES / f"{module}.py")["RETURN"]) or ())
 
 
 def faults(module: str, result: t.Mapping[str, t.Any]) -> list[str]:

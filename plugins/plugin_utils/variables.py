@@ -1,0 +1,306 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The collection's variables: which there are, and what may be wrong with those of a fleet.
+
+What there is comes from the roles' meta/argument_specs.yml, which ansible-doc shows as well. Knows
+nothing of Ansible's plugins: whoever calls says which variables hosts have, and evaluates them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import typing as t
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from ..module_utils import options
+from ..module_utils.errors import InvalidInput
+from ..module_utils.flannel import parse_name
+
+Spec = dict[str, t.Any]
+Values = Mapping[str, t.Any]
+
+PREFIX = "flatnet_"
+
+# What roles and playbooks set for themselves: results, and values made of variables. A test holds
+# this list against their files.
+INTERNAL = frozenset(
+    PREFIX + name
+    for name in (
+        "backend_firewall backend_left backend_relay backend_vtep bridge_result etcd host lease "
+        "lease_file network_info network_result peers_planned peers_result peers_subnet_file "
+        "prepare_allowed prepare_backend prepare_buffer prepare_buffered prepare_buffers "
+        "prepare_complete prepare_drop_ins prepare_files prepare_forwarding prepare_host "
+        "prepare_installed prepare_interpreter prepare_joins prepare_loaded "
+        "prepare_missing prepare_modules prepare_names prepare_no_pyroute2 prepare_overlay prepare_own_files "
+        "prepare_packages prepare_relay "
+        "prepare_services prepare_sysctls prepare_told prepare_written relay_command "
+        "sync_command sync_folders sync_relay sync_result sync_units verify_result"
+    ).split()
+)
+
+# One host writes what they say, for all.
+OF_THE_NETWORK = [
+    PREFIX + name
+    for name in ("network", "subnet_len", "subnet_min", "subnet_max", "backend", "etcd_prefix")
+]
+# What two hosts cannot have both.
+OF_ONE_HOST = [PREFIX + name for name in ("subnet", "public_ip", "host_id", "vtep_mac")]
+# At most one of them.
+EXCLUSIVE = [PREFIX + name for name in ("interface", "interface_regex", "can_reach")]
+# Both or neither.
+TOGETHER = [
+    (PREFIX + "etcd_username", PREFIX + "etcd_password"),
+    (PREFIX + "etcd_cert_file", PREFIX + "etcd_key_file"),
+]
+
+_NAMED = 3  # so many hosts are named for one problem
+
+
+def _ipv4(option: str, value: str) -> None:
+    options.address(option, value, 4)
+
+
+def _regex(option: str, value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise InvalidInput(
+            "%s: %r is not a regular expression: %s" % (option, value, error)
+        ) from None
+
+
+def _absolute(option: str, value: str) -> None:
+    if not os.path.isabs(value):
+        raise InvalidInput("%s: %r is not an absolute path" % (option, value))
+
+
+def _user(option: str, value: str) -> None:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", value):
+        raise InvalidInput("%s: %r is not a name for a user" % (option, value))
+
+
+def _workers(option: str, value: int) -> None:
+    options.number(option, value, 0, 16)
+
+
+def _at_least(low: float) -> Callable[[str, float], None]:
+    def check(option: str, value: float) -> None:
+        if value < low:
+            raise InvalidInput("%s: %s is less than %s" % (option, value, low))
+
+    return check
+
+
+# What modules would say later, some of them at the last step.
+_CHECKS: dict[str, Callable[..., object]] = {
+    "bridge_name": options.device,
+    "can_reach": _ipv4,
+    "etcd_timeout": _at_least(0.001),
+    "host_id": parse_name,
+    "hostname": parse_name,
+    "interface_regex": _regex,
+    "lease_ttl": _at_least(0),
+    "public_ip": _ipv4,
+    "relay_metrics_file": _absolute,
+    "relay_table_file": _absolute,
+    "relay_user": _user,
+    "relay_workers": _workers,
+    "subnet": options.network,
+    "subnet_file": _absolute,
+    "sync_interval": _at_least(1),
+    "sync_metrics_file": _absolute,
+    "sync_prefix": _absolute,
+    "sync_python": _absolute,
+    "sync_state_file": _absolute,
+    "vtep_mac": options.mac,
+}
+CHECKS = {PREFIX + name: check for name, check in _CHECKS.items()}
+
+
+def load(roles: Path) -> dict[str, Spec]:
+    """Every documented variable of the roles in a folder, with its specification."""
+    found: dict[str, Spec] = {}
+    for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        for entry in specs.values():
+            found.update(entry.get("options", {}))
+    return found
+
+
+def missing(
+    group: str, members: Sequence[str] | None, reached: Iterable[str] | None
+) -> Iterable[str]:
+    """What to say if a group has no hosts; ``reached`` are those that --limit leaves, if there is
+    a limit."""
+    if members is None:
+        yield "the inventory has no group %s, which hosts of the overlay have to be in" % group
+    elif not members:
+        yield "the group %s of the inventory has no hosts" % group
+    elif reached is not None and not set(members) & set(reached):
+        yield "--limit leaves no host of the group %s" % group
+
+
+def unknown(known: Mapping[str, Spec], names: Iterable[str]) -> dict[str, str]:
+    """What to say of names that begin as ours do, and are none."""
+    found = {}
+    for name in names:
+        if name.startswith(PREFIX) and name not in known and name not in INTERNAL:
+            near = difflib.get_close_matches(name, known, 1, 0.7)
+            meant = "did you mean %s?" % near[0] if near else "ansible-doc -t role has them all"
+            found[name] = "%s is not a variable of flatnet.overlay; %s" % (name, meant)
+    return found
+
+
+def is_template(value: t.Any) -> bool:
+    """Whether a value depends on others, maybe on those of its host."""
+    if isinstance(value, Mapping):
+        return any(is_template(each) for pair in value.items() for each in pair)
+    if isinstance(value, (list, tuple)):
+        return any(is_template(each) for each in value)
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
+
+
+def needs_evaluation(name: str, spec: Spec) -> bool:
+    """Whether there is anything to say of a value but that it is text."""
+    others = {each for pair in TOGETHER for each in pair} | set(EXCLUSIVE)
+    text = spec.get("type", "str") in ("str", "path") and "choices" not in spec
+    return not text or name in CHECKS or name in others
+
+
+def judge(name: str, spec: Spec, value: t.Any) -> str | None:
+    """What is wrong with one value, if anything."""
+    kind = spec.get("type", "str")
+    if kind == "dict" and not isinstance(value, Mapping):
+        # -e flatnet_backend='{...}' would be text, which only modules take for what it says.
+        shown = json.dumps(value, default=str)
+        return "%s is %s; it must be a mapping, like type: vxlan" % (name, shown)
+    if kind in ("str", "path") and isinstance(value, (Mapping, list, tuple)):
+        return "%s must be text, not a list or a mapping" % name
+    if spec.get("no_log"):
+        return None
+    checked = ArgumentSpecValidator({name: _plain(spec)}).validate({name: value})
+    if checked.error_messages:
+        return _sentence(name, checked.error_messages)
+    try:
+        if name in CHECKS:
+            CHECKS[name](name, checked.validated_parameters[name])
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
+def _sentence(name: str, messages: Sequence[str]) -> str:
+    text = "; ".join(messages)
+    return text if name in text else "%s: %s" % (name, text)
+
+
+def _plain(spec: Spec) -> Spec:
+    """The part of a specification that says which values there may be."""
+    kept: Spec = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
+    if "options" in spec:
+        kept["options"] = {name: _plain(each) for name, each in spec["options"].items()}
+    return kept
+
+
+def together(values: Values) -> list[str]:
+    """What is wrong with the values of one host beside each other."""
+    given = [name for name in EXCLUSIVE if values.get(name) is not None]
+    found = []
+    if len(given) > 1:
+        found.append("%s exclude each other: set one of them" % " and ".join(given))
+    for one, other in TOGETHER:
+        if (values.get(one) is None) != (values.get(other) is None):
+            there, missing = (one, other) if values.get(other) is None else (other, one)
+            found.append("%s is set and %s is not: they go together" % (there, missing))
+    if values.get(PREFIX + "lease_ttl") and values.get(PREFIX + "sync") == "none":
+        found.append(
+            "flatnet_lease_ttl is set and flatnet_sync is none: nothing would renew the lease, "
+            "which runs out; take service or timer"
+        )
+    return found
+
+
+def of_the_fleet(fleet: Mapping[str, Values]) -> list[str]:
+    """What is wrong with values of several hosts beside each other; templates are not looked at."""
+    found = []
+    for name in OF_THE_NETWORK:
+        hosts = _by_value(name, fleet)
+        if len(hosts) > 1:
+            (one, first), (other, second) = list(hosts.items())[:2]
+            found.append(
+                "%s is the network's, so one for all hosts; it is %s for %s, and %s for %s"
+                % (name, one, _names(first), other, _names(second))
+            )
+    for name in OF_ONE_HOST:
+        found += [
+            "%s is a host's own, and %s is set for %s" % (name, value, _names(hosts))
+            for value, hosts in _by_value(name, fleet).items()
+            if len(hosts) > 1
+        ]
+    return found
+
+
+def _by_value(name: str, fleet: Mapping[str, Values]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for host, values in fleet.items():
+        value = values.get(name)
+        if value is not None and not is_template(value):
+            found.setdefault(json.dumps(value, default=str, sort_keys=True), []).append(host)
+    return found
+
+
+def _names(hosts: Sequence[str]) -> str:
+    more = len(hosts) - _NAMED
+    return ", ".join(hosts[:_NAMED]) + (" and %d more" % more if more > 0 else "")
+
+
+def check(
+    known: Mapping[str, Spec],
+    fleet: Mapping[str, Values],
+    evaluate: Callable[[str, str], t.Any],
+) -> list[str]:
+    """All that is wrong with the variables of a fleet, by host, as they were written.
+
+    ``evaluate`` returns a host's value of a variable that is a template, or None if that leaves it
+    unset; it raises ValueError. A value that many hosts have is looked at once.
+    """
+    problems: dict[str, list[str]] = {}
+    judged: dict[str, str | None] = {}
+    for host, given in fleet.items():
+        for text in unknown(known, given).values():
+            problems.setdefault(text, []).append(host)
+    for host, given in fleet.items():
+        values = {}
+        for name in sorted(given.keys() & known.keys()):
+            value = given[name]
+            if is_template(value):
+                if not needs_evaluation(name, known[name]):
+                    continue
+                try:
+                    value = evaluate(host, name)
+                except ValueError as error:
+                    problems.setdefault("%s: %s" % (name, error), []).append(host)
+                    continue
+            if value is None:
+                continue
+            values[name] = value
+            key = "%s=%s" % (name, json.dumps(value, default=str))
+            if key not in judged:
+                judged[key] = judge(name, known[name], value)
+            if judged[key]:
+                problems.setdefault(str(judged[key]), []).append(host)
+        for text in together(values):
+            problems.setdefault(text, []).append(host)
+    told = [
+        text if len(hosts) == len(fleet) else "%s (%s)" % (text, _names(hosts))
+        for text, hosts in problems.items()
+    ]
+    return told + of_the_fleet(fleet)
