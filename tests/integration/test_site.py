@@ -282,9 +282,10 @@ def test_verify_lists_what_does_not_answer(built: Built) -> None:
     run = built.play("playbooks/verify.yml", code=2)
     broken.exec(["ip", "route", "del", subnet], check=True)
     broken.exec(["ip", "route", "add", *route], check=True)
-    # As the result of "List what does not answer" shows it: - from to address bytes answer
+    # Lines of their own, not a list in JSON: from to address bytes answer
     rows = [line.split() for line in run.output.splitlines() if line.endswith("no answer")]
-    assert {tuple(row[1:3]) for row in rows} == {("host2", "host3"), ("host3", "host2")}
+    assert [tuple(row[:2]) for row in rows] == [("host2", "host3"), ("host3", "host2")]
+    assert "2 peers did not answer; the lines above name them" in run.output
     assert run.changed() == set()
     assert "reached all their peers" in built.play("playbooks/verify.yml").output
 
@@ -297,8 +298,8 @@ def test_verify_finds_a_path_that_is_too_small(built: Built) -> None:
     run = built.play("playbooks/verify.yml", code=2)
     host.exec(["ip", "link", "set", "eth0", "mtu", "1500"], check=True)
     rows = [line.split() for line in run.output.splitlines() if line.endswith("no answer")]
-    assert ["-", "host1", "host3"] in [row[:3] for row in rows]
-    assert {row[4] for row in rows} == {str(MTU[built.backend])}
+    assert ["host1", "host3"] in [row[:2] for row in rows]
+    assert {row[3] for row in rows} == {str(MTU[built.backend])}
 
 
 @once
@@ -308,9 +309,32 @@ def test_a_host_that_does_not_answer_stops_no_other(built: Built) -> None:
     run = built.play(code=UNREACHABLE, ansible_netns_name=name)
     done = {each["host"] for each in run.records if each["task"] == PEERS}
     assert done == {"host2", "host3"}
-    rows = [line.split() for line in run.output.splitlines()]
-    assert ["-", "host1", "-", "-", "-", "failed", "before"] in rows
+    (line,) = [line for line in run.output.splitlines() if line.startswith("host1 cannot be")]
+    assert "host1 cannot be reached: " in line
+    assert "namespace" in line
     assert run.changed() == set()
+
+
+@once
+def test_a_host_that_failed_before_is_told_with_that_error(built: Built) -> None:
+    site, (_, broken, _, _) = built.site, built.site.lab.hosts
+    subnet = site.leases()[broken.address]["subnet"]
+    lines = ["link set cni0 name other0", "link add cni0 type dummy"]
+    broken.exec(["ip", "-batch", "-"], check=True, stdin="\n".join(lines) + "\n")
+    broken.exec(["ip", "address", "flush", "dev", "other0"], check=True)
+    run = built.play(code=2)
+    lines = ["link del cni0", "link set other0 name cni0"]
+    broken.exec(["ip", "-batch", "-"], check=True, stdin="\n".join(lines) + "\n")
+    gateway = subnet.replace(".0/", ".1/")
+    broken.exec(["ip", "address", "add", gateway, "brd", "+", "dev", "cni0"], check=True)
+    (line,) = [line for line in run.output.splitlines() if line.startswith("host2 failed")]
+    message = run.failures()["host2"]
+    assert line.startswith(f"host2 failed in the role bridge: {message}")
+    # The pings to it are no news, and are counted there.
+    assert line.endswith("(so 2 pings to it got no answer)")
+    assert not [line for line in run.output.splitlines() if line.endswith("no answer")]
+    assert "1 hosts failed before; the lines above name them" in run.output
+    built.play()
 
 
 def reached(built: Built, host: Host) -> str:
