@@ -36,12 +36,12 @@ class ActionModule(ActionBase):
             else:
                 failed.append(Failed(host, cause(variables), _addresses(variables)))
         found = report(pinged, failed)
-        # As lines of their own: callbacks show a list, or a text of several lines, as JSON.
+        # As lines of their own, not in the result: callbacks show lists and longer texts as JSON.
         for line in found.lines:
             Display().display(line)
         if not found.failed:
             Display().display(found.sentence)
-        result.update(failed=found.failed, msg=found.sentence, lines=list(found.lines))
+        result.update(failed=found.failed, msg=found.sentence)
         return result
 
 

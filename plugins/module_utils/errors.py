@@ -5,9 +5,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
+# Around the name of an option in an error's text. What users gave is never printed with these.
+_BEGIN, _END = "\x02", "\x03"
+_OPTION = re.compile(r"%s([^%s]*)%s" % (_BEGIN, _END, _END))
+
+
+def option(name: str) -> str:
+    """An option's name for the text of an error, which whoever called knows by a name of its own:
+    for the roles it is a variable. ``name`` may go on, as in ``backend.vni`` and ``leases[3]``."""
+    return name if name.startswith(_BEGIN) else _BEGIN + name + _END
+
+
+def called(text: str, names: Mapping[str, str]) -> str:
+    """The text with the names that the caller has for options, or with their own."""
+
+    def known(found: re.Match[str]) -> str:
+        first = re.match(r"\w*", found[1])
+        word = first[0] if first else ""
+        return names.get(word, word) + found[1][len(word) :]
+
+    return _OPTION.sub(known, text)
+
 
 class FlatnetError(Exception):
-    """Something is wrong that the user can act on; ``str()`` is the sentence to show."""
+    """Something is wrong that the user can act on; ``str()`` is the sentence to show.
+
+    Options in it are named by ``option``.
+    """
+
+    def __str__(self) -> str:
+        return called(super().__str__(), {})
+
+    def told(self, names: Mapping[str, str]) -> str:
+        """The sentence with the names that the caller has for options."""
+        return called(super().__str__(), names)
 
 
 class InvalidInput(FlatnetError):

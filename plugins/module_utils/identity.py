@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 
-from .errors import InvalidInput
+from .errors import InvalidInput, option
 from .fields import show
 
 # Namespace of the keyed hashes below, so that /etc/machine-id itself is never published: see
@@ -22,8 +22,8 @@ def host_id(machine_id: str) -> str:
     text = machine_id.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{32}", text) or not int(text, 16):
         raise InvalidInput(
-            "machine id %s is not 32 hex digits; run systemd-machine-id-setup, or set host_id"
-            % show(machine_id.strip())
+            "machine id %s is not 32 hex digits; run systemd-machine-id-setup, or set %s"
+            % (show(machine_id.strip()), option("host_id"))
         )
     return hmac.new(bytes.fromhex(text), _APPLICATION, hashlib.sha256).hexdigest()[:32]
 

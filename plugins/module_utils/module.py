@@ -38,7 +38,8 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
         yield
     except FlatnetError as error:
         # Some have lines that a command printed.
-        module.fail_json(msg="\n".join(map(plain, str(error).split("\n"))))
+        told = error.told(module.params.get("option_names") or {})
+        module.fail_json(msg="\n".join(map(plain, told.split("\n"))))
 
 
 def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from .errors import InvalidInput
+from .errors import option as named
 from .fields import show
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -18,7 +19,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 def number(option: str, value: int | None, low: int, high: int) -> int | None:
     """A whole number from ``low`` to ``high``; None stays None."""
     if value is not None and not low <= value <= high:
-        raise InvalidInput("%s: %d is not from %d to %d" % (option, value, low, high))
+        raise InvalidInput("%s: %d is not from %d to %d" % (named(option), value, low, high))
     return value
 
 
@@ -36,7 +37,7 @@ def device(option: str, value: str) -> str:
     ):
         raise InvalidInput(
             "%s: %s is not a device name (1 to 15 characters, no slash, colon, percent "
-            "sign, space, bracket or quote)" % (option, show(value))
+            "sign, space, bracket or quote)" % (named(option), show(value))
         )
     return value
 
@@ -46,9 +47,9 @@ def address(option: str, value: str, family: int | None = None) -> str:
     try:
         found = ipaddress.ip_address(_unzoned(value))
     except ValueError:
-        raise InvalidInput("%s: %s is not an IP address" % (option, show(value))) from None
+        raise InvalidInput("%s: %s is not an IP address" % (named(option), show(value))) from None
     if family and found.version != family:
-        raise InvalidInput("%s: %s is not an IPv%d address" % (option, found, family))
+        raise InvalidInput("%s: %s is not an IPv%d address" % (named(option), found, family))
     return str(found)
 
 
@@ -61,14 +62,14 @@ def interface_address(option: str, value: str) -> str:
     except ValueError:
         raise InvalidInput(
             "%s: %s is not an address with its prefix length, like 10.5.94.1/24"
-            % (option, show(value))
+            % (named(option), show(value))
         ) from None
     for name in ("unspecified", "multicast", "loopback", "link_local"):
         # IPv4's link-local addresses are given out like others; IPv6's are the kernel's affair.
         if getattr(found.ip, "is_" + name) and (name != "link_local" or found.version == 6):
             raise InvalidInput(
                 "%s: %s is %s, not an address to give a device"
-                % (option, found, name.replace("_", "-"))
+                % (named(option), found, name.replace("_", "-"))
             )
     return str(found)
 
@@ -78,10 +79,12 @@ def interface_addresses(option: str, values: Sequence[str]) -> list[str]:
     found: dict[str, int] = {}
     texts = []
     for place, value in enumerate(values):
-        text = interface_address("%s[%d]" % (option, place), value)
+        text = interface_address("%s[%d]" % (named(option), place), value)
         other = found.setdefault(text.partition("/")[0], place)
         if other != place:
-            raise InvalidInput("%s[%d]: %s is %s[%d] too" % (option, place, text, option, other))
+            raise InvalidInput(
+                "%s[%d]: %s is %s[%d] too" % (named(option), place, text, named(option), other)
+            )
         texts.append(text)
     return texts
 
@@ -100,13 +103,13 @@ def network(option: str, value: str) -> str:
         found = ipaddress.ip_network(_unzoned(value), strict=False)
     except ValueError:
         raise InvalidInput(
-            "%s: %s is not a prefix, like 10.5.94.0/24" % (option, show(value))
+            "%s: %s is not a prefix, like 10.5.94.0/24" % (named(option), show(value))
         ) from None
     if "/" not in value or str(found.network_address) != str(
         ipaddress.ip_address(value.partition("/")[0])
     ):
         raise InvalidInput(
-            "%s: %s is not a prefix; did you mean %s?" % (option, show(value), found)
+            "%s: %s is not a prefix; did you mean %s?" % (named(option), show(value), found)
         )
     return str(found)
 
@@ -115,7 +118,7 @@ def mac(option: str, value: str, many: bool = False) -> str:
     """A unicast MAC in lower case with colons; with ``many`` also multicast and zero ones."""
     text = value.lower().replace("-", ":")
     if not _MAC.fullmatch(text):
-        raise InvalidInput("%s: %s is not a MAC address" % (option, show(value)))
+        raise InvalidInput("%s: %s is not a MAC address" % (named(option), show(value)))
     if not many and (int(text[:2], 16) & 1 or text == "00:00:00:00:00:00"):
-        raise InvalidInput("%s: %s is not a unicast MAC address" % (option, text))
+        raise InvalidInput("%s: %s is not a unicast MAC address" % (named(option), text))
     return text

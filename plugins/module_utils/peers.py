@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from .clashes import Clashes, seniority
 from .entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
-from .errors import FlatnetError
+from .errors import FlatnetError, option
 from .flannel import Lease
 from .network import NetworkConfig
 from .plan import Changes, claim, plan
@@ -309,7 +309,8 @@ def changes(
     if reached and not wanted and not allow_no_peers:
         raise LosingAllPeers(
             "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "
-            "was removed; if the fleet really shrank to this host, set allow_no_peers" % reached
+            "was removed; if the fleet really shrank to this host, set %s"
+            % (reached, option("allow_no_peers"))
         )
     return plan(wanted, _without(observed, wanted, frozenset(unsure)))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from . import options, underlay
 from .assignment import Host
 from .entries import Address
-from .errors import InvalidInput
+from .errors import InvalidInput, option
 from .flannel import parse_name, parse_public_ip
 from .identity import host_id
 from .kernel import Kernel
@@ -55,7 +55,8 @@ def check(choice: Choice) -> None:
         re.compile(choice.interface_regex or "")
     except re.error as error:
         raise InvalidInput(
-            "interface_regex %r is not a regular expression: %s" % (choice.interface_regex, error)
+            "%s %r is not a regular expression: %s"
+            % (option("interface_regex"), choice.interface_regex, error)
         ) from None
 
 
@@ -102,5 +103,5 @@ def identify(given: str | None) -> str:
             return host_id(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
-            "host_id is not set and %s cannot be read: %s" % (_MACHINE_ID, error)
+            "%s is not set and %s cannot be read: %s" % (option("host_id"), _MACHINE_ID, error)
         ) from None

@@ -22,7 +22,7 @@ from ._relay.config import (
     load_table,
 )
 from ._relay.control import RelayGone, RelayUnavailable, ask
-from .errors import FlatnetError
+from .errors import FlatnetError, option
 from .files import replace
 from .flannel import Lease
 from .peers import LosingAllPeers
@@ -74,7 +74,8 @@ def changes(
     if old and not new and not allow_no_peers:
         raise LosingAllPeers(
             "etcd names no peer that this host could reach, while its relay has %d: nothing was "
-            "removed; if the fleet really shrank to this host, set allow_no_peers" % len(old)
+            "removed; if the fleet really shrank to this host, set %s"
+            % (len(old), option("allow_no_peers"))
         )
     return tuple(
         RelayChange(old.get(subnet), new.get(subnet))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .entries import PROTOCOL, Address, Route
-from .errors import FlatnetError
+from .errors import FlatnetError, option
 from .network import Network
 
 
@@ -72,12 +72,13 @@ def choose(
         if len(names) != 1:
             raise NoUnderlay(
                 "%s interface for the underlay: %s; this host has %s; "
-                "set interface, interface_regex or can_reach"
+                "set %s, %s or %s"
                 % (
                     "no" if not names else "more than one",
                     why if not names else "%s fits %s" % (why, ", ".join(names)),
                     "; ".join("%s %s" % (name, " ".join(usable[name])) for name in sorted(usable))
                     or "no interface with an IPv4 address",
+                    *map(option, ("interface", "interface_regex", "can_reach")),
                 )
             )
         own = [text for text in usable[names[0]] if inside is None or _inside(text, inside)]
@@ -93,7 +94,8 @@ def choose(
             expression = re.compile(pattern)
         except re.error as error:
             raise NoUnderlay(
-                "interface_regex %r is not a regular expression: %s" % (pattern, error)
+                "%s %r is not a regular expression: %s"
+                % (option("interface_regex"), pattern, error)
             ) from None
         return found([n for n in usable if expression.fullmatch(n)], "pattern %s" % pattern)
     foreign = [route for route in routes if route.dev not in skip]

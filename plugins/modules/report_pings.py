@@ -34,9 +34,4 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-lines:
-  description: The table, and the hosts that failed before.
-  type: list
-  elements: str
-  returned: always
 """
