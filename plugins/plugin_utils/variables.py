@@ -38,11 +38,11 @@ INTERNAL = frozenset(
         "lease_file network_info network_result peers_planned peers_result peers_subnet_file "
         "prepare_allowed prepare_backend prepare_buffer prepare_buffered prepare_buffers "
         "prepare_complete prepare_drop_ins prepare_files prepare_forwarding prepare_host "
-        "prepare_installed prepare_interpreter prepare_joins prepare_loaded "
-        "prepare_missing prepare_modules prepare_names prepare_no_pyroute2 prepare_overlay prepare_own_files "
-        "prepare_packages prepare_relay "
-        "prepare_services prepare_sysctls prepare_told prepare_written relay_command "
-        "sync_command sync_folders sync_relay sync_result sync_units verify_result"
+        "prepare_installed prepare_interpreter prepare_joins prepare_loaded prepare_missing "
+        "prepare_modules prepare_names prepare_no_pyroute2 prepare_overlay prepare_own_files "
+        "prepare_packages prepare_relay prepare_services prepare_sysctls prepare_told "
+        "prepare_written relay_command sync_command sync_folders sync_relay sync_result "
+        "sync_units verify_result"
     ).split()
 )
 
