@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 import typing as t
@@ -91,10 +92,11 @@ def _workers(option: str, value: int) -> None:
     options.number(option, value, 0, 16)
 
 
-def _at_least(low: float) -> Callable[[str, float], None]:
+def _at_least(low: float, high: float = math.inf) -> Callable[[str, float], None]:
     def check(option: str, value: float) -> None:
-        if value < low:
-            raise InvalidInput("%s: %s is less than %s" % (option, value, low))
+        if not low <= value <= high:
+            side, limit = ("less", low) if value < low else ("more", high)
+            raise InvalidInput("%s: %s is %s than %s" % (option, value, side, limit))
 
     return check
 
@@ -103,7 +105,7 @@ def _at_least(low: float) -> Callable[[str, float], None]:
 _CHECKS: dict[str, Callable[..., object]] = {
     "bridge_name": options.device,
     "can_reach": _ipv4,
-    "etcd_timeout": _at_least(0.001),
+    "etcd_timeout": _at_least(0.001, 60),
     "host_id": parse_name,
     "hostname": parse_name,
     "interface_regex": _regex,
