@@ -107,7 +107,9 @@ def _queues(host: RelayHost) -> int:
 
 
 def _dropped(host: RelayHost) -> int:
-    return sum(count for reason, count in host.drops().items() if reason != "not_ipv4")
+    return sum(
+        count for reason, count in host.drops().items() if reason not in ("not_ipv4", "overrun")
+    )
 
 
 def _load(one: RelayHost, other: RelayHost, meanwhile: t.Callable[[], None]) -> Lost:

@@ -49,9 +49,13 @@ class _Udp:
         self.mtu = mtu
         self.waiting: list[tuple[bytes, int, Source]] = []
         self.sent: list[tuple[bytes, Source]] = []
+        self.dropped = 0
 
     def fileno(self) -> int:
         return -1
+
+    def getsockopt(self, _level: int, _option: int, size: int) -> bytes:
+        return bytes(size - 4) + struct.pack("=I", self.dropped)
 
     def recvmsg_into(
         self, buffers: list[bytearray], *_unused: int
@@ -146,7 +150,7 @@ class Worker:
         self.router.replace(router.pack(peers))
         self.sender.take_frames(any(each[2] for each in peers))
         for peer in self.router.peers.values():
-            peer.vectors = vector.Sending() if peer.vector else None
+            peer.vectors = vector.Sending(0.0) if peer.vector else None
 
     def close(self) -> None:
         self._kernel.close()

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import vector
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay import mail, vector
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,8 +106,8 @@ def test_what_waits_for_the_rest_is_bounded() -> None:
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
     """Also if it says nothing at all; and vectors again after a while, longer each time."""
-    sending = vector.Sending()
     now = 100.0
+    sending = vector.Sending(now)
     pauses: list[float] = []
     sent = 0
     sending.heard(0, 0, now)
@@ -128,11 +130,121 @@ def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
 
 
 def test_a_peer_that_loses_nothing_keeps_its_vectors() -> None:
-    sending = vector.Sending()
     now = 100.0
+    sending = vector.Sending(now)
     for number in range(1, 2000):
         sending.number()
         sending.heard(number, number, now)
         now += 0.05
         sending.tick(now)
         assert not sending.paused
+
+
+def _send(sending: vector.Sending, frames: int) -> None:
+    for dummy in range(frames):
+        sending.number()
+
+
+def test_many_frames_at_once_are_no_silence() -> None:
+    """A stream that is there when a table comes, as after a restart: a peer has had no time to
+    report anything at the first look."""
+    sending = vector.Sending(100.0)
+    _send(sending, 1000)
+    sending.tick(100.2)
+    assert not sending.paused
+    for tenth in range(1003, 1035):
+        sending.tick(tenth / 10)
+    assert sending.paused, "that is silence"
+
+
+def test_a_sender_that_stood_still_waits_anew() -> None:
+    """Reports may have come while it had no processor."""
+    sending = vector.Sending(100.0)
+    _send(sending, 1000)
+    sending.tick(100.2)
+    sending.tick(110.0)
+    assert not sending.paused
+    for tenth in range(1100, 1135):
+        sending.tick(tenth / 10)
+    assert sending.paused
+
+
+@pytest.mark.parametrize("lost", [0, 500])
+def test_a_peer_that_was_only_late_is_sent_vectors_again(lost: int) -> None:
+    """One that had no processor for some seconds; unless they got lost as well."""
+    sending = vector.Sending(100.0)
+    sending.heard(0, 0, 100.0)
+    _send(sending, 1000)
+    for tenth in range(1000, 1040):
+        sending.tick(tenth / 10)
+    assert sending.paused
+    sending.heard(1000, 1000 - lost, 104.0)
+    assert sending.paused == bool(lost)
+
+
+def test_frames_that_others_overtook_are_not_lost() -> None:
+    """They were sent, and have not arrived when a report is made; the next one has them."""
+    sending = vector.Sending(100.0)
+    sending.heard(0, 0, 100.0)
+    for turn in range(1, 9):
+        sending.heard(32 * turn, 32 * turn - 2, 100.0 + turn / 4)
+        assert not sending.paused
+    sending.heard(32 * 9, 32 * 9 - 2 - 3, 103.0)
+    assert sending.paused, "these are"
+
+
+@pytest.mark.parametrize("dropped", [0, 7])
+def test_what_the_own_queue_had_no_room_for_is_not_the_ways_fault(dropped: int) -> None:
+    """A host without a processor for its relay: the report says so little as of none."""
+    with Worker(("10.5.2.0/24", PEER, 1)) as worker:
+        for number in range(0, 100, 2):
+            worker.receive(
+                vector.HEADER.pack(vector.MAGIC, 0, 60000, number) + bytes(1400), 0, PEER
+            )
+        worker.udp.dropped = dropped
+        worker.receiver.tick(1e12)
+        reports = [vector.read_report(memoryview(data)) for data, dummy in worker.udp.sent]
+        assert reports == [(0, 99, 99 if dropped else 0)]
+        assert worker.drops == ({"overrun": dropped} if dropped else {})
+
+
+# --- between workers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def boxes() -> t.Iterator[list[mail.Box]]:
+    """Of three workers, all in this process."""
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+    pairs = [socket.socketpair(socket.AF_UNIX, kind) for dummy in range(3)]
+    writing = [each for dummy, each in pairs]
+    yield [mail.Box(number, reading, writing) for number, (reading, dummy) in enumerate(pairs)]
+    for pair in pairs:
+        for each in pair:
+            each.close()
+
+
+def test_the_latest_report_of_each_peer_is_passed_on(boxes: list[mail.Box]) -> None:
+    one, other, third = boxes
+    for sent in range(1000):
+        assert one.put(1, "192.0.2.2", sent, sent)
+    assert one.put(1, "192.0.2.3", 5, 0xFFFFFFFF)
+    assert one.put(2, "192.0.2.3", 6, 6)
+    assert not one.put(3, "192.0.2.2", 1, 1), "there is no such worker"
+    assert one.send() == 0
+    assert sorted(other.read()) == [("192.0.2.2", 999, 999), ("192.0.2.3", 5, 0xFFFFFFFF)]
+    assert list(third.read()) == [("192.0.2.3", 6, 6)]
+    assert one.send() == 0
+    assert list(other.read()) == []
+
+
+def test_nobody_waits_for_one_who_does_not_read(boxes: list[mail.Box]) -> None:
+    one, other, dummy = boxes
+    lost = 0
+    for turn in range(1000):
+        for number in range(50):
+            one.put(1, "192.0.2.%d" % number, turn, turn)
+        lost += one.send()
+    came = len(list(other.read()))
+    assert 0 < came
+    assert 0 < lost < 50_000
+    assert lost % 50 == 0

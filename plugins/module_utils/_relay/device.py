@@ -38,6 +38,8 @@ _OFFLOADS = (
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU, _IP_FREEBIND = 10, 2, 14, 15
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=32xI")  # the ninth number: SK_MEMINFO_DROPS
 _BUFFER = 8 << 20
 VNET = 10  # bytes of struct virtio_net_hdr
 
@@ -130,6 +132,14 @@ class Socket(NamedTuple):
     gso: bool
     gro: bool
     buffer: int
+
+    def dropped(self) -> int:
+        """What the kernel has not kept for want of room, modulo 2**32; 0 if it does not say."""
+        try:
+            found = self.udp.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+            return int(_MEMINFO.unpack(found)[0])
+        except (OSError, struct.error):
+            return 0
 
 
 def bind(address: str, port: int, beside: bool) -> socket.socket:

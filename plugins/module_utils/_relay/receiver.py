@@ -19,6 +19,7 @@ from .wires import (
     CHECKSUM,
     DESTINATION,
     MALFORMED,
+    OVERRUN,
     PARTS,
     REPORTS,
     SOURCE,
@@ -97,6 +98,7 @@ class Receiver:
         # Peers that send vectors.
         self._vectors: dict[str, vector.Receiving] = {}
         self._report_at = 0.0
+        self._dropped = wires.socket.dropped()
 
     def drain(self, idle: bool) -> bool:
         """Take what has come, up to a budget; whether there may be more. ``idle``: there was
@@ -270,16 +272,28 @@ class Receiver:
         if peer is not None and peer.vectors is not None:
             peer.vectors.heard(sent, arrived, now)
 
+    def _overrun(self) -> bool:
+        """Whether the kernel had no room for more, since this worker did not get to take it."""
+        count = self._wires.socket.dropped()
+        more = (count - self._dropped) & 0xFFFFFFFF
+        self._dropped = count
+        if more:
+            self._wires.drops[OVERRUN] += more
+        return more > 0
+
     def tick(self, now: float) -> None:
         """A few times a second: tell peers how their vectors fare."""
         if now < self._report_at:
             return
         self._report_at = now + vector.REPORT_EVERY
+        overrun = self._overrun()
         peers = self._wires.router.peers
         for name in [name for name in self._vectors if name not in peers]:
             self._vectors.pop(name).close()
         for name, receiving in self._vectors.items():
             receiving.tick(now)
+            if overrun:
+                receiving.forgive()
             if not peers[name].vector:
                 continue  # it does not advertise any: it may be something else by now
             for report in receiving.reports():

@@ -24,7 +24,10 @@ many arrived; a report has no frame's fields from byte 2 on, but
           8 to 11 frames that arrived, likewise
 
 A sender that hears of too many losses, or nothing at all, goes back to packets for this peer, for a
-time that doubles each time.
+time that doubles each time. What a busy host loses or delays is not the way's fault, and packets
+would only add to its work: so a receiver does not count what its own queue had no room for, a
+sender that stood still itself waits anew, and one that hears again from a peer that was silent
+goes on.
 """
 
 from __future__ import annotations
@@ -53,23 +56,28 @@ _MOST_WAITING = 16 << 20
 _MOST_WORKERS = 16
 _PATIENCE = 1.0  # seconds that a frame may take to be complete
 REPORT_EVERY = 0.25
-# A judgement needs so many frames.
+# A judgement needs so many frames, and more than a few that are missing: one that was overtaken by
+# others may be on its way.
 _ENOUGH = 32
 _BEARABLE_LOSS = 0.02
+_FEW = 2
 _SILENCE = 3.0
+# Between ticks; after longer it was this host that stood still.
+_STILL = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 640.0
 
 
 class Sending:
     """How one worker's frames to one peer fare, and whether to send it any."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self._serial = 0
         self._reported: tuple[int, int] | None = None
         self._unheard = 0
-        self._unheard_since = 0.0
+        self._unheard_since = self._ticked = now
         self._pause = _FIRST_PAUSE
         self._paused_until = 0.0
+        self._silent = False
         self.paused = False
         self.fallbacks = 0
 
@@ -84,7 +92,10 @@ class Sending:
         self._unheard = 0
         self._unheard_since = now
         if self.paused:
-            return  # on what was still under way
+            if not self._silent:
+                return  # on what was still under way
+            self.paused = False  # it was only late
+            self._pause = _FIRST_PAUSE
         before = self._reported
         if before is None or (sent - before[0]) & _WORD > _WORD // 2:  # it started anew
             self._reported = (sent, arrived)
@@ -94,13 +105,17 @@ class Sending:
             return
         self._reported = (sent, arrived)
         lost = frames - ((arrived - before[1]) & _WORD)
-        if lost > frames * _BEARABLE_LOSS:
-            self._fall_back(now)
+        if lost > max(frames * _BEARABLE_LOSS, _FEW):
+            self._fall_back(now, False)
         else:
             self._pause = _FIRST_PAUSE
 
     def tick(self, now: float) -> None:
-        """Now and then: see whether anything is heard, and whether a pause is over."""
+        """A few times a second: see whether anything is heard, and whether a pause is over."""
+        still, self._ticked = now - self._ticked, now
+        if still > _STILL:
+            # What was said meanwhile is yet to be read.
+            self._unheard_since += still
         if self.paused and now >= self._paused_until:
             self.paused = False
             self._reported = None
@@ -108,10 +123,11 @@ class Sending:
         if self._unheard < _ENOUGH:
             self._unheard_since = now
         elif now - self._unheard_since > _SILENCE and not self.paused:
-            self._fall_back(now)
+            self._fall_back(now, True)
 
-    def _fall_back(self, now: float) -> None:
+    def _fall_back(self, now: float, silent: bool) -> None:
         self.paused = True
+        self._silent = silent
         self.fallbacks += 1
         self._paused_until = now + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
@@ -299,6 +315,11 @@ class Receiving:
 
     def _drop(self, stream: Stream, serial: int) -> None:
         self._waiting.size -= stream.pending.pop(serial).got
+
+    def forgive(self) -> None:
+        """What is missing was lost here, not on the way."""
+        for stream in self._streams.values():
+            stream.arrived = stream.sent - len(stream.pending)
 
     def reports(self) -> Iterator[bytes]:
         """What to tell the sender: frames still on their way count as neither sent nor arrived."""

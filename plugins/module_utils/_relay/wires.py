@@ -31,6 +31,7 @@ NOT_IPV4 = "not_ipv4"  # from this host's own kernel, such as IPv6's router soli
 UNSENT = "unsent"  # the kernel refused the datagram
 REFUSED = "refused"  # the kernel refused the packet
 PARTS = "parts"  # datagrams of vectors that make no sense
+OVERRUN = "overrun"  # what the kernel had for this worker, and no room to keep it
 REPORTS = "reports"  # on vectors that nobody sent, or more of them than can be passed on
 
 _ERRORS_A_SECOND, _ERRORS_AT_ONCE = 100, 50

@@ -158,7 +158,7 @@ class Worker:
             if not (wanted and peer.vector):
                 peer.vectors = None
             elif peer.vectors is None:
-                peer.vectors = vector.Sending()
+                peer.vectors = vector.Sending(time.monotonic())
         self._channel.tell("table")
 
     def _status(self) -> dict[str, Any]:
