@@ -23,7 +23,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable
 
-from . import files, peers, state
+from . import applied, files, peers, state
 from ._relay.config import InvalidRelayConfig
 from .entries import Route
 from .errors import FlatnetError
@@ -342,12 +342,14 @@ class Agent:
         if self._relay.settings:
             with locked():
                 found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
+                self._note()
             self._tell("events", found)
             self._inform_relay("events")
         if changes:
             try:
                 with locked():
                     self._kernel.apply(changes)
+                    self._note()
             except KernelError as error:
                 self._log(INFO, "%s; comparing everything" % error)
                 self.check("events")
@@ -440,6 +442,7 @@ class Agent:
             view = self._view or view
             done = self._upkeep.converge(view)
             relay = self._relay.keep(view.table.usable, view.unsure, self.revision)
+            self._note()
         for kind, text in (("routes", done.taken), ("kernel", done.left)):
             if text:
                 self.failed(kind, text)
@@ -485,6 +488,11 @@ class Agent:
         reached = 0 if idle else self._upkeep.reached(table)
         self.status.known(table, self._unsure, self.revision, reached, refused)
         self.status.retained = len(self._retention.leases)
+
+    def _note(self) -> None:
+        """For whoever read leases before this and applies them after it."""
+        if self._config:
+            applied.note(self._config.network, self.revision)
 
     def _inform_relay(self, why: str) -> None:
         """Have the relay use what its files say; without the lock, since it may take its time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, NamedTuple, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -33,11 +33,19 @@ class Besides(Protocol):
     def inform(self, check_mode: bool) -> tuple[Any, str]: ...
 
 
+class Around(NamedTuple):
+    """What is done with the lock held, before all else, and, but in check mode, after it."""
+
+    first: Callable[[], None]
+    last: Callable[[], None]
+
+
 def converge(
     module: AnsibleModule,
     kernel: Kernel,
     compute: Callable[[], Changes],
     relay: Besides | None = None,
+    around: Around | None = None,
     **result: Any,
 ) -> None:
     """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
@@ -46,7 +54,7 @@ def converge(
     def make() -> tuple[Changes, dict[str, str]]:
         return kernel.converge(compute, module.check_mode), {}
 
-    _converge(module, make, str, relay, result)
+    _converge(module, make, str, relay, around, result)
 
 
 def converge_apart(
@@ -56,6 +64,7 @@ def converge_apart(
     part: Callable[[Change], str | None],
     name: Callable[[str], str],
     relay: Besides | None = None,
+    around: Around | None = None,
     **result: Any,
 ) -> None:
     """The same, but what one part asks for fails alone: all that can be done is done, and then the
@@ -64,7 +73,7 @@ def converge_apart(
     def make() -> tuple[Changes, dict[str, str]]:
         return kernel.converge_apart(compute, part, module.check_mode)
 
-    _converge(module, make, name, relay, result)
+    _converge(module, make, name, relay, around, result)
 
 
 def _converge(
@@ -72,15 +81,20 @@ def _converge(
     make: Callable[[], tuple[Changes, dict[str, str]]],
     name: Callable[[str], str],
     relay: Besides | None,
+    around: Around | None,
     result: dict[str, Any],
 ) -> None:
     more: tuple[Any, ...] = ()
     with changing(module):
+        if around:
+            around.first()
         if relay:
             more = relay.plan()
         made, refused = make()
         if relay and not module.check_mode:
             relay.write()
+        if around and not module.check_mode:
+            around.last()
     changes: tuple[Any, ...] = (*made, *more)
     if relay:
         late, problem = relay.inform(module.check_mode)

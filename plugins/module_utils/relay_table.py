@@ -189,12 +189,20 @@ class TableRun:
     def _path(self) -> str:
         return self._settings.table_file if self._settings else TABLE_PATH
 
+    @property
+    def revision(self) -> int:
+        """That the table is of now; 0 if it is of none."""
+        found = read(self._path)
+        return found.revision if found else 0
+
     def plan(self) -> tuple[RelayChange, ...]:
         """What is to change."""
         self._before = read(self._path)
         after = desired(self._usable, self._unsure, self._before or RelayTable(), self._revision)
         found = changes(self._before, after, self._allowed)
-        self._after = after if found else None
+        # Of another history, and lower: else it would be taken for newer from then on.
+        lower = 0 < self._revision < (self._before.revision if self._before else 0)
+        self._after = after if found or lower else None
         return found
 
     def write(self) -> None:

@@ -63,7 +63,10 @@ options:
         elements: dict
         required: true
       revision:
-        description: etcd's revision at which they were read.
+        description:
+          - etcd's revision at which they were read. If this host was brought after a higher one by
+            now, that is left as it is, with a warning. With V(0) they are used whatever was
+            applied.
         type: int
         default: 0
       config_revision:
@@ -126,7 +129,7 @@ RETURN = r"""
 peers:
   description: How many peers this host reaches.
   type: int
-  returned: success
+  returned: success, and O(snapshot) was not left alone as too old
 unused:
   description: Leases and keys that are not used, with the reason.
   type: list
@@ -142,7 +145,7 @@ device:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import peers, relay_table
+from ansible_collections.flatnet.overlay.plugins.module_utils import applied, peers, relay_table
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
 from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
@@ -153,6 +156,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     warn_each,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+    Around,
     converge,
     converge_apart,
 )
@@ -214,8 +218,8 @@ def own_lease(snapshot, host):
     return lease
 
 
-def reach(module, kernel, listing):
-    """Converge on all usable leases; exits."""
+def reach(module, kernel, listing, known):
+    """Converge on all usable leases; exits, or raises Outdated unless it named ``known``."""
     config, snapshot = listing.config, listing.snapshot
     backend = config.backend
     place = observe(module, kernel, config)
@@ -257,13 +261,24 @@ def reach(module, kernel, listing):
         lease = leases.get(found)
         return "lease %s of %s" % (lease.subnet, lease.owner) if lease else "what is stale"
 
+    relay = relayed(module, config, chosen.usable, snapshot)
+
+    def look():
+        other = relay.revision if relay else 0
+        if not applied.check(config.network, snapshot.revision, other, known):
+            module.warn(
+                "etcd is at revision %d, and this host was brought after revision %d: etcd was "
+                "restored or made anew, and what it has now is used" % (snapshot.revision, known)
+            )
+
     converge_apart(
         module,
         kernel,
         compute,
         part,
         name,
-        relay=relayed(module, config, chosen.usable, snapshot),
+        relay=relay,
+        around=Around(look, lambda: applied.note(config.network, snapshot.revision)),
         peers=len(chosen.usable),
         unused=warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used"),
         revision=snapshot.revision,
@@ -297,7 +312,7 @@ def held_by(kernel, backend):
     return kernel.neighbours(backend.device) + kernel.fdb(backend.device)
 
 
-def leave(module, kernel, listing):
+def leave(module, kernel, listing, dummy):
     """Remove all peers; exits."""
     config, snapshot = listing.config, listing.snapshot
     backend = config.backend
@@ -311,6 +326,7 @@ def leave(module, kernel, listing):
         kernel,
         compute,
         relay=relayed(module, config, (), snapshot),
+        around=Around(lambda: None, lambda: applied.note(config.network, 0)),
         peers=0,
         unused=[],
         revision=snapshot.revision,
@@ -318,13 +334,34 @@ def leave(module, kernel, listing):
     )
 
 
+def leave_newer(module, listing, outdated):
+    """Leave what is there from newer leases than those given; exits."""
+    module.warn(
+        "snapshot: %s; that is left as it is; take another one, or leave out its revision to have "
+        "it used whatever was applied" % outdated
+    )
+    module.exit_json(
+        changed=False,
+        diff={"before": "", "after": ""},
+        unused=[],
+        revision=outdated.newest,
+        device=listing.config.backend.device,
+    )
+
+
 def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
-    with reporting(module):
-        listing = read(module)
-        with Kernel() as kernel:
-            act = reach if module.params["state"] == "present" else leave
-            act(module, kernel, listing)
+    act = reach if module.params["state"] == "present" else leave
+    known = 0
+    with reporting(module), Kernel() as kernel:
+        while True:
+            listing = read(module)
+            try:
+                act(module, kernel, listing, known)
+            except applied.Outdated as outdated:
+                if module.params["snapshot"]:
+                    leave_newer(module, listing, outdated)
+                known = outdated.newest
 
 
 if __name__ == "__main__":
