@@ -56,7 +56,9 @@ class Wanted(NamedTuple):
     restart: bool
 
 
-class _Relay(resident.Plan):
+class RelayPlan(resident.Plan):
+    """What is missing of a relay, or is left of one."""
+
     program = "relay"
     patience = 10.0
     units = (UNIT,)
@@ -77,8 +79,12 @@ class _Relay(resident.Plan):
         """Write or remove the settings."""
         raise NotImplementedError
 
+    def outcome(self) -> dict[str, Any]:
+        """What there is to say of it once it is carried out."""
+        return {}
 
-class Present(_Relay):
+
+class Present(RelayPlan):
     """What is missing so that the relay runs as wanted."""
 
     def __init__(self, prefix: str, wanted: Wanted, kernel: Kernel) -> None:
@@ -168,6 +174,9 @@ class Present(_Relay):
         for user in self._users:
             system_user.remove(user)
 
+    def outcome(self) -> dict[str, Any]:
+        return {"relay": status(self._wanted.settings)}
+
     def wait(self, begin: float) -> None:
         if self._tell and not self.restarts:
             relay_table.tell(self._wanted.settings.control)
@@ -196,7 +205,7 @@ class Present(_Relay):
         return "it uses %s" % late.before if late else ""
 
 
-class Absent(_Relay):
+class Absent(RelayPlan):
     """What there is to remove. A run that was cut short may have left no settings to tell of it, so
     ``device``, ``user`` and ``table_file`` are looked at as well."""
 

@@ -206,24 +206,8 @@ relay:
   returned: success, and neither in check mode nor with O(state=absent)
 """
 
-import os
-import sys
-
-from ansible_collections.flatnet.overlay.plugins.module_utils import (
-    options,
-    overlay,
-    package,
-    relay_options,
-    relay_table,
-    resident_relay,
-    system_user,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
+from ansible_collections.flatnet.overlay.plugins.module_utils import package, relay_setup
 from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
-    FlatnetError,
-    InvalidInput,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
@@ -276,74 +260,19 @@ ARGUMENTS = {
 }
 
 
-def table(module, kernel, asked):
-    """The table, from wherever it is to be had; None if somebody else sees to it."""
-    option = module.params
-    if option["table"] is not None:
-        if option["from_leases"]:
-            raise InvalidInput("from_leases: the table is given already")
-        return relay_options.table(option["table"], asked)
-    return of_leases(module, kernel, asked) if option["from_leases"] else None
-
-
-def of_leases(module, kernel, asked):
+def read(module, kernel):
+    """What etcd has for the relay's table."""
     with registry(module) as store:
         listing = store.listing()
     config, snapshot = listing.config, listing.snapshot
     place = observe(module, kernel, config)
     own = held(snapshot.leases, place.host)
-    if own is None:
-        raise FlatnetError(
-            "from_leases: etcd names no lease of this host, %s; nothing was changed" % (place.host,)
-        )
-    for name, here, there in (
-        ("network", asked.network, config.network),
-        ("subnet", asked.subnet, own.subnet),
-    ):
-        if here != there:
-            raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
-    chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
-    warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
-    before = relay_table.read(asked.table_file)
-    wanted = relay_table.desired(
-        chosen.usable, snapshot.unsure, before or RelayTable(), snapshot.revision
-    )
-    allowed = module.params["allow_no_peers"]
-    # Another revision alone is no difference.
-    return wanted if relay_table.changes(before, wanted, allowed) or not before else before
-
-
-def present(module, kernel):
-    option = module.params
-    system_user.check("user", option["user"])
-    asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
-    wanted = resident_relay.Wanted(
-        asked,
-        overlay.tun(asked),
-        option["python"] or sys.executable,
-        option["unit"] and relay_options.unit(option["unit"], asked.user),
-        table(module, kernel, asked),
-        option["state"] == "restarted",
-    )
-    plan = resident_relay.Present(option["prefix"], wanted, kernel)
-    if module.check_mode:
-        return plan, {}
-    plan.carry_out()
-    return plan, {"relay": resident_relay.status(asked)}
-
-
-def absent(module, kernel):
-    option = module.params
-    plan = resident_relay.Absent(
-        option["prefix"],
-        options.device("name", option["name"]),
-        option["user"],
-        relay_options.path("table_file", option["table_file"]),
-        kernel,
-    )
-    if not module.check_mode:
-        plan.carry_out()
-    return plan, {}
+    usable = ()
+    if own:
+        chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
+        usable = chosen.usable
+        warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
+    return relay_setup.Found(config, place.host, own, usable, snapshot.unsure, snapshot.revision)
 
 
 def main():
@@ -354,10 +283,12 @@ def main():
     )
     gone = module.params["state"] == "absent"
     with reporting(module), Kernel() as kernel:
-        if not os.path.isabs(module.params["prefix"]):
-            raise InvalidInput("prefix: %s is not an absolute path" % module.params["prefix"])
+        result = {}
         with taking_turns(module):
-            plan, result = (absent if gone else present)(module, kernel)
+            plan = relay_setup.plan(module.params, kernel, lambda: read(module, kernel))
+            if not module.check_mode:
+                plan.carry_out()
+                result = plan.outcome()
         module.exit_json(
             changed=bool(plan.steps),
             version=None if gone else package.version(),

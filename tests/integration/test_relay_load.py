@@ -118,8 +118,10 @@ def _load(one: RelayHost, other: RelayHost, meanwhile: t.Callable[[], None]) -> 
     before = [(_dropped(each), _queues(each)) for each in hosts]
     with flood(one.pod, other.pod, STREAM) as seconds, Probe(one.pod, other.pod) as probe:
         meanwhile()
+        _goes_on(seconds)
+        wait(lambda: len(probe.came) > 1, "probes")
     after = [(_dropped(each), _queues(each)) for each in hosts]
-    assert all(seconds[:-1]), "the stream stood still: %s" % seconds
+    assert not ALONE or all(seconds[:-1]), "the stream stood still: %s" % seconds
     return Lost(
         probe.sent,
         probe.sent - len(probe.came),
@@ -127,6 +129,12 @@ def _load(one: RelayHost, other: RelayHost, meanwhile: t.Callable[[], None]) -> 
         sum(b[1] - a[1] for a, b in zip(before, after)),
         probe.gap(),
     )
+
+
+def _goes_on(seconds: list[int]) -> None:
+    """More of the stream comes."""
+    before = sum(seconds)
+    wait(lambda: sum(seconds) > before, "more of the stream")
 
 
 def _resident(host: RelayHost) -> int:
@@ -168,15 +176,14 @@ def test_other_peers_come_and_go(fleet: Fleet) -> None:
 
     def change() -> None:
         nonlocal reloads
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until:
+        while reloads < SECONDS / EVERY:
             begin = time.monotonic()
             # A few of them, and now and then nearly all.
             for each in chance.sample(others, chance.choice([1, 5, 50] * 10 + [1001])):
                 there.symmetric_difference_update([each])
             for host in (one, other):
                 answer = host.reload([*there, *stay[host]], reloads)
-                assert answer == {"revision": reloads, "peers": len(there) + 1}
+                assert (answer["revision"], answer["peers"]) == (reloads, len(there) + 1)
             reloads += 1
             time.sleep(max(0, begin + EVERY - time.monotonic()))
 
@@ -184,13 +191,15 @@ def test_other_peers_come_and_go(fleet: Fleet) -> None:
     memory = _resident(one)
     changed = _load(one, other, change)
     print(change_nothing, changed, reloads)
-    assert reloads >= 0.8 * SECONDS / EVERY
     assert changed.dropped == 0, told(one.ask("status"))
     both = (change_nothing, changed)
-    # Beside other tests a relay may wait for a processor until a queue is full; alone it may not.
-    elsewhere = 0 if ALONE else changed.queues
-    assert changed.probes - elsewhere <= max(2 * change_nothing.probes, 0.0005 * changed.sent), both
-    assert changed.gap < max(2 * change_nothing.gap, 0.3 if ALONE else 1.0), both
+    # Beside other tests a relay may wait for a processor until a queue is full, and for long; alone
+    # it may not.
+    if ALONE:
+        assert changed.probes <= max(2 * change_nothing.probes, 0.0005 * changed.sent), both
+        assert changed.gap < max(2 * change_nothing.gap, 0.3), both
+    else:
+        assert changed.probes - changed.queues <= 0.05 * changed.sent, both
     grown = _resident(one) - memory
     assert grown < 4096, "%d kB more" % grown
 
@@ -208,9 +217,10 @@ def test_a_table_that_is_no_good_changes_nothing(fleet: Fleet, what: str) -> Non
         table.write_text('{"revision": 6, "peers": [["10.5.2.0/24"' if "broken" in what else "[]")
     answer = one.ask("reload")
     assert "error" in answer
-    assert one.ask("status")["table"] == {"revision": 5, "peers": 1}
+    found = one.ask("status")["table"]
+    assert (found["revision"], found["peers"]) == (5, 1)
     assert one.pod.exec(["ping", "-c1", "-W2", other.pod.address]).returncode == 0
-    assert one.reload(good, 7) == {"revision": 7, "peers": 1}
+    assert one.reload(good, 7)["revision"] == 7
     assert not one.ask("status")["table_error"]
 
 
@@ -223,9 +233,8 @@ def test_killed_under_load(fleet: Fleet, victim: str) -> None:
     one.wait_ready()
     routes = other.host.exec(["ip", "route"]).stdout
     with flood(one.pod, other.pod) as seconds, Probe(one.pod, other.pod) as probe:
-        time.sleep(1)
-        before = sum(seconds)
-        assert before
+        _goes_on(seconds)
+        wait(lambda: probe.came, "a probe")
         processes = _processes(other)
         chosen = {"all": processes, "main": processes[:1], "worker": processes[1:2]}[victim]
         killed = time.monotonic()
@@ -233,13 +242,12 @@ def test_killed_under_load(fleet: Fleet, victim: str) -> None:
             os.kill(pid, signal.SIGKILL)
         new = wait(lambda: _another(other, processes[0]), "the relay")
         back = wait(lambda: probe.came and probe.came[-1] > killed + 0.01 and _since(probe, killed))
-        assert back - killed < 2, back - killed
+        assert not ALONE or back - killed < 2, back - killed
         assert new not in processes
         assert other.host.exec(["ip", "route"]).stdout == routes
-        time.sleep(3)
-        again = sum(seconds)
-        assert again > before, seconds
-    assert seconds[-2] > 0, seconds
+        # What was under way is sent again.
+        for dummy in range(3):
+            _goes_on(seconds)
     print("%s: %.3f s, %s" % (victim, back - killed, [each >> 20 for each in seconds]))
     other.unsupervise()
 

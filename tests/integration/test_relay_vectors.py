@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 import typing as t
 
 import pytest
@@ -63,9 +62,9 @@ def test_a_table_begins_and_ends_them(fleet: Fleet) -> None:
     for vector in (0, 1, 0, 1):
         one.reload([Peer(other.subnet, other.address, vector)])
         before = _totals(fleet)["tx_vectors"]
-        begin = time.monotonic()
         exchange(one.pod, other.pod, 2_000_000, vector)
-        assert time.monotonic() - begin < 5, "it came through, but slowly"
+        # Nothing gets lost on the way, so there is no falling back.
+        assert _mode(fleet) == ("vectors" if vector else "packets")
         assert bool(_totals(fleet)["tx_vectors"] - before) == bool(vector)
     assert not sum(other.drops()[why] for why in ("malformed", "parts", "refused"))
 

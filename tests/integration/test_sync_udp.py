@@ -121,8 +121,14 @@ def test_what_the_playbook_sets_is_not_overruled(fleet: Programs, program: Progr
     other = fleet.all[1].host
     subnet = name.replace("-", "/")
     wait(lambda: table(other)[subnet] == [program.host.address, 0], "no vectors")
-    time.sleep(1.5)
+    checked(program)
     assert "Vector" not in own_lease(fleet, program)[1]["Flatnet"]
+
+
+def checked(program: Program) -> None:
+    """Wait until it has looked at everything again, and has said so."""
+    begin = time.time()
+    wait(lambda: program.told("updated", 0) > begin + 1.5, "another look")
 
 
 def own_lease(fleet: Programs, program: Program) -> tuple[str, dict[str, t.Any]]:
@@ -205,7 +211,7 @@ def test_garbage_and_an_empty_etcd_take_nobody_away(fleet: Programs, program: Pr
     before = table(program.host)
     fleet.inside(fleet.client.delete_prefix, PREFIX + "/subnets/")
     program.start()
-    time.sleep(1.5)
+    checked(program)
     assert table(program.host).items() >= {k: v for k, v in before.items() if k != subnet}.items()
 
 
