@@ -219,6 +219,15 @@ def test_whoever_is_on_the_host_may_ask_and_no_more(host: RelayHost) -> None:
     assert {private.stat().st_uid, (private / "control").stat().st_uid} == {0}
 
 
+@pytest.mark.parametrize("what", ["silent", "never reads", "asks all the time"])
+def test_one_user_does_not_keep_the_others_out(host: RelayHost, what: str) -> None:
+    """A local user floods the socket that all may use; another one is answered all the same."""
+    with _attack(host, FLOODS[what]) as attack:
+        for dummy in range(3):
+            wait(lambda: _command(host, SOMEBODY + 1, "status")[0] == 0, "an answer")
+        assert attack.alive, attack.said()
+
+
 def test_a_stopped_worker_does_not_stop_the_main_process(host: RelayHost) -> None:
     """While a worker does not answer, who asks is still heard, and the relay ends by itself: what a
     local user asks is never what it waits for."""

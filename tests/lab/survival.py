@@ -140,7 +140,11 @@ def _relay(fleet: BootedFleet, inventory: Path) -> None:
     _port(fleet, host)
     _step(f"reboot of {host.name}")
     fleet.reboot(host)
-    fleet.ssh(host, ["flatnet-relay", "status"])
+    begin = time.monotonic()
+    while fleet.ssh(host, ["flatnet-relay", "status"], check=False).returncode:
+        if time.monotonic() > begin + BACK:
+            raise LabError(f"the relay is not there {BACK} s after the boot")
+    _before_logins(fleet, host)
     others = [each for each in fleet.hosts if each is not host]
     subnets = json.loads(fleet.ssh(host, ["flatnet-relay", "status", "--json"]).stdout)["table"]
     if subnets["peers"] != len(others):
@@ -193,6 +197,19 @@ def _port(fleet: BootedFleet, host: Host) -> None:
         squatter.kill()
         squatter.wait()
     _ping(fleet)
+
+
+def _before_logins(fleet: BootedFleet, host: Host) -> None:
+    """The relay was started, and so had its port, before a user could log in."""
+    words = ["journalctl", "-b", "-q", "-o", "json", "-u", _UNIT, "JOB_TYPE=start"]
+    lines = fleet.ssh(host, words).stdout.splitlines()
+    # The first job has an end, good or bad, before what is ordered after it begins.
+    ends = [int(found["__MONOTONIC_TIMESTAMP"]) for found in map(json.loads, lines)]
+    words = ["systemctl", "show", "--property=InactiveExitTimestampMonotonic", "--value"]
+    logins = int(fleet.ssh(host, [*words, "systemd-user-sessions.service"]).stdout)
+    if len(ends) < 2 or ends[1] > logins:
+        raise LabError(f"users could log in at {logins}, the relay was started at {ends[:2]}")
+    print(f"it had started {(logins - ends[1]) / 1e6:.2f} s before users could log in")
 
 
 def _main(fleet: BootedFleet, host: Host) -> str:
