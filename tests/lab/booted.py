@@ -177,6 +177,8 @@ class BootedFleet:
                 "ansible_user": "root",
                 "ansible_ssh_private_key_file": str(self.key),
                 "ansible_ssh_common_args": " ".join(self._ssh_options()),
+                # Hosts of another lab have the same addresses: no connection is shared with it.
+                "ansible_control_path_dir": str(self.key.parent),
                 "ansible_python_interpreter": "/usr/bin/python3",
                 "flatnet_etcd_endpoints": self.lab.etcd.endpoints,
                 **NETWORK_VARIABLES,
