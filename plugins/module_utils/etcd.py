@@ -173,8 +173,8 @@ class EtcdClient:
 
         def parse(answer: dict[str, Any]) -> Range:
             found = Range.parse(answer)
-            if len(found.kvs) > 1 or any(each.key != key for each in found.kvs):
-                raise ValueError("not the key that was asked for")
+            if found.count != len(found.kvs) or any(each.key != key for each in found.kvs):
+                raise ValueError("not the key that was asked for, or not alone")
             return found
 
         return self._read("/v3/kv/range", body, parse)

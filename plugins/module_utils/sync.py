@@ -29,7 +29,7 @@ from typing import Any
 from . import files, state
 from .agent import Agent, PlaceChanged, jitter
 from .errors import FlatnetError
-from .etcd import EtcdClient, EtcdCompacted, EtcdError, Watch, WatchResponse
+from .etcd import EtcdClient, EtcdCompacted, EtcdError, EtcdNoQuorum, Watch, WatchResponse
 from .kernel import Kernel
 from .leases import Registry
 from .monitor import Monitor
@@ -139,7 +139,8 @@ class Service:
                     except WatchBehind as error:
                         log(INFO, "%s; going on at another member" % error)
                         self._registry.avoid(endpoint)
-                    except WatchSilent as error:
+                    except (WatchSilent, EtcdNoQuorum) as error:
+                        # Which all hosts see at once: if all of them listed, it would last.
                         self._agent.failed("etcd", str(error))
                         self._registry.avoid(endpoint)
                 self._vigil.end()

@@ -28,8 +28,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdCl
 from ansible_collections.flatnet.overlay.plugins.module_utils.vigil import Vigil, WatchBehind
 
 from tests.integration.etcd_server import EtcdServers
+from tests.integration.hostile_etcd import HostileEtcd, plain
 from tests.integration.overlay import PREFIX
 from tests.integration.programs import SUBNETS, Peer, Program, Programs, peer, wait
+from tests.integration.test_etcd_budget import start
 from tests.lab import Lab
 from tests.lab.waiting import PATIENCE
 
@@ -120,6 +122,7 @@ def dropped(namespace: str, rules: t.Iterable[str]) -> t.Iterator[None]:
 def test_a_member_that_hangs(cluster: Programs, program: Program) -> None:
     """Item: one hung member of three. Its machine is frozen; its connections stand."""
     silent = watched(cluster, program)
+    listings = program.told("listings")
     (pid,) = cluster.etcd.pids(silent)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -128,14 +131,18 @@ def test_a_member_that_hangs(cluster: Programs, program: Program) -> None:
         os.kill(pid, signal.SIGCONT)
     # Before it had found another one, it did not say that all is well.
     assert False in told
+    # The silence may be that of a loaded etcd, which a fleet that lists would load more.
+    assert program.told("listings") == listings
 
 
 def test_a_member_that_is_cut_off_from_the_others(cluster: Programs, program: Program) -> None:
     """Item: a member in the minority, whose watch stands and delivers nothing."""
     silent = watched(cluster, program)
     peers = ["in tcp dport 2380", "in tcp sport 2380", "out tcp dport 2380", "out tcp sport 2380"]
+    listings = program.told("listings")
     with dropped(cluster.etcd.netns(silent), peers):
         comes_back(cluster, program, silent, peer(2))
+    assert program.told("listings") == listings
 
 
 def test_a_member_that_the_host_is_cut_off_from(cluster: Programs, program: Program) -> None:
@@ -143,11 +150,8 @@ def test_a_member_that_the_host_is_cut_off_from(cluster: Programs, program: Prog
     silent = watched(cluster, program)
     address = cluster.etcd.endpoint(silent).split("//")[1].split(":")[0]
     rules = ["in ip saddr %s" % address, "out ip daddr %s" % address]
-    listings = program.told("listings")
     with dropped(program.netns, rules):
         assert False in comes_back(cluster, program, silent, peer(3))
-    # The silence may be that of a loaded etcd, which a fleet that lists would load more.
-    assert program.told("listings") == listings
 
 
 def test_a_way_that_forgets_its_connections(cluster: Programs, program: Program) -> None:
@@ -324,3 +328,40 @@ def test_a_member_that_does_not_answer_is_told_at_once_and_given_up(
             assert not watching.answered
             member.resume()
     watching.end()
+
+
+HOSTILE = {
+    "infinity": b'{"header":{"revision":1e999}}',
+    "nan": b'{"header":{"revision":NaN}}',
+    "digits": b'{"header":{"revision":%s}}' % (b"9" * 100_000),
+    "nested": b"[" * 100_000,
+    "nested refusals": b'{"error":' * 100_000,
+    "a refusal of a refusal": b'{"error":{"error":{"error":"x"}}}',
+    "an endless count": b'{"header":{"revision":"1"},"count":"1000000","kvs":[]}',
+    "another key": b'{"header":{"revision":"1"},"count":"1","kvs":[{"key":"eA==","value":"eA=="}]}',
+    "escapes": b'{"code":9,"message":"\\u001b[2J\\nfaked","error":"x"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("command", ["once", "watch"])
+def test_a_server_that_is_not_etcd_is_one_line_in_the_log(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    """Item: whoever answers at an endpoint sends what he likes; the program says so and lives."""
+    with HostileEtcd(lambda _path, _body: plain(HOSTILE[name])) as server:
+        process = start(tmp_path, command, [server.url])
+        try:
+            if command == "once":
+                assert process.wait(PATIENCE) == 1
+            else:
+                wait(lambda: server.url in (tmp_path / "log").read_text(), "a line")
+                wait(lambda: len(server.requests) > 5, "another try")
+                assert process.poll() is None
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+    said = (tmp_path / "log").read_text()
+    assert len(said.splitlines()) == 1
+    assert said.strip().isprintable()
+    assert server.url in said

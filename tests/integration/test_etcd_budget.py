@@ -79,7 +79,7 @@ def systemd(tmp_path: Path) -> t.Iterator[Systemd]:
     made.close()
 
 
-def start(tmp_path: Path, command: str, endpoints: list[str]) -> subprocess.Popen[bytes]:
+def start(tmp_path: Path, command: str, endpoints: list[str]) -> subprocess.Popen[str]:
     """The program, which finds nothing in etcd, and so changes nothing."""
     (tmp_path / "flatnet").symlink_to(REPOSITORY / "plugins" / "module_utils")
     found = {
@@ -97,7 +97,8 @@ def start(tmp_path: Path, command: str, endpoints: list[str]) -> subprocess.Pope
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
             "WATCHDOG_USEC": "120000000",
         },
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "log").open("w"),
+        text=True,
     )
 
 
