@@ -59,7 +59,7 @@ def choose(
         ways = ["widen SubnetMin and SubnetMax"]
         if own - used:
             ways.insert(0, "have this host's own networks elsewhere")
-        if used:
+        if used and len(own) < size:
             ways.insert(0, "release leases of hosts that are gone")
         raise SubnetExhausted(
             "no free /%d left in %s: SubnetMin %s to SubnetMax %s are %d subnets, "

@@ -14,6 +14,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import 
     choose,
     claim,
     is_member,
+    is_within,
+    near,
+    overlapping,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
     NetworkConfig,
@@ -117,6 +120,43 @@ def test_every_subnet_is_used_before_the_pool_is_exhausted(pool: Pool, fleet: st
         SubnetExhausted, match="are %d subnets, %d of them taken by %d leases" % ((pool.size,) * 3)
     ):
         choose(pool, taken, "one more")
+
+
+def test_the_remedy_for_an_exhausted_pool_is_the_right_one() -> None:
+    pool = pool_of("10.5.0.0/22", SubnetMin="10.5.0.0")
+    leases, here = ["10.5.0.0/23"], ["10.5.2.0/23"]
+    for taken, avoid, release, elsewhere in (
+        (["10.5.0.0/22"], [], True, False),
+        (leases, here, True, True),
+        # Without this host's own networks there would be room, whatever leases there are.
+        ([], ["10.0.0.0/8"], False, True),
+        (leases, ["10.5.0.0/16"], False, True),
+    ):
+        with pytest.raises(SubnetExhausted) as caught:
+            choose(pool, taken, "host", avoid=avoid)
+        assert ("release leases" in str(caught.value)) == release
+        assert ("this host's own networks elsewhere" in str(caught.value)) == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("subnet", "expected"),
+    [
+        ("10.5.65.0/26", "10.5.65.0/24"),
+        ("10.5.65.0/24", "10.5.65.0/24"),
+        ("10.5.64.0/22", "10.5.64.0/24"),
+        ("10.6.0.0/24", None),
+    ],
+)
+def test_the_nearest_subnet_of_another_length(subnet: str, expected: str | None) -> None:
+    assert near(pool_of("10.5.0.0/16"), subnet) == expected
+
+
+@given(configs(dual=False).map(lambda config: config.ipv4), prefixes4)
+def test_overlaps_and_bounds_are_those_of_ipaddress(pool: Pool, prefix: str) -> None:
+    own = str(pool.subnet_min)
+    assert (overlapping([prefix], own) == [prefix]) == overlap(prefix, own)
+    network = ipaddress.ip_network(prefix)
+    assert is_within(pool, prefix) == network.subnet_of(pool.network)  # type: ignore[arg-type]
 
 
 def test_the_message_of_an_exhausted_pool_has_the_numbers() -> None:
