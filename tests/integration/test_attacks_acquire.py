@@ -318,15 +318,22 @@ def check_move(movable: t.Any, variables: dict[str, t.Any]) -> None:
     assert site.lost() == []
 
 
+def asked(by_name: dict[str, str]) -> dict[str, t.Any]:
+    """flatnet_subnet, host by host."""
+    return {"flatnet_subnet": "{{ %s[inventory_hostname] }}" % json.dumps(by_name)}
+
+
 def test_a_subnet_that_is_asked_for_moves_a_host_only_if_that_is_asked_for(movable: t.Any) -> None:
     """Somebody gives a host another flatnet_subnet; the bridge has an address of somebody else,
     which is told before the lease is written and stays."""
     site: Site = movable.site
     host = site.hosts[1]
-    held = subnet(site, host)
-    variables: dict[str, t.Any] = {"flatnet_subnet": "10.5.200.0/24"}
+    homes = {each.name: subnet(site, each) for each in site.hosts}
+    held = homes[host.name]
+    variables = asked({**homes, host.name: "10.5.200.0/24"})
     before, kernel = etcd(site), site.kernel()
-    run = movable("--limit", host.name, code=2, **variables)
+    run = movable(code=2, **variables)
+    assert list(run.failures()) == [host.name]
     for words in (held, "10.5.200.0/24", "flatnet_move"):
         assert words in run.failures()[host.name]
     assert (etcd(site), site.kernel()) == (before, kernel)
@@ -334,18 +341,17 @@ def test_a_subnet_that_is_asked_for_moves_a_host_only_if_that_is_asked_for(movab
     variables["flatnet_move"] = True
     host.exec(["ip", "addr", "add", "192.0.2.77/32", "dev", "cni0"], check=True)
     for arguments in (["--check"], []):
-        run = movable("--limit", host.name, *arguments, code=2, **variables)
+        run = movable(*arguments, code=2, **variables)
         assert "192.0.2.77/32" in run.failures()[host.name]
     assert etcd(site) == before
     host.exec(["ip", "addr", "del", "192.0.2.77/32", "dev", "cni0"], check=True)
 
-    movable("--limit", host.name, **variables)
+    movable(**variables)
     assert subnet(site, host) == "10.5.200.0/24"
-    movable("--limit", host.name, flatnet_subnet=held, flatnet_move=True)
+    movable(**asked(homes), flatnet_move=True)
     assert addresses(host) == [gateway(held)]
-    # The others' kernels are as before; this host's VTEP was the same all the time.
-    movable()
     assert site.kernel() == kernel
+    assert movable().changed() == set()
 
 
 TASKS = [
@@ -372,11 +378,7 @@ def test_a_move_that_is_killed_at_any_task_is_made_up_for(
         task = DEVICE[backend] if each == "Make the backend's device" else each
         wanted = homes if number % 2 else ["10.5.%d.0/24" % (200 + n) for n in range(2)]
         by_name = {host.name: subnet for host, subnet in zip(site.hosts, wanted)}
-        moving = {
-            **common,
-            "flatnet_move": True,
-            "flatnet_subnet": "{{ %s[inventory_hostname] }}" % json.dumps(by_name),
-        }
+        moving = {**common, "flatnet_move": True, **asked(by_name)}
         killed = site.play(code=KILLED, env={"RECORD_KILL": task}, **moving)
         assert killed.records[-1]["task"].endswith(task)
         site.wait_until_idle()
