@@ -11,8 +11,9 @@ import typing as t
 import pytest
 
 from tests.integration.modules import Result, run_module
+from tests.integration.playbooks import Ansible, Site
 from tests.integration.programs import NETWORK, Programs
-from tests.lab import Host
+from tests.lab import Host, Lab
 from tests.lab.waiting import wait
 
 UDP = NETWORK.replace("vxlan", "udp")
@@ -102,3 +103,18 @@ def test_a_device_that_may_be_somebody_elses_stays(host: Host, other: dict[str, 
     before = devices(host)
     vtep(host, 2)
     assert devices(host) == sorted([*before, "flannel.2"])
+
+
+def test_site_leaves_no_device_of_the_vni_before(
+    lab_factory: t.Callable[..., Lab], ansible: Ansible
+) -> None:
+    """Bad luck: the same, with a fleet, while flatnet-sync keeps it."""
+    site = Site(lab_factory(hosts=2), ansible, sync="service")
+    site.play()
+    site.add_pods()
+    backend = {"type": "vxlan", "vni": 2}
+    site.play(flatnet_backend=backend, flatnet_network_force=True)
+    for each in site.hosts:
+        assert devices(each) == ["flannel.2"]
+    assert site.lost() == []
+    assert site.play(flatnet_backend=backend).changed() == set()
