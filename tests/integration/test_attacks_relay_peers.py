@@ -67,6 +67,27 @@ def _report(worker: int, sent: int, arrived: int) -> bytes:
     return struct.pack("!BBBBII", 0xF1, 0xFF, 0, worker, sent & 0xFFFFFFFF, arrived & 0xFFFFFFFF)
 
 
+def test_reports_reach_the_worker_that_they_are_about(site: Site) -> None:
+    """No attack, but what has to go on: all datagrams from one address come to one worker, and it
+    passes on what is about the vectors of the other. Here, that nothing arrives."""
+    vectors = site.host.ask("status")["settings"]["vector"]
+    for port in range(1000, 1064):
+        site.pod.send(udp("10.5.1.9", "10.5.2.9", port, 2, b""), site.host.mac())
+    assert len(site.wire.received(64)) == 64, "which both workers have sent"
+    sent = 0
+
+    def told() -> bool:
+        nonlocal sent
+        sent += 1000
+        site.wire.send(*(_report(worker, sent, 0) for worker in (0, 1)))
+        peers = site.host.ask("status", 30)["peers"]
+        modes = [each["mode"] for each in peers if "10.5.2.0/24" in each["subnets"]]
+        # It is said if both workers do it.
+        return modes == ["packets, fallen back" if vectors else "packets"]
+
+    wait(told, "falling back")
+
+
 def test_a_burst_of_reports_holds_nothing_up(site: Site) -> None:
     """Who: root of a peer's host. Means: 43,000 reports of 12 bytes on vectors, from each of some
     addresses, for each of the relay's workers and for some that it has not. Neither the main

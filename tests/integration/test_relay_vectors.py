@@ -69,6 +69,22 @@ def test_a_table_begins_and_ends_them(fleet: Fleet) -> None:
     assert not sum(other.drops()[why] for why in ("malformed", "parts", "refused"))
 
 
+def test_a_stream_that_is_there_when_they_begin(fleet: Fleet) -> None:
+    """As after each start of a relay under load: so many frames that were not reported yet are no
+    sign of a peer that is silent."""
+    fleet.carry("vector", "vector")
+    one, other = fleet.hosts
+    with flood(one.pod, other.pod) as seconds:
+        for dummy in range(3):
+            one.reload([Peer(other.subnet, other.address, 0)])
+            before = sum(seconds)
+            wait(lambda before=before: sum(seconds) > before + 1_000_000, "packets")  # type: ignore[misc]
+            vectors = _totals(fleet)["tx_vectors"]
+            one.reload([Peer(other.subnet, other.address, 1)])
+            wait(lambda vectors=vectors: _totals(fleet)["tx_vectors"] > vectors + 500, "vectors")  # type: ignore[misc]
+            assert _mode(fleet) == "vectors"
+
+
 @pytest.mark.parametrize("trouble", [{"loss": 0.02}, {"loss": 0.08}])
 def test_packets_again_where_frames_are_lost(fleet: Fleet, trouble: dict[str, float]) -> None:
     """The receiver measures it and says so. Streams go on all the while."""
