@@ -20,7 +20,7 @@ It never tears down on missing information:
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Callable
 
 from . import applied, files, peers, state
@@ -168,10 +168,12 @@ class Agent:
         """Known leases whose key is garbage now. Those that are missing although nothing shows that
         they were deleted, are retained."""
         known = self._known()
-        gone = missing(known, snapshot)
-        reason = another(known, snapshot) or (self._undeleted(gone) if gone else None)
+        gone: Collection[str] = missing(known, snapshot)
+        reason = another(known, snapshot)
         if not reason and gone and not names - {own.key_name}:
             reason = "it names no peer at all"
+        elif not reason and gone:
+            gone, reason = self._undeleted(missing(known, snapshot))
         garbage = [name for name in self._unsure if name in known.keys and name not in names]
         leases = self._leases() if garbage or reason else {}
         if reason:
@@ -189,12 +191,14 @@ class Agent:
             if name in leases
         ]
 
-    def _undeleted(self, gone: Mapping[str, int]) -> str | None:
-        """Why the keys that are gone are not known to have been deleted."""
+    def _undeleted(self, gone: Mapping[str, int]) -> tuple[Collection[str], str]:
+        """Those keys of which nobody can tell that they were deleted, and why."""
         try:
-            return undeleted(gone, self._registry.snapshot(self.revision))
+            found = undeleted(gone, self._registry.snapshot(self.revision))
         except EtcdCompacted:
-            return "revision %d, which was known, is compacted" % self.revision
+            return gone, "revision %d, which was known, is compacted" % self.revision
+        words = "at revision %d it had no such key %s as was known"
+        return found, words % (self.revision, found[0]) if found else ""
 
     def _expire(self) -> list[str]:
         """Give up what was retained for long enough; the names."""

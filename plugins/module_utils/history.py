@@ -51,10 +51,11 @@ def missing(known: Known, found: Snapshot) -> dict[str, int]:
     return {name: each for name, each in known.keys.items() if name not in found.keys}
 
 
-def undeleted(gone: Mapping[str, int], then: Snapshot) -> str | None:
-    """What shows that keys which are ``gone`` were never deleted: ``then`` is what etcd says that
-    there was at the known revision. None if all of them were there."""
-    for name, revision in gone.items():
-        if name not in then.keys or revision not in (0, then.keys[name]):
-            return "at revision %d it had no such key %s as was known" % (then.revision, name)
-    return None
+def undeleted(gone: Mapping[str, int], then: Snapshot) -> list[str]:
+    """Those of the keys that are ``gone`` which were never deleted: ``then`` is what etcd says that
+    there was at the known revision, and they were not there, or not so."""
+    return [
+        name
+        for name, revision in gone.items()
+        if name not in then.keys or revision not in (0, then.keys[name])
+    ]

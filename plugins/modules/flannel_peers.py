@@ -135,6 +135,11 @@ unused:
   type: list
   elements: str
   returned: success
+refused:
+  description: What the kernel refuses, with the lease that it is for; all else was done.
+  type: list
+  elements: str
+  returned: when the kernel refuses something
 revision:
   description: etcd's revision at which the leases were read.
   type: int

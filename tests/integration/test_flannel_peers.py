@@ -592,3 +592,57 @@ def test_check_mode_before_the_relay_is_there(bare: Overlay) -> None:
     assert planned["diff"]["after"] == "relay 10.5.7.0/24 to 172.21.1.7, vector 0\n"
     assert bare.state() == before
     bare.refused_for_real(MODULE, "make it with tun_relay first")
+
+
+def test_what_the_kernel_refuses_for_one_lease_fails_alone_and_is_named(vxlan: Overlay) -> None:
+    """Here since the next hop is an address of the host itself, which no lease tells of."""
+    for number in (7, 8, 9):
+        peer(vxlan, number)
+    ip(vxlan.host, "addr add 10.5.8.0/32 dev lo scope host")
+    try:
+        done = vxlan.attempt(MODULE)
+        assert done["failed"]
+        assert done["changed"]
+        assert "the kernel refuses what 1 peers need, all else is done" in done["msg"]
+        assert "lease 10.5.8.0/24 of 172.21.1.8: add route 10.5.8.0/24" in done["msg"]
+        assert "Invalid argument (EINVAL)" in done["msg"]
+        right = entries((7, mac(7), "172.21.1.7"), (9, mac(9), "172.21.1.9"))
+        assert reached(vxlan) == right
+        again = vxlan.attempt(MODULE)
+        assert (again["failed"], again["changed"]) == (True, False)
+        assert reached(vxlan) == right
+    finally:
+        ip(vxlan.host, "addr del 10.5.8.0/32 dev lo")
+    assert vxlan.run(MODULE)["peers"] == 3
+    assert len(reached(vxlan)) == 9
+
+
+def test_only_what_the_network_leases_or_did_is_used(vxlan: Overlay) -> None:
+    vxlan.put_lease("10.5.20.64/26", vxlan_lease("172.21.1.20", mac(20)))
+    assert vxlan.run(MODULE)["peers"] == 0
+    # Under a config that is newer than its key it is one of an older config.
+    vxlan.etcd.put(PREFIX + "/config", VXLAN)
+    assert vxlan.run(MODULE)["peers"] == 1
+    vxlan.put_lease("10.5.20.128/26", vxlan_lease("172.21.1.21", mac(21)))
+    done = vxlan.unchanged(MODULE)
+    assert "its key is newer than the network's config" in done["unused"][0]
+    info = vxlan.run("flannel_subnet_info")
+    names = ("config", "leases", "revision", "config_revision")
+    assert vxlan.unchanged(MODULE, snapshot={name: info[name] for name in names})["peers"] == 1
+    # Whoever passes no revisions on cannot show that it was ever right.
+    del info["config_revision"]
+    plain = {name: info[name] for name in names[:3]}
+    done = vxlan.attempt(MODULE, snapshot=plain)
+    assert "nothing was removed" in done["msg"]
+
+
+def test_no_lease_covers_a_resolver_of_the_host(vxlan: Overlay) -> None:
+    peer(vxlan, 30)
+    path = vxlan.host.etc / "resolv.conf"
+    path.write_text("nameserver 10.5.30.53\n")
+    try:
+        done = vxlan.run(MODULE)
+    finally:
+        path.unlink()
+    assert done["peers"] == 0
+    assert "it covers 10.5.30.53, which is a resolver of this host" in done["unused"][0]
