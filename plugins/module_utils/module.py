@@ -40,6 +40,9 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
         # Some have lines that a command printed.
         told = error.told(module.params.get("option_names") or {})
         module.fail_json(msg="\n".join(map(plain, told.split("\n"))))
+    except OSError as error:
+        # The host's own trouble: a disk that cannot be read, no more descriptors.
+        module.fail_json(msg="%s: %s" % (error.filename or "this host", error.strerror or error))
 
 
 def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:

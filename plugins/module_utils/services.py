@@ -290,7 +290,8 @@ def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             timeout=_STARTED_BY,
         )
