@@ -88,7 +88,9 @@ class Relay:
         tops = [self.host.etc / "flatnet", self.host.run / "flatnet"]
         tops.append(self.host.run / "flatnet-relay")
         found = [path for top in tops for path in top.rglob("*") if not path.is_dir()]
+        # What a service writes when there is news is nobody else's doing.
         names = ("lock", "installing", "relay.prom", "flatnet-relay.log")
+        names += ("status.json", "flatnet-sync.log")
         return {str(path): path.lstat().st_mtime for path in found if path.name not in names}
 
     def kernel(self) -> str:
