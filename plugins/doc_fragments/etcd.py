@@ -56,6 +56,12 @@ options:
       - C(flatnet-sync) takes at most 60.
     type: float
     default: 5.0
+  option_names:
+    description:
+      - What an error calls options instead of their own names. The roles tell the names of their
+        variables, by options.
+    type: dict
+    default: {}
 attributes:
   action_group:
     description: Is part of an action group, so that C(module_defaults) can set its shared options.

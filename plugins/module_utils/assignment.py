@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from . import allocation
-from .errors import FlatnetError
+from .errors import FlatnetError, option
 from .flannel import Lease
 from .identity import stable_mac
 from .network import NetworkConfig
@@ -183,9 +183,9 @@ def _held(
         if not mine:
             raise DuplicateHostID(
                 "host id %s of %s is also that of %s, which holds the lease %s: a cloned "
-                "machine? give this one a machine-id of its own, or set takeover if it is the "
-                "same machine under a new name and address"
-                % (host.host_id, host, clone.owner, clone.subnet)
+                "machine? give this one a machine-id of its own, or set %s if it is the same "
+                "machine under a new name and address"
+                % (host.host_id, host, clone.owner, clone.subnet, option("takeover"))
             )
         notes.append(
             "the lease %s of %s records the host id of %s too: a cloned machine? %s keeps its own "
@@ -196,9 +196,16 @@ def _held(
         if not any(lease.public_ip == host.public_ip for lease in mine):
             raise DuplicatePublicIP(
                 "public IP %s of %s is also that of %s (host id %s), which holds the lease "
-                "%s; two hosts cannot share one address: correct it on one of them, or set "
-                "takeover if this host replaces the other"
-                % (host.public_ip, host, other.owner, other.host_id, other.subnet)
+                "%s; two hosts cannot share one address: correct it on one of them, or set %s if "
+                "this host replaces the other"
+                % (
+                    host.public_ip,
+                    host,
+                    other.owner,
+                    other.host_id,
+                    other.subnet,
+                    option("takeover"),
+                )
             )
         notes.append(
             "the lease %s of %s (host id %s) records the public IP %s of %s too; two hosts cannot "
@@ -256,9 +263,9 @@ def _subnet(
         wanted = allocation.claim(pool, others, wish.subnet)
         if tied and wanted != own.subnet:
             raise LeaseWouldMove(
-                "subnet: %s holds the lease of %s, and would move to %s; containers with addresses "
-                "of the former are cut off by that, so it has to be asked for: set move "
-                "(flatnet_move: true)" % (host, own.subnet, wanted)
+                "%s: %s holds the lease of %s, and would move to %s; containers with addresses of "
+                "the former are cut off by that, so it has to be asked for: set %s"
+                % (option("subnet"), host, own.subnet, wanted, option("move"))
             )
         return wanted
     if wish.subnet or (kept and not (wish.move and _has_to_go(config, own, leases, held_now))):
@@ -267,8 +274,8 @@ def _subnet(
         raise LeaseWouldMove(
             "the lease of %s, which %s holds, is outside the network %s, and would move to another "
             "subnet; containers with addresses of the former are cut off by that, so it has to be "
-            "asked for: set move (flatnet_move: true), or have the network as it was"
-            % (own.subnet, host, config.network)
+            "asked for: set %s, or have the network as it was"
+            % (own.subnet, host, config.network, option("move"))
         )
     fitting = (each.subnet for each in held_now if allocation.is_member(pool, each.subnet))
     prefer = next(

@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 
 from . import options
 from .entries import Address, Entry, Link
-from .errors import FlatnetError, InvalidInput
+from .errors import FlatnetError, InvalidInput, option
 from .links import LinkPlan, plan_link, remove_link
 
 
@@ -135,7 +135,7 @@ def removal(
     planned = remove_link("bridge", observed, held)
     if ports and not asked.force:
         raise PortsLeft(
-            "name: %s still has the ports %s; remove them first, or set force"
-            % (asked.link.name, ", ".join(ports))
+            "name: %s still has the ports %s; remove them first, or set %s"
+            % (asked.link.name, ", ".join(ports), option("force"))
         )
     return planned

@@ -16,6 +16,7 @@ import socket
 import time
 
 from .assignment import Decision, DuplicateHostID, Host
+from .errors import option
 
 # Either answer will do: a connection, or its refusal. Firewalls let SSH's port pass, if any.
 _PORTS = (22, 1)
@@ -31,8 +32,8 @@ def refuse_clone(decision: Decision, host: Host) -> None:
         raise DuplicateHostID(
             "host id %s of %s is also that of a machine that answers at %s, the address of the "
             "lease %s: a cloned machine? give this one a machine-id of its own; if it is the same "
-            "machine, and its former address is somebody else's now, set takeover"
-            % (host.host_id, host, held.public_ip, held.subnet)
+            "machine, and its former address is somebody else's now, set %s"
+            % (host.host_id, host, held.public_ip, held.subnet, option("takeover"))
         )
 
 

@@ -164,7 +164,12 @@ import json
 import re
 
 from ansible_collections.flatnet.overlay.plugins.module_utils import allocation, overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+    InvalidInput,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+    option as named,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
     create,
     reporting,
@@ -233,7 +238,9 @@ def wanted(option):
     backend = option["backend"]
     for name, types in ONLY.items():
         if backend[name] is not None and backend["type"] not in types:
-            raise InvalidInput("backend.%s: the %s backend has none" % (name, backend["type"]))
+            raise InvalidInput(
+                "%s: the %s backend has none" % (named("backend." + name), backend["type"])
+            )
     for name in FIELDS:
         if name.startswith("ipv6_") and option[name] is not None and not option["enable_ipv6"]:
             raise InvalidInput("%s: needs enable_ipv6: true" % name)
@@ -249,14 +256,15 @@ def wanted(option):
     for name, value in given.values():
         # To flannel this means the default, which is said here by leaving the option out.
         if value == 0 and value is not False:
-            raise InvalidInput("%s: 0 is out of range; leave it out for the default" % name)
+            raise InvalidInput("%s: 0 is out of range; leave it out for the default" % named(name))
     try:
         return config_from_dict(fields)
     except InvalidConfig as error:
         text = str(error)
-        named = [given[word][0] for word in re.findall(r"[A-Z][\w.]*", text) if word in given]
-        at_fault = [name for name, value in given.values() if name in named and value is not None]
-        raise InvalidInput("%s: %s" % (" and ".join(at_fault or named), text)) from None
+        told = [given[word][0] for word in re.findall(r"[A-Z][\w.]*", text) if word in given]
+        at_fault = [name for name, value in given.values() if name in told and value is not None]
+        names = " and ".join(map(named, at_fault or told))
+        raise InvalidInput("%s: %s" % (names, text)) from None
 
 
 def fit(lease, config):
@@ -272,7 +280,7 @@ def check_leases(snapshot, current, config, force, move):
     """Refuse what leaves leases behind that fit the network as it is; others don't count."""
     if config is None:
         stranded = () if force else snapshot.leases
-        what, way = "the config cannot be removed", "release them first, or set force"
+        what, way = "the config cannot be removed", "release them first, or set %s" % named("force")
     else:
         pool = config.ipv4
         worse = [
@@ -282,22 +290,23 @@ def check_leases(snapshot, current, config, force, move):
         ]
         stranded = [lease for lease, fits in worse if not fits]
         if stranded:
-            what = "network: %s would leave leases outside" % pool.network
-            way = (
-                "release them first, or set force and move (flatnet_network_force and "
-                "flatnet_move), after which their hosts have to move"
+            what = "%s: %s would leave leases outside" % (named("network"), pool.network)
+            way = "release them first, or set %s and %s, after which their hosts have to move" % (
+                named("force"),
+                named("move"),
             )
             stranded = [] if force and move else stranded
         else:
             stranded = [] if force else [lease for lease, dummy in worse]
-            what = "subnet_len, subnet_min, subnet_max: leases would not be /%d from %s to %s" % (
+            what = "%s, %s, %s: leases would not be /%d from %s to %s" % (
+                *map(named, ("subnet_len", "subnet_min", "subnet_max")),
                 pool.subnet_len,
                 pool.subnet_min.network_address,
                 pool.subnet_max.network_address,
             )
             way = (
-                "set force (flatnet_network_force), after which their hosts keep their subnets, "
-                "unless they are to move (flatnet_move)"
+                "set %s, after which their hosts keep their subnets, unless they are to move (%s)"
+                % (named("force"), named("move"))
             )
     if stranded:
         names = ", ".join("%s of %s" % (lease.subnet, lease.owner) for lease in stranded[:5])

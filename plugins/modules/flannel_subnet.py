@@ -209,7 +209,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import 
     LeaseWouldMove,
     Wish,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+    InvalidInput,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+    option as named,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
@@ -302,8 +307,8 @@ class Ground:
             raise LeaseWouldMove(
                 "%s has %s, but this host holds no lease of that subnet any more, and it is not "
                 "free: %s would be leased; containers with addresses of the former are cut off by "
-                "that, so it has to be asked for: set move (flatnet_move: true)"
-                % (name, ", ".join(self.former), wanted)
+                "that, so it has to be asked for: set %s"
+                % (name, ", ".join(self.former), wanted, named("move"))
             )
         bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
         if new and other:

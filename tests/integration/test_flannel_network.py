@@ -132,7 +132,7 @@ def test_leases_are_not_left_outside_the_network(overlay: Overlay) -> None:
         text += "10.5.94.0/24 of 192.0.2.7"
         for force, move in ((False, False), (True, False), (False, True)):
             more = {**GOOD, "network": network, "force": force, "move": move}
-            overlay.refused(MODULE, text, "set force and move", "flatnet_move", **more)
+            overlay.refused(MODULE, text, "set force and move", **more)
     overlay.refused(MODULE, "cannot be removed: there are 3", "set force", state="absent")
     # What is outside already is no reason not to change what has nothing to do with it.
     overlay.converge(MODULE, **{**GOOD, "network": "10.0.0.0/8", "subnet_len": 24})
@@ -153,8 +153,12 @@ def test_leases_that_would_not_fit_are_named_and_may_stay(
 ) -> None:
     overlay.run(MODULE, **GOOD)
     overlay.put_lease("10.5.94.0/24", host_gw_lease("192.0.2.7"))
-    texts = ("there are 1, 10.5.94.0/24 of 192.0.2.7", "flatnet_network_force", "flatnet_move")
+    texts = ("there are 1, 10.5.94.0/24 of 192.0.2.7", "set force", "move (move)")
     overlay.refused(MODULE, next(iter(change)), *texts, **GOOD, **change)
+    # A role's user knows these as variables.
+    names = {"force": "flatnet_network_force", "move": "flatnet_move"}
+    texts = ("set flatnet_network_force,", "move (flatnet_move)")
+    overlay.refused(MODULE, *texts, option_names=names, **GOOD, **change)
     overlay.converge(MODULE, **GOOD, **change, force=True)
     # What does not fit now is no reason against the next change, the way back above all.
     overlay.converge(MODULE, **GOOD)

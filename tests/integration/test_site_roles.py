@@ -44,7 +44,6 @@ def own(site: Site, tmp_path: Path) -> Own:
         ("prepare", "network"),
         ("bridge", "lease"),
         ("backend", "lease"),
-        ("sync", "network"),
     ],
 )
 def test_a_role_without_those_before_it_says_which(
@@ -54,6 +53,7 @@ def test_a_role_without_those_before_it_says_which(
     run = own(role, code=2)
     for message in run.failures().values():
         assert f"the role flatnet.overlay.{first} has to come before this one" in message
+        assert "Traceback" not in message
     assert set(run.failures()) == {"host1", "host2"}
     assert run.changed() == set()
     assert site.kernel() == kernel
@@ -119,3 +119,22 @@ def test_a_host_keeps_its_own_options_in_a_play_of_ones_own(site: Site, own: Own
     assert sorted(names) == ["host1-renamed", "host2-renamed"]
     assert site.lab.etcd.get(f"{PREFIX}/config")
     assert len(site.lab.etcd.get_prefix(SUBNETS)) == len(site.hosts)
+
+
+@pytest.mark.matrix
+def test_what_a_role_refuses_names_the_variable(site: Site, own: Own) -> None:
+    run = own("network", code=2, flatnet_network="10.6.0.0/16")
+    (message,) = set(run.failures().values())
+    assert "flatnet_network: 10.6.0.0/16 would leave leases outside" in message
+    assert "set flatnet_network_force and flatnet_move" in message
+    kept = site.lab.etcd.get_prefix(SUBNETS)
+    (first, *others) = kept
+    for key in others:
+        site.lab.etcd.delete(key)
+    # host1 reaches host2, which etcd names no more.
+    alone = own("peers", code=2).failures()
+    assert any("set flatnet_allow_no_peers" in text for text in alone.values())
+    for key, value in kept.items():
+        site.lab.etcd.put(key, value)
+    assert own("peers").changed() == set()
+    assert first in kept

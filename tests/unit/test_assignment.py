@@ -153,7 +153,7 @@ def test_a_host_insisting_on_another_subnet_moves_if_that_is_asked_for() -> None
     mine = lease_of(HOST, "100.96.7.0/24")
     with pytest.raises(LeaseWouldMove) as caught:
         ask([mine], subnet="100.96.8.0/24")
-    for words in (str(HOST), "100.96.7.0/24", "100.96.8.0/24", "flatnet_move"):
+    for words in (str(HOST), "100.96.7.0/24", "100.96.8.0/24", "set move"):
         assert words in str(caught.value)
     decision = ask([mine], subnet="100.96.8.0/24", move=True)
     assert decision.moved
@@ -192,7 +192,7 @@ def test_a_host_whose_network_is_another_one_is_told_so() -> None:
     mine = lease_of(HOST, "100.96.7.0/24")
     with pytest.raises(LeaseWouldMove) as caught:
         ask([mine], config=network("100.97.0.0/16"))
-    for words in (str(HOST), mine.subnet, "outside the network 100.97.0.0/16", "flatnet_move"):
+    for words in (str(HOST), mine.subnet, "outside the network 100.97.0.0/16", "set move"):
         assert words in str(caught.value)
 
 

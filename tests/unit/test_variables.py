@@ -67,6 +67,7 @@ def test_a_role_documents_what_it_uses(role: Path) -> None:
     # These are documented where they are acted upon first.
     elsewhere = {
         "sync": ["vtep_mac", "lease_ttl", "ipmasq"],
+        "common": [name[len("flatnet_") :] for name in KNOWN],
         "look": ["network", "subnet_len", "subnet_min", "subnet_max", "backend"],
     }
     used -= {f"flatnet_{name}" for name in elsewhere.get(role.name, ())}
