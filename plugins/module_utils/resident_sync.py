@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import package, resident, services
@@ -23,6 +23,8 @@ RESTORE, SYNC = "flatnet-restore.service", "flatnet-sync.service"
 ONCE, TIMER = "flatnet-sync-once.service", "flatnet-sync.timer"
 # With systemd: what each way of running it needs.
 MODES = {"service": (RESTORE, SYNC), "timer": (RESTORE, ONCE, TIMER), "none": (RESTORE,)}
+
+_MOST_CONTROLLERS = 16
 
 
 class Wanted(NamedTuple):
@@ -143,6 +145,14 @@ def _installed_settings() -> Settings | None:
         return load(DEFAULT_PATH)
     except InvalidSettings:
         return None
+
+
+def managed_from(addresses: Iterable[str]) -> list[str]:
+    """The addresses that this host is managed from: these, and those that the settings have. So a
+    run from elsewhere adds one, and the next run from here changes nothing."""
+    found = _installed_settings()
+    known = found.controllers if found else ()
+    return list(dict.fromkeys((*known, *addresses)))[-_MOST_CONTROLLERS:]
 
 
 def _rests(settings: Settings | None) -> Rests:

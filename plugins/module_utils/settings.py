@@ -103,7 +103,8 @@ def parse(found: dict[str, Any]) -> Settings:
         if fields[name] is not None and not os.path.isabs(fields[name]):
             raise InvalidInput("%s: %s is not an absolute path" % (name, show(fields[name])))
     fields["controllers"] = tuple(
-        options.address("controllers", each, 4) for each in fields["controllers"]
+        options.address("controllers", each if isinstance(each, str) else show(each), 4)
+        for each in fields["controllers"]
     )
     fields["sysctls"] = _sysctls(fields["sysctls"])
     fields.update(etcd=Etcd(**etcd), choice=Choice(**choice))

@@ -17,6 +17,8 @@ description:
   - The program is the core of this collection, which comes to the host with the module itself. It
     is a package of its own below O(prefix), which only root can write, replaced in one step.
     Whenever it or its settings change, it is started anew.
+  - It uses no lease that covers an address which the host needs. One of them is the address that
+    this module's SSH session comes from, which is remembered in the program's settings.
   - Once started, it has to say that it runs. What it has to complain about, such as an etcd that
     does not answer, is a warning.
   - Where systemd runs the host, that runs it. On other hosts a small supervisor of its own does,
@@ -180,6 +182,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     HOST_EXCLUSIVE,
     registry,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils.needs import controllers
 from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Settings, parse
 
 DEFAULT = Settings()
@@ -214,6 +217,7 @@ def settings(module):
     found["sysctls"] = {name: str(value) for name, value in option["sysctls"].items()}
     found["choice"] = {name: option[name] for name in HOST_ARGUMENTS}
     found["etcd"] = {name[len("etcd_") :]: option[name] for name in ETCD_ARGUMENTS}
+    found["controllers"] = resident_sync.managed_from(controllers())
     with registry(module):  # says what is wrong with an option; talks to nobody
         return parse(found)
 

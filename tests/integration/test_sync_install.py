@@ -433,3 +433,20 @@ def test_site_leaves_the_service_nothing_to_do(
 def subnet_env(host: Host) -> tuple[float, str]:
     file = host.run / "flannel/subnet.env"
     return file.stat().st_mtime, file.read_text()
+
+
+def test_where_it_is_managed_from_is_remembered(
+    running: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no lease takes the host away from whoever manages it; two of them do not disagree."""
+    file = running.host.etc / "flatnet/sync.json"
+    for address, known in (
+        ("203.0.113.5", ["203.0.113.5"]),
+        ("203.0.113.6", ["203.0.113.5", "203.0.113.6"]),
+    ):
+        monkeypatch.setenv("SSH_CONNECTION", f"{address} 50000 192.0.2.1 22")
+        assert running.run()["changed"]
+        assert json.loads(file.read_text())["controllers"] == known
+        assert not running.run()["changed"]
+    monkeypatch.setenv("SSH_CONNECTION", "203.0.113.5 50001 192.0.2.1 22")
+    assert not running.run()["changed"]

@@ -92,3 +92,12 @@ def test_a_password_is_not_in_an_error(tmp_path: Path) -> None:
     with pytest.raises(FlatnetError) as caught:
         settings.load(str(path))
     assert "s3cret" not in str(caught.value)
+
+
+def test_controllers_are_addresses_and_are_kept() -> None:
+    found = settings.parse({"controllers": ["203.0.113.5"]})
+    assert found.controllers == ("203.0.113.5",)
+    assert settings.parse(json.loads(settings.to_json(found))) == found
+    for bad in (["host.example"], ["fd00::1"], [7], "203.0.113.5"):
+        with pytest.raises(FlatnetError, match="controllers"):
+            settings.parse({"controllers": bad})
