@@ -87,8 +87,8 @@ def parse(found: dict[str, Any]) -> Settings:
     etcd["endpoints"] = tuple(etcd["endpoints"])
     if not 0 < etcd["timeout"] <= _LONGEST_TIMEOUT:
         raise InvalidInput(
-            "etcd.timeout: %s is not more than 0 and at most %d seconds, which the resident "
-            "program may wait without a sign of life" % (etcd["timeout"], _LONGEST_TIMEOUT)
+            "etcd.timeout: %s is not within 0 and %d seconds, and longer than that the resident "
+            "program may not wait without a sign of life" % (etcd["timeout"], _LONGEST_TIMEOUT)
         )
     choice = _fields("choice", found.pop("choice", {}), Choice())
     fields = _fields("", found, Settings())
