@@ -19,8 +19,9 @@ description:
     Whenever it or its settings change, it is started anew.
   - It uses no lease that covers an address which the host needs. One of them is the address that
     this module's SSH session comes from, which is remembered in the program's settings.
-  - Once started, it has to say that it runs. What it has to complain about, such as an etcd that
-    does not answer, is a warning.
+  - It has to say that it runs, itself and not too long ago; otherwise it is started anew. What it
+    has to complain about, such as an etcd that does not answer, is a warning.
+  - Two controllers that do this on one host at once take turns.
   - Where systemd runs the host, that runs it. On other hosts a small supervisor of its own does,
     which starts it again when it ends; to run C(flatnet-sync restore) at boot is left to whatever
     boots such a host.
@@ -90,11 +91,13 @@ options:
   state_file:
     description:
       - Where the state is kept that is restored at boot.
+      - Nobody but root may be able to write in its directory.
     type: path
     default: /var/lib/flatnet/state
   metrics_file:
     description:
       - Where to write metrics for node_exporter's textfile collector; by default nowhere.
+      - Its directory may be another user's. No symbolic link of such a user is followed on the way.
     type: path
   check_interval:
     description:
