@@ -266,9 +266,10 @@ def report(module, plan, chosen):
 def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
-        chosen = wanted(module)
         planned = (module.params["planned"] or {}).get("package") if module.check_mode else None
         with taking_turns(module):
+            # It goes by what the settings have as well.
+            chosen = wanted(module)
             plan = resident_sync.Plan(module.params["prefix"], chosen, planned)
             if not module.check_mode:
                 plan.carry_out()
