@@ -50,7 +50,8 @@ def play(ansible: Ansible, tmp_path: Path) -> Play:
         file = tmp_path / "hosts.json"
         file.write_text(json.dumps(inventory), encoding="utf-8")
         done = ansible("ansible-playbook", playbook, "-i", str(file), *arguments)
-        done.stdout = " ".join((done.stdout + done.stderr).split())
+        # Results are shown as YAML, which doubles quotes.
+        done.stdout = " ".join((done.stdout + done.stderr).split()).replace("''", "'")
         return done
 
     return run
