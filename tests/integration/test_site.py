@@ -319,7 +319,7 @@ def test_a_host_that_does_not_answer_stops_no_other(built: Built) -> None:
 def test_a_host_that_failed_before_is_told_with_that_error(built: Built) -> None:
     site, (_, broken, _, _) = built.site, built.site.lab.hosts
     subnet = site.leases()[broken.address]["subnet"]
-    lines = ["link set cni0 name other0", "link add cni0 type dummy"]
+    lines = ["link set cni0 name other0", "link add cni0 type veth peer name cni1"]
     broken.exec(["ip", "-batch", "-"], check=True, stdin="\n".join(lines) + "\n")
     broken.exec(["ip", "address", "flush", "dev", "other0"], check=True)
     run = built.play(code=2)
