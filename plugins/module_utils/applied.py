@@ -59,10 +59,13 @@ def note(network: str, revision: int, path: str = PATH) -> None:
     if known.get(network, 0) == revision:
         return
     known[network] = revision
-    text = json.dumps({each: known[each] for each in sorted(known) if known[each]})
+    kept = {each: known[each] for each in sorted(known) if known[each]}
     # Without it somebody who comes late may undo what is applied now, until the next look.
     with contextlib.suppress(OSError):
-        files.replace(path, text.encode() + b"\n", 0o644)
+        if kept:
+            files.replace(path, json.dumps(kept).encode() + b"\n", 0o644)
+        else:
+            files.remove(path)
 
 
 def _read(path: str) -> dict[str, object]:

@@ -79,8 +79,10 @@ class Installed:
         """The host's files that are ours, and when they were written."""
         top = [self.host.etc / "flatnet", self.host.run / "flatnet"]
         found = [path for each in top for path in each.rglob("*") if not path.is_dir()]
-        # A service writes its status whenever there is news, and its log.
+        # A service writes its status whenever there is news, and its log; the data plane's revision
+        # is the data plane's.
         names = ("status.json", "flatnet.prom", "lock", "installing", "state", "flatnet-sync.log")
+        names += ("applied",)
         return {str(path): path.lstat().st_mtime for path in found if path.name not in names}
 
     @property
@@ -327,7 +329,7 @@ def test_removed_it_leaves_nothing_but_the_data_plane(running: Installed) -> Non
     assert not (running.host.etc / "flatnet").exists()
     # The modules need it as well.
     left = {path.name for path in (running.host.run / "flatnet").iterdir()}
-    assert left == {"lock", "installing"}
+    assert left == {"lock", "installing", "applied"}
 
 
 def test_modules_and_the_program_take_turns(running: Installed) -> None:
