@@ -84,13 +84,13 @@ class Needs:
         return found
 
 
-def controllers(environment: Mapping[str, str] = os.environ) -> list[str]:
+def controllers(environment: Mapping[str, str] | None = None) -> list[str]:
     """Where the SSH session comes from that this process belongs to; nothing without one.
 
     Whatever makes a session root, such as sudo, mostly clears the environment: then an ancestor's
     is looked at.
     """
-    found = _client(environment)
+    found = _client(os.environ if environment is None else environment)
     pid = os.getppid()
     while not found and pid > 1:
         try:

@@ -125,7 +125,9 @@ ARGUMENTS = {
 }
 NFT_CONF = ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf")
 NFT_FILE = "/etc/nftables.d/flatnet.nft"
-IFF_LOOPBACK, IFF_POINTOPOINT, IFF_NOARP = 0x8, 0x10, 0x80
+IFF_LOOPBACK = 0x8
+IFF_POINTOPOINT = 0x10
+IFF_NOARP = 0x80
 
 
 class FirewallFailed(FlatnetError):

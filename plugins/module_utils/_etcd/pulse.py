@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 from .connection import Connection, Request
 from .errors import EtcdBadAnswer, EtcdTimeout, EtcdUnreachable, Failed, Refusal, exhausted
@@ -20,7 +20,7 @@ MAX_ANSWER = 65536
 # A token for what is asked over the connection; with a refusal, another one if that may help, and
 # with "last" not even then.
 Authorize = Callable[[Connection, "Refusal | None", bool], str]
-Parse = Callable[[int, bytes], "dict[str, Any] | Refusal"]
+Parse = Callable[[int, bytes], Union[dict[str, Any], Refusal]]
 
 
 class Pulse:
