@@ -68,7 +68,7 @@ class Agent:
         self._waiting: Found | None = None
         self._place: Place | None = None
         self._foreign: list[Route] = []
-        self._needs = Needs(settings.etcd.endpoints, settings.controllers)
+        self._needs = Needs(settings.etcd.endpoints, settings.controllers, kernel.overlaid)
         self._needed: dict[str, str] = {}
         self._table: PeerTable | None = None
         self._relay = RelayKeeper()
@@ -92,6 +92,7 @@ class Agent:
         self._remembered = known
         self._config, self._config_revision = known.config, known.config_revision
         self._needs.seen(known.needed)
+        self._needs.within = frozenset(known.within)
         self._retention.resume(retained, known.retained_left)
         self.revision, self._cluster = known.revision, known.cluster
 
@@ -532,7 +533,8 @@ class Agent:
         retained = tuple(name for name in self._retention.leases if name in self._table.leases)
         size = len(self._table.leases)
         # Now and then also for how long it is retained.
-        kept = (retained, self._retention.tenths, len(self._needs.etcd))
+        needed = (tuple(sorted(self._needs.etcd)), tuple(sorted(self._needs.within)))
+        kept = (retained, self._retention.tenths, needed)
         mark = (self.revision, self._config, own, self._place, size, kept)
         if mark == self._saved:
             return
@@ -552,7 +554,7 @@ class Agent:
                 {name: (each.create_revision, each.mod_revision) for name, each in leases.items()},
                 self._config_revision,
                 self._cluster,
-                tuple(sorted(self._needs.etcd)),
+                *needed,
             ),
         )
         self.write_subnet_env()

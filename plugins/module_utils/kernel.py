@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import Callable
 
-from . import linkinfo, messages, netlink
+from . import linkinfo, messages, netlink, way
 from .devices import Devices, by_index, by_name
 from .entries import (
     MAIN_TABLE,
@@ -163,6 +163,10 @@ class Kernel:
                 if route:
                     found.append(route)
         return found
+
+    def overlaid(self, address: str) -> bool:
+        """Whether packets to an IPv4 address go into the overlay: see way.py."""
+        return way.overlaid(self._netlink, address)
 
     def held(self, dev: str, routes: Iterable[Route] | None = None) -> list[Entry]:
         """All that a device holds and would lose with it: addresses, neighbours, FDB, routes of

@@ -32,6 +32,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC = 1, 4, 5, 6, 7
 _RTA_METRICS, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 8, 9, 15, 18
 _RTAX_MTU = 2
 _RTNH_F_ONLINK, _RTN_UNICAST, _RTM_F_CLONED = 4, 1, 0x200
+_RTM_F_FIB_MATCH = 0x2000
 # What stands for the device of a route that has none.
 _ROUTE_KINDS = {
     _RTN_UNICAST: "",
@@ -194,6 +195,13 @@ def fdb_request(index: int) -> bytes:
 
 def route_request(family: int, table: int) -> bytes:
     return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_TABLE, _U32.pack(table))
+
+
+def way_request(address: str) -> bytes:
+    """Which route, as it is in its table, an IPv4 address is reached by."""
+    family = socket.AF_INET
+    head = _RTMSG.pack(family, 32, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+    return head + attribute(_RTA_DST, socket.inet_pton(family, address))
 
 
 def address_request(family: int) -> bytes:

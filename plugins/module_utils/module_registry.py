@@ -76,7 +76,7 @@ def rules(
     module: AnsibleModule, kernel: Kernel, listing: Listing, own: Lease, place: Place
 ) -> Rules:
     """Which leases this host may use, from ETCD_ARGUMENTS and the kernel."""
-    needs = Needs(module.params["etcd_endpoints"], controllers())
+    needs = Needs(module.params["etcd_endpoints"], controllers(), kernel.overlaid)
     needs.resolve()
     needed = needs.look(place.addresses, kernel.routes(foreign=True))
     return Rules(

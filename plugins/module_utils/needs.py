@@ -5,6 +5,11 @@
 
 Whoever can write leases must not thereby take a host's way to etcd, to its gateways and resolvers,
 or to whoever looks after it: with etcd inside a tunnel, not even taking the lease back would help.
+
+A fleet may have a resolver, a time server or its controller in a pod. Such an address is in the
+overlay on purpose: it is reached through it already when the host first hears of it. So a lease
+that is in use is not given up because a file names an address of it, whoever wrote that; but no
+lease takes an address that was reached in another way before.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterable, Mapping
+from typing import Callable
 from urllib.parse import urlsplit
 
 from .entries import Address, Route
@@ -31,28 +37,45 @@ _CLOCKS = (
 _CLOCK = re.compile(r"^\s*(?:(?:server|pool|peer)\s+|(?:Fallback)?NTP=)(.*)$", re.MULTILINE)
 _NAMESERVER = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
 _MOST = 1 << 16  # bytes of a file that are read
+_MOST_ETCD = 64  # addresses that names of etcd stood for, whatever a name server says
 
 ETCD, GATEWAY, RESOLVER = "an address of etcd", "a gateway of this host", "a resolver of this host"
 CLOCK, CONTROLLER = "a time server of this host", "where this host is managed from"
 
 
 class Needs:
-    """``endpoints`` are etcd's URLs, ``controllers`` addresses of those who manage this host.
+    """``endpoints`` are etcd's URLs, ``controllers`` addresses of those who manage this host;
+    ``overlaid`` tells whether an address is reached through the overlay now.
 
-    An endpoint's name may stand for another address tomorrow, and nobody may be there to tell: all
-    that were seen once are kept in ``etcd``, which survives on disk.
+    An endpoint's name may stand for another address tomorrow, and nobody may be there to tell: the
+    last ones that were seen are kept in ``etcd``. In ``within`` is what is in the overlay on
+    purpose, also while the peer that has it is away. Both survive on disk.
     """
 
-    def __init__(self, endpoints: Iterable[str] = (), controllers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        endpoints: Iterable[str] = (),
+        controllers: Iterable[str] = (),
+        overlaid: Callable[[str], bool] = lambda _address: False,
+    ) -> None:
         hosts = [urlsplit(each).hostname or "" for each in endpoints]
-        self.etcd: set[str] = set(_ipv4(hosts))
+        self._literal = _ipv4(hosts)
+        self._seen: tuple[str, ...] = ()
+        self._overlaid = overlaid
+        self.within: frozenset[str] = frozenset()
         self._names = [each for each in hosts if not _ipv4([each])]
         self._controllers = _ipv4(controllers)
         self._asking: threading.Thread | None = None
 
     def seen(self, addresses: Iterable[str]) -> None:
         """These are etcd's as well: connections led there."""
-        self.etcd |= set(_ipv4(addresses))
+        new = list(dict.fromkeys(_ipv4(addresses)))
+        self._seen = (*(each for each in self._seen if each not in new), *new)[-_MOST_ETCD:]
+
+    @property
+    def etcd(self) -> frozenset[str]:
+        """Addresses of etcd."""
+        return frozenset((*self._literal, *self._seen))
 
     def resolve(self) -> None:
         """Find out what the endpoints' names stand for, which may take as long as it takes."""
@@ -81,7 +104,12 @@ class Needs:
             (ETCD, sorted(self.etcd)),
         ):
             found.update(dict.fromkeys(_ipv4(given), words))
-        return found
+        self.within = frozenset(
+            each
+            for each, words in found.items()
+            if words not in (ETCD, GATEWAY) and (each in self.within or self._overlaid(each))
+        )
+        return {each: words for each, words in found.items() if each not in self.within}
 
 
 def controllers(environment: Mapping[str, str] | None = None) -> list[str]:

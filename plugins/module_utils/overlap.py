@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -23,9 +22,8 @@ from .entries import MAIN_TABLE, PROTOCOL, Address, Route
 from .errors import InvalidInput
 from .needs import Needs, controllers
 from .network import NetworkConfig
+from .way import FLANNEL, overlaid
 
-# The devices of flannel's backends.
-_FLANNEL = re.compile(r"flannel([.0-9-].*)?")
 # Routes that only say that there is nothing.
 _NOWHERE = ("(blackhole)", "(unreachable)", "(prohibit)", "(throw)")
 
@@ -66,11 +64,13 @@ def observe(endpoints: Iterable[str] = ()) -> Surroundings:
     with contextlib.closing(netlink.Netlink()) as kernel:
         addresses = kernel.dump(netlink.RTM_GETADDR, messages.address_request(family))
         routes = kernel.dump(netlink.RTM_GETROUTE, messages.route_request(family, MAIN_TABLE))
+        needs = Needs(endpoints, controllers(), lambda address: overlaid(kernel, address))
+        needed = needs.look((), ())
     found = (messages.decode_route(body, MAIN_TABLE, names) for body in routes)
     return Surroundings(
         [each for each in (messages.decode_address(body, names) for body in addresses) if each],
         [each for each in found if each and each.protocol != PROTOCOL],
-        Needs(endpoints, controllers()).look((), ()),
+        needed,
     )
 
 
@@ -108,7 +108,7 @@ def conflicts(
     own = {bridge} | {
         each.dev
         for each in host.addresses
-        if _FLANNEL.fullmatch(each.dev) or _number(each.address) in gateways
+        if FLANNEL.fullmatch(each.dev) or _number(each.address) in gateways
     }
 
     def ours(first: int, last: int) -> bool:

@@ -41,7 +41,8 @@ class State(NamedTuple):
     answers, and then they are not. ``own`` is the key name of this host's lease; ``address`` is the
     underlay's, with its length; ``retained`` are key names, see Retention. ``revisions`` are the
     keys' create and mod revisions, ``config_revision`` is that of the config's last change, and
-    ``cluster`` the id of the etcd that all of this is from; ``needed`` are addresses of etcd."""
+    ``cluster`` the id of the etcd that all of this is from; ``needed`` are addresses of etcd, and
+    ``within`` those of the overlay itself that the host uses: see Needs."""
 
     config: NetworkConfig
     values: dict[str, str]
@@ -55,6 +56,7 @@ class State(NamedTuple):
     config_revision: int = 0
     cluster: int = 0
     needed: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -89,6 +91,7 @@ def save(path: str, state: State) -> None:
             "config_revision": state.config_revision,
             "cluster": state.cluster,
             "needed": state.needed,
+            "within": state.within,
         }
     ).encode()
     header = "%s %d %s\n" % (_MAGIC, _VERSION, hashlib.sha256(body).hexdigest())
@@ -146,6 +149,7 @@ def _parse(found: dict[str, Any]) -> State:
         int(found.get("config_revision", 0)),
         int(found.get("cluster", 0)),
         tuple(map(str, found.get("needed", ()))),
+        tuple(map(str, found.get("within", ()))),
     )
     if not state.values.keys() >= set(state.retained):
         raise ValueError("a retained lease is not in it")

@@ -18,7 +18,8 @@ description:
     is a package of its own below O(prefix), which only root can write, replaced in one step.
     Whenever it or its settings change, it is started anew.
   - It uses no lease that covers an address which the host needs. One of them is the address that
-    this module's SSH session comes from, which is remembered in the program's settings.
+    this module's SSH session comes from, which is remembered in the program's settings, unless it
+    is reached through the overlay, as a controller in a pod is.
   - It has to say that it runs, itself and not too long ago; otherwise it is started anew. What it
     has to complain about, such as an etcd that does not answer, is a warning.
   - Two controllers that do this on one host at once take turns.
@@ -187,6 +188,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils.needs import controllers
 from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Settings, parse
+from ansible_collections.flatnet.overlay.plugins.module_utils.way import apart
 
 DEFAULT = Settings()
 SETTINGS = {
@@ -220,7 +222,7 @@ def settings(module):
     found["sysctls"] = {name: str(value) for name, value in option["sysctls"].items()}
     found["choice"] = {name: option[name] for name in HOST_ARGUMENTS}
     found["etcd"] = {name[len("etcd_") :]: option[name] for name in ETCD_ARGUMENTS}
-    found["controllers"] = resident_sync.managed_from(controllers())
+    found["controllers"] = resident_sync.managed_from(apart(controllers()))
     with registry(module):  # says what is wrong with an option; talks to nobody
         return parse(found)
 

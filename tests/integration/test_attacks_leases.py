@@ -143,10 +143,48 @@ def test_no_lease_takes_a_host_its_way_to_what_it_needs(fleet: Programs, program
         assert subnet not in routes(program)
     # Others, who do not need them, use those leases.
     fleet.reaches(fleet.all[1], fleet.peers())
-    # What is needed may change at any time.
+    # What is needed may change at any time; what is used already is in the overlay on purpose.
     (program.host.etc / "ntp.conf").write_text("server 10.5.154.1\n")
-    wait(lambda: "10.5.154.0/24" not in routes(program), "the lease given up")
     wait(lambda: "10.5.153.0/24" in routes(program), "the lease used")
+    assert "10.5.154.0/24" in routes(program)
+
+
+def test_what_a_host_needs_may_be_a_pod(fleet: Programs, program: Program) -> None:
+    """A file's writer, such as a DHCP server, or an administrator: a resolver, a time server and
+    the controller have addresses of a peer's pods. No peer is lost by that, not even after it was
+    away, or after a boot without etcd."""
+    program.stop()
+    with_pods = peer(160)
+    fleet.join(with_pods)
+    program.start()
+    everybody = [*(each.own for each in fleet.all), with_pods]
+    fleet.reaches(program, everybody)
+    for name, text in (
+        ("resolv.conf", "nameserver 10.5.160.53"),
+        ("ntp.conf", "server 10.5.160.4"),
+    ):
+        (program.host.etc / name).write_text(text + "\n")
+    program.configure(controllers=["10.5.160.7"])
+    # A start with a peer there, one after an attack, and one without etcd.
+    program.kill()
+    program.start()
+    wait(lambda: b'"10.5.160.53"' in program.state.read_bytes(), "it is remembered")
+    fleet.reaches(program, everybody)
+    fleet.leave(with_pods)
+    fleet.reaches(program, [each.own for each in fleet.all])
+    fleet.join(with_pods)
+    fleet.reaches(program, everybody)
+    fleet.saved(program)
+    program.stop()
+    fleet.etcd.stop()
+    fleet.lab.reboot(program.host)
+    try:
+        assert program.run("restore").returncode == 0
+        fleet.reaches(program, everybody)
+    finally:
+        fleet.etcd.start()
+        for name in ("resolv.conf", "ntp.conf"):
+            (program.host.etc / name).unlink()
 
 
 # --- what the kernel refuses ----------------------------------------------------------------------

@@ -60,3 +60,32 @@ def test_an_endpoint_with_a_name_is_where_connections_lead() -> None:
 def test_the_controller_is_who_has_logged_in(name: str) -> None:
     assert needs.controllers({name: "203.0.113.5 50000 22"}) == ["203.0.113.5"]
     assert needs.controllers({name: "::ffff:203.0.113.5 50000 22"}) == ["203.0.113.5"]
+
+
+def test_what_is_in_the_overlay_already_is_no_reason_to_leave_it(files: Path) -> None:
+    (files / "_RESOLVERS").write_text("nameserver 10.5.9.53\nnameserver 10.5.8.53\n")
+    overlaid = {"10.5.9.53", "10.5.9.1"}
+    found = needs.Needs(["http://10.5.9.1:2379"], ["10.5.9.7"], overlaid.__contains__)
+    wanted = {
+        # With etcd inside a tunnel, not even taking the lease back would help.
+        "10.5.9.1": "an address of etcd",
+        "10.5.8.53": "a resolver of this host",
+        "10.5.9.7": "where this host is managed from",
+    }
+    assert found.look([], []) == wanted
+    # Also while the peer is away that has it.
+    overlaid.clear()
+    assert found.look([], []) == wanted
+    # What nobody names any more is forgotten.
+    (files / "_RESOLVERS").write_text("")
+    assert "10.5.9.53" not in found.look([], [])
+    assert found.within == frozenset()
+
+
+def test_what_names_of_etcd_stand_for_does_not_grow_without_end() -> None:
+    found = needs.Needs(["http://10.9.0.1:2379"])
+    found.seen(["10.9.0.2"])
+    for number in range(1000):
+        found.seen(["10.8.%d.%d" % (number // 200, number % 200 + 1), "10.9.0.2"])
+    assert len(found.etcd) == 65
+    assert {"10.9.0.1", "10.9.0.2", "10.8.4.200"} <= found.etcd
