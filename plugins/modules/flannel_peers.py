@@ -129,7 +129,7 @@ RETURN = r"""
 peers:
   description: How many peers this host reaches.
   type: int
-  returned: success, and O(snapshot) was not left alone as too old
+  returned: success, and what is there from newer leases was not left as it is
 unused:
   description: Leases and keys that are not used, with the reason.
   type: list
@@ -192,6 +192,8 @@ ARGUMENTS = {
     "planned": PLANNED_ARGUMENT,
     **HOST_ARGUMENTS,
 }
+# How often leases are read, if somebody else has applied newer ones by the time that they could be.
+TRIES = 5
 
 
 class NoLease(FlatnetError):
@@ -340,11 +342,14 @@ def leave(module, kernel, listing, dummy):
 
 
 def leave_newer(module, listing, outdated):
-    """Leave what is there from newer leases than those given; exits."""
-    module.warn(
-        "snapshot: %s; that is left as it is; take another one, or leave out its revision to have "
-        "it used whatever was applied" % outdated
-    )
+    """Leave what is there from newer leases than those that were read; exits."""
+    if module.params["snapshot"]:
+        way = (
+            "take another snapshot, or leave out its revision to have it used whatever was applied"
+        )
+    else:
+        way = "leases change all the time, and others here, such as flatnet-sync, are faster"
+    module.warn("%s; that is left as it is; %s" % (outdated, way))
     module.exit_json(
         changed=False,
         diff={"before": "", "after": ""},
@@ -359,12 +364,12 @@ def main():
     act = reach if module.params["state"] == "present" else leave
     known = 0
     with reporting(module), Kernel() as kernel:
-        while True:
+        for left in reversed(range(1 if module.params["snapshot"] else TRIES)):
             listing = read(module)
             try:
                 act(module, kernel, listing, known)
             except applied.Outdated as outdated:
-                if module.params["snapshot"]:
+                if not left:
                     leave_newer(module, listing, outdated)
                 known = outdated.newest
 

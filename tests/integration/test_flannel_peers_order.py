@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 import typing as t
 from pathlib import Path
 
@@ -73,8 +74,8 @@ def test_an_older_snapshot_undoes_nothing(overlay: Overlay) -> None:
     assert _reached(overlay) == {"10.5.2.0/24"}
 
 
-def _asks_for_the_lock(overlay: Overlay, others: set[int]) -> bool:
-    path = str(overlay.host.run / "flatnet/lock")
+def _has_open(overlay: Overlay, path: Path, others: set[int]) -> bool:
+    """Whether a process of the host has a file open, but for others."""
     for pid in set(netns_pids([overlay.host.netns])) - others:
         folder = Path("/proc/%d/fd" % pid)
         try:
@@ -95,7 +96,10 @@ def test_who_read_the_leases_too_early_reads_them_again(overlay: Overlay) -> Non
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         late.start()
-        wait(lambda: _asks_for_the_lock(overlay, others), "the module at the lock")
+        wait(
+            lambda: _has_open(overlay, overlay.host.run / "flatnet/lock", others),
+            "the module at the lock",
+        )
         _third(overlay)
         revision = overlay.run("flannel_subnet_info")["revision"]
         _applied(overlay).write_text(json.dumps({"10.5.0.0/16": revision}))
@@ -103,6 +107,34 @@ def test_who_read_the_leases_too_early_reads_them_again(overlay: Overlay) -> Non
     assert results[0]["peers"] == 2
     assert results[0]["revision"] >= revision
     assert _reached(overlay) == {"10.5.2.0/24", "10.5.3.0/24"}
+
+
+def test_whoever_is_always_newer_is_left_to_it(overlay: Overlay) -> None:
+    """While a fleet joins, flatnet-sync has applied newer leases whenever a listing is there."""
+    note = _applied(overlay)
+    note.unlink()
+    # Each look at it finds another revision.
+    os.mkfifo(note)
+    results: list[dict[str, t.Any]] = []
+    others = set(netns_pids([overlay.host.netns]))
+    late = threading.Thread(target=lambda: results.append(overlay.run(MODULE)))
+    late.start()
+    looks = 0
+    while late.is_alive():
+        try:
+            number = os.open(note, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody looks
+            time.sleep(0.005)
+            continue
+        looks += 1
+        with open(number, "w", encoding="ascii") as file:
+            json.dump({"10.5.0.0/16": 1000000 + looks} if looks < 30 else {}, file)
+        wait(lambda: not _has_open(overlay, note, others), "the look to end")
+    late.join()
+    assert looks < 30
+    assert not results[0]["changed"]
+    (warning,) = results[0]["warnings"]
+    assert "left as it is; leases change all the time" in warning
 
 
 def test_an_etcd_of_a_lower_revision_is_believed_in_the_end(overlay: Overlay) -> None:
