@@ -103,11 +103,12 @@ def wanted_policies(needs: Needs, pods: str, underlay: str) -> dict[str, Setting
 
 
 class Wanted(NamedTuple):
-    """What to have: zones with their interface, policies, and the zone that a port is opened in."""
+    """What to have: zones with their interface, policies, and a port, open in some zones."""
 
     zones: Mapping[str, str]
     policies: Mapping[str, Settings]
-    port: tuple[str, str] | None
+    port: str
+    port_zones: tuple[str, ...]
     network: str
 
 
@@ -115,14 +116,19 @@ def wanted(
     needs: Needs, running: Configuration, permanent: Configuration, default: str, present: bool
 ) -> Wanted:
     underlay = running.bound(needs.interface)
-    port = (underlay or default, "%d/udp" % needs.port) if needs.port else None
+    port = "%d/udp" % needs.port if needs.port else ""
+    where: tuple[str, ...] = (underlay or default,) if port else ()
     if not present:
-        return Wanted({}, {}, port, needs.network)
+        if port and not needs.interface:
+            # Which one was the underlay's nobody says: it is open where packets can come in.
+            active = {name for name, zone in running.zones.items() if zone[_BOUND]}
+            where = tuple(sorted(active | {default}))
+        return Wanted({}, {}, port, where, needs.network)
     pods = running.bound(needs.bridge) or permanent.bound(needs.bridge) or BRIDGE_ZONE
     zones = {DEVICE_ZONE: needs.device} if needs.device else {}
     if pods == BRIDGE_ZONE:
         zones[pods] = needs.bridge
-    return Wanted(zones, wanted_policies(needs, pods, underlay), port, needs.network)
+    return Wanted(zones, wanted_policies(needs, pods, underlay), port, where, needs.network)
 
 
 def permanent_changes(wish: Wanted, permanent: Configuration, present: bool) -> list[list[str]]:
@@ -173,10 +179,10 @@ def _settings(wish: Wanted, known: Configuration, present: bool) -> list[list[st
             # A policy has one zone at each end: the old one leaves first.
             changes += [_option("policy", name, "remove", key, v) for v in sorted(have - want)]
             changes += [_option("policy", name, "add", key, v) for v in sorted(want - have)]
-    if wish.port:
-        zone, port = wish.port
-        if (port in known.zones.get(zone, {}).get("ports", nothing)) != present:
-            changes.append(_option("zone", zone, "add" if present else "remove", "ports", port))
+    for zone in wish.port_zones:
+        if (wish.port in known.zones.get(zone, {}).get("ports", nothing)) != present:
+            verb = "add" if present else "remove"
+            changes.append(_option("zone", zone, verb, "ports", wish.port))
     # Earlier versions trusted the whole network by its addresses, by whatever interface it came.
     if wish.network in known.zones.get("trusted", {}).get("sources", nothing):
         changes.append(_option("zone", "trusted", "remove", "sources", wish.network))
@@ -195,9 +201,11 @@ def _option(kind: str, name: str, verb: str, key: str, value: str) -> list[str]:
 # --- reloads ------------------------------------------------------------------------------------
 
 
-def lost(running: Configuration, permanent: Configuration) -> list[str]:
-    """What a reload would take away, apart from interfaces in zones."""
+def lost(wish: Wanted, running: Configuration, permanent: Configuration) -> list[str]:
+    """What a reload would take away, apart from interfaces in zones and from what has to go anyway:
+    a run that was interrupted may have removed the latter from the permanent one already."""
     found = []
+    unwanted = {"zone trusted, sources %s" % wish.network}
     for kind, have, kept in (
         ("zone", running.zones, permanent.zones),
         ("policy", running.policies, permanent.policies),
@@ -209,7 +217,7 @@ def lost(running: Configuration, permanent: Configuration) -> list[str]:
                 if key != _BOUND:
                     gone = values - kept.get(name, {}).get(key, frozenset())
                     found += ["%s %s, %s %s" % (kind, name, key, value) for value in sorted(gone)]
-    return found
+    return [each for each in found if each not in unwanted]
 
 
 def rebound(before: Configuration, after: Configuration) -> list[list[str]]:

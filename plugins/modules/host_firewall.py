@@ -60,6 +60,8 @@ options:
       - The underlay's interface. C(firewalld) opens O(port) in the zone that it is in.
       - By default that is the default zone, and nftables does not look at the interface. The
         latter is also so for V(lo) and dummy interfaces, by which no packet comes in.
+      - With O(state=absent) and without this option the port is closed in the default zone and in
+        each other one that has interfaces.
     type: str
     default: ''
   link:
@@ -125,6 +127,7 @@ ARGUMENTS = {
 }
 NFT_CONF = ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf")
 NFT_FILE = "/etc/nftables.d/flatnet.nft"
+UNKNOWN_OPTION = 2  # firewall-cmd's exit code
 IFF_LOOPBACK = 0x8
 IFF_POINTOPOINT = 0x10
 IFF_NOARP = 0x80
@@ -136,7 +139,10 @@ class FirewallFailed(FlatnetError):
 
 def tell(module, command, text=None):
     # At boot nft runs there, which is where a file that it includes may be looked for.
-    code, out, err = module.run_command(command, data=text, cwd="/")
+    return told(command, *module.run_command(command, data=text, cwd="/"))
+
+
+def told(command, code, out, err):
     if code != 0:
         raise FirewallFailed("%s failed (%d): %s" % (" ".join(command), code, (err or out).strip()))
     return out
@@ -272,13 +278,16 @@ def firewall_cmd(module, needs, present):
         return firewalld.Configuration(zones, firewalld.listed(policies(where)))
 
     def policies(where):
-        code, out, dummy = module.run_command([command, *where, "--list-all-policies"])
-        if code == 2:
+        words = [command, *where, "--list-all-policies"]
+        code, out, err = module.run_command(words)
+        if code != UNKNOWN_OPTION:
+            return told(words, code, out, err)
+        if present:
             raise FirewallFailed(
                 "this host's firewalld is older than 0.9 and cannot forward from zone to zone: "
                 "have the host run a newer one, or another firewall"
             )
-        return out
+        return ""  # so there is nothing of it to take back
 
     running, permanent = look(), look("--permanent")
     default = ask("--get-default-zone").strip()
@@ -286,7 +295,7 @@ def firewall_cmd(module, needs, present):
     lasting = firewalld.permanent_changes(wish, permanent, present)
     now = firewalld.running_changes(wish, running, present)
     if now is None:
-        refuse_to_lose(ask, running, permanent)
+        refuse_to_lose(ask, wish, running, permanent)
     commands = [["--permanent", *words] for words in lasting]
     commands += [["--reload"]] if now is None else now
     if not module.check_mode:
@@ -299,9 +308,9 @@ def firewall_cmd(module, needs, present):
     return [("firewalld", "", line) for line in firewalld.lines(commands)]
 
 
-def refuse_to_lose(ask, running, permanent):
+def refuse_to_lose(ask, wish, running, permanent):
     """A reload has permanent settings replace the running ones."""
-    lost = firewalld.lost(running, permanent)
+    lost = firewalld.lost(wish, running, permanent)
     known = ask("--permanent", "--direct", "--get-all-rules").splitlines()
     rules = ask("--direct", "--get-all-rules").splitlines()
     lost += ["direct rule %s" % rule for rule in rules if rule not in known]

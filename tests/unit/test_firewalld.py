@@ -166,6 +166,17 @@ def test_from_one_backend_to_another_and_away_again(first: Needs, second: Needs)
     assert gone.zones.keys() == configuration().zones.keys()
 
 
+def test_the_port_is_closed_wherever_it_was_opened() -> None:
+    """Whoever removes a host does not say which interface was the underlay's. It may be in a zone
+    that is not the default one."""
+    start = configuration()
+    for needs in (VXLAN, VXLAN._replace(interface="eth2")):
+        found = converged(needs, start)
+        zone = "work" if needs.interface == "eth2" else "public"
+        assert "8472/udp" in found.zones[zone]["ports"]
+        assert converged(Needs(NETWORK, 8472), found, present=False) == start
+
+
 def test_a_bridge_that_somebody_put_into_a_zone_stays_there() -> None:
     start = after(configuration(), [["--zone=work", "--add-interface=docker0"]])
     found = converged(VXLAN._replace(bridge="docker0"), start)
@@ -195,8 +206,11 @@ def test_what_a_reload_would_take_away_is_named() -> None:
             ["--policy=allow-host-ipv6", "--add-egress-zone=work"],
         ],
     )
-    assert lost(permanent, permanent) == []
-    assert lost(running, permanent) == [
+    wish = wanted(VXLAN, running, permanent, "public", True)
+    assert lost(wish, permanent, permanent) == []
+    earlier = after(permanent, [["--zone=trusted", "--add-source=10.5.0.0/16"]])
+    assert lost(wish, earlier, permanent) == []  # an interrupted run has removed it already
+    assert lost(wish, running, permanent) == [
         "zone public, rich rules rule banned",
         "policy allow-host-ipv6, egress-zones work",
     ]
