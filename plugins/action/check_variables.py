@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.flatnet.overlay.plugins.plugin_utils import variables
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -59,9 +60,12 @@ class ActionModule(ActionBase):
             members = given["groups"].get(group)
             problems += variables.missing(group, members, reached if limited else None)
             if "remove" in self._task.args and members:
-                problems += self._leaving(given, group, reached if limited else members)
+                problems += self._misplaced(given, members) or self._leaving(
+                    given, group, reached if limited else members
+                )
         else:
             problems = self._check(known, Hosts(given, reached))
+            problems += self._misplaced(given, reached)
         if problems:
             result.update(failed=True, msg="; ".join(problems))
         return result
@@ -88,6 +92,13 @@ class ActionModule(ActionBase):
             raise ValueError("it cannot be evaluated: %s" % text) from None
         value = found.get("value")
         return None if str(value).startswith("__omit_place_holder__") else value
+
+    def _misplaced(self, given: t.Mapping[str, t.Any], names: t.Sequence[str]) -> list[str]:
+        """What plays choose their hosts by is known before any host's own variables are."""
+        if variables.REMOVE in load_extra_vars(self._loader):
+            return []
+        hosts = [name for name in names if variables.REMOVE in given["hostvars"].raw_get(name)]
+        return variables.misplaced(hosts)
 
     def _leaving(
         self, given: t.Mapping[str, t.Any], group: str, reached: t.Sequence[str]

@@ -30,6 +30,9 @@ Values = Mapping[str, t.Any]
 
 PREFIX = "flatnet_"
 
+# Which hosts leave; only the command line of remove.yml can say so.
+REMOVE = PREFIX + "remove"
+
 # What roles and playbooks set for themselves: results, and values made of variables. A test holds
 # this list against their files.
 INTERNAL = frozenset(
@@ -148,6 +151,17 @@ def missing(
         yield "the group %s of the inventory has no hosts" % group
     elif reached is not None and not set(members) & set(reached):
         yield "--limit leaves no host of the group %s" % group
+
+
+def misplaced(hosts: Sequence[str]) -> list[str]:
+    """What to say if the inventory has REMOVE, for these hosts."""
+    if not hosts:
+        return []
+    return [
+        "%s is in the inventory (for %s), where it has no effect: take it out, and say on the "
+        "command line of flatnet.overlay.remove which hosts are to leave, as in -e %s=host3"
+        % (REMOVE, _names(hosts), REMOVE)
+    ]
 
 
 def unknown(known: Mapping[str, Spec], names: Iterable[str]) -> dict[str, str]:

@@ -193,6 +193,20 @@ def test_a_removal_that_would_remove_nobody_is_an_error(
     refused(play(REMOVE, fleet(), *arguments), part)
 
 
+@pytest.mark.parametrize("playbook", [SITE, REMOVE])
+@pytest.mark.parametrize("limit", [[], ["-l", "host1"]], ids=["all", "limit"])
+def test_a_removal_that_the_inventory_asks_for_is_an_error(
+    play: Play, playbook: str, limit: list[str]
+) -> None:
+    """A play's hosts are chosen before a host's variables are known, so that nobody would leave."""
+    done = play(playbook, fleet(flatnet_remove="host1"), *limit)
+    refused(done, "flatnet_remove is in the inventory (for host1", "-e flatnet_remove=host3")
+    assert "say which hosts are to leave" not in done.stdout
+    done = play(REMOVE, fleet(flatnet_remove="host1"), "-e", "flatnet_remove=host1")
+    assert "in the inventory" not in done.stdout
+    assert "PLAY [Take hosts out of the overlay]" in done.stdout
+
+
 def test_a_removal_names_hosts_groups_and_patterns(play: Play) -> None:
     for names in ("host1", "host1, host2", "flatnet", "host*"):
         done = play(REMOVE, fleet(), "-e", json.dumps({"flatnet_remove": names}))
