@@ -73,10 +73,15 @@ class Supervising(NamedTuple):
 
 def running(definition: str) -> Supervising | None:
     """The supervisor, None if it does not run. A process id alone tells nothing: it may be another
-    process's by now. So the file has when that process started as well, and in which boot."""
+    process's by now. So the file has when that process started as well, and in which boot. Earlier
+    versions wrote no more than the id: then what the process was started for tells."""
     try:
         with open(pid_path(definition), encoding="utf-8") as file:
-            pid, identity, times, python, script = file.read().splitlines()
+            pid, *others = file.read().splitlines()
+        if not others:
+            found = _is_former(int(pid), definition)
+            return Supervising(int(pid), 0, ("", "")) if found else None
+        identity, times, python, script = others
         if identity == _identity(int(pid)):
             return Supervising(int(pid), int(times), (python, script))
     except (OSError, ValueError):
@@ -94,6 +99,15 @@ def _identity(pid: int) -> str:
         raise ValueError("process %d has ended" % pid)
     with open(_BOOT, encoding="ascii") as file:
         return "%s %s" % (fields[19], file.read().strip())
+
+
+def _is_former(pid: int, definition: str) -> bool:
+    """Whether a supervisor of ours was started for this definition under this number, and runs."""
+    with open("/proc/%d/cmdline" % pid, "rb") as file:
+        words = list(map(os.fsdecode, file.read().split(b"\0")))
+        ours = os.fstat(file.fileno()).st_uid == os.geteuid()
+    script = os.path.basename(words[2]) if len(words) > 3 else ""
+    return ours and script == "supervisor.py" and words[3] == definition
 
 
 class Store:
@@ -400,13 +414,19 @@ def _take_lock(definition: str) -> int:
         found = os.fstat(lock)
         if stat.S_IMODE(found.st_mode) == 0o600 and found.st_uid == os.geteuid():
             break
+        if running(definition):
+            raise _held(path)
         os.unlink(path)
         os.close(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError("another process does already; %s names it" % path) from None
+        raise _held(path) from None
     return lock
+
+
+def _held(path: str) -> OSError:
+    return OSError("another process does already; %s names it" % path)
 
 
 def _tell_identity(lock: int, definition: str) -> None:

@@ -114,6 +114,43 @@ def test_a_stale_pid_is_nobodys(kept: Kept, identity: str) -> None:
         assert not kept.pid()
 
 
+#: What is a supervisor's of before its file told more than its number: all can read that.
+_FORMER = """
+import fcntl, json, os, signal, subprocess, sys
+child = subprocess.Popen(json.load(open(sys.argv[1]))["command"])
+signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
+file = open(sys.argv[1][:-len("json")] + "pid", "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print(os.getpid(), file=file, flush=True)
+signal.sigwait([signal.SIGTERM])
+child.terminate()
+child.wait()
+"""
+
+
+@pytest.mark.parametrize("then", ["changed", "started by hand", "removed"])
+def test_the_supervisor_of_an_earlier_version(kept: Kept, then: str) -> None:
+    """One of before the file had more than its number runs, and all is brought up to date: it is
+    found, it ends with its program, and there are never two beside each other."""
+    script = kept.folder / "former/supervisor.py"
+    script.parent.mkdir()
+    script.write_text(_FORMER)
+    Path(kept.path).write_text(services.definition(IDLE))
+    with _running("/usr/bin/python3", "-I", str(script), kept.path) as former:
+        wait(lambda: kept.pid() == former.pid, "the former one")
+        (child,) = _children(former.pid)
+        assert kept.manager.runs(NAME, child)
+        if then == "started by hand":
+            with pytest.raises(services.ServiceFailed, match="another process does already"):
+                kept.manager._start(kept.path)
+            assert former.poll() is None
+        kept.change(IDLE if then == "changed" else [], restart=True)
+        assert former.wait(30) == 0
+        assert not Path("/proc/%d" % child).exists()
+        assert bool(kept.pid()) == (then == "changed")
+    shutil.rmtree(script.parent)
+
+
 def test_nobody_else_can_lock_or_reach_its_files(kept: Kept) -> None:
     """A local user locks what he can of a supervisor that runs: it is stopped and started, and what
     it listens at is root's."""

@@ -107,6 +107,7 @@ def check(fleet: BootedFleet, backend: str) -> None:
     changes = _play(fleet, inventory)
     if any(changes.values()):
         raise LabError(f"the second run of site.yml changed something: {changes}")
+    _content(fleet)
     _step("systemctl restart systemd-networkd systemd-udevd")
     time.sleep(SETTLE)
     before = {host.name: dump(fleet, host) for host in fleet.hosts}
@@ -124,6 +125,14 @@ def check(fleet: BootedFleet, backend: str) -> None:
     _ping(fleet)
     if backend == "udp":
         _relay(fleet, inventory)
+
+
+def _content(fleet: BootedFleet) -> None:
+    """flatnet-sync can do all that it has to with the rights that its unit leaves it."""
+    for host in fleet.hosts:
+        errors = json.loads(fleet.ssh(host, ["flatnet-sync", "status", "--json"]).stdout)["errors"]
+        if errors:
+            raise LabError(f"flatnet-sync on {host.name} says: {errors}")
 
 
 def _relay(fleet: BootedFleet, inventory: Path) -> None:
@@ -191,6 +200,10 @@ def _port(fleet: BootedFleet, host: Host) -> None:
         fleet.ssh(host, ["systemctl", "stop", _UNIT])
         if squatter.wait(BACK):
             raise LabError("he ended, and not since he has the port")
+        words = ["systemctl", "show", "--property=Result", "--value", _UNIT]
+        result = fleet.ssh(host, words).stdout.strip()
+        if result != "success":
+            raise LabError(f"systemctl stop: the relay's result is {result}")
         print("systemctl stop: the port is anybody's")
         fleet.ssh(host, ["systemctl", "start", _UNIT])
     finally:

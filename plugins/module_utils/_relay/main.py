@@ -141,8 +141,10 @@ class Relay:
                             os.close(its_queue.fileno)
                             its_sock.udp.close()
                     signal.set_wakeup_fd(-1)
-                    for each in (signal.SIGTERM, signal.SIGINT):
-                        signal.signal(each, signal.SIG_DFL)
+                    # Systemd and a terminal tell all processes to end at once: a worker goes when
+                    # the main process does.
+                    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                        signal.signal(each, signal.SIG_IGN)
                     box = mail.box(number)
                     Worker(number, self._settings, queue, sock, Channel(theirs), box).run()
                     status = 0

@@ -56,7 +56,7 @@ def entrances(path: str, user: pwd.struct_passwd | None) -> list[Entrance]:
         for each, private in zip(paths(path), (False, True)):
             folder = _folder(os.path.dirname(each), 0o700 if private else 0o755, former)
             try:
-                listener = _listen(folder, os.path.basename(each), 0o177 if private else 0o111)
+                listener = _listen(folder, os.path.basename(each))
             finally:
                 os.close(folder)
             made.append(Entrance(listener, private))
@@ -121,12 +121,14 @@ def _folder(path: str, mode: int, former: set[int]) -> int:
     return folder
 
 
-def _listen(folder: int, name: str, mask: int) -> socket.socket:
-    """In this folder, whatever leads to it now; with its permissions from the beginning."""
+def _listen(folder: int, name: str) -> socket.socket:
+    """In this folder, whatever leads to it now. Whoever gets there may connect: it is the folder
+    that keeps others out, since root without all its rights (flatnet-sync has CAP_DAC_READ_SEARCH)
+    gets into another user's folder, and cannot write to its files."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    before = os.umask(mask)
+    before = os.umask(0o111)
     try:
         listener.bind("/proc/self/fd/%d/%s" % (folder, name))
         listener.listen(_BACKLOG)
