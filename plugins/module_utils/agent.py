@@ -236,6 +236,10 @@ class Agent:
 
     def _take(self, found: Found) -> None:
         if found.config and self._config and found.config != self._config:
+            if found.config.network != self._config.network:
+                with locked():
+                    # What is noted of a network is to tell that the playbook went over to it.
+                    applied.note(self._config.network, 0)
             self._log(NOTICE, "this host goes over to the network %s" % describe(found.config))
         self._config_revision = found.config_revision
         self._waiting = None
@@ -268,7 +272,7 @@ class Agent:
             RelayKeeper().learn(config, mine, place.underlay)
         except FlatnetError as error:
             return str(error)
-        if misfit(former, mine):
+        if misfit(former, mine) or applied.newest(config.network):
             return None  # the playbook has been here
         # Not to lose peers by a network that is only smaller.
         rules = self._rules(former, mine, place, self._kernel.routes(foreign=True))

@@ -11,6 +11,7 @@ import typing as t
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
 
+from tests.integration.modules import run_module
 from tests.integration.overlay import PREFIX, vxlan_lease
 from tests.integration.programs import NETWORK, SUBNETS, Pinging, Program, Programs, peer, reached
 from tests.lab.waiting import wait
@@ -166,6 +167,32 @@ def test_what_leaves_all_leases_in_the_network_is_gone_over_to_at_once(
     assert pinging.lost() == []
     for each in fleet.all:
         assert each.told("errors") == []
+
+
+def test_hosts_go_over_without_peers_that_nobody_moves(fleet: Programs) -> None:
+    """Bad luck: the network becomes smaller, and of hosts that are gone leases are left outside.
+    What a run of the playbook does with that is final, and not undone again and again."""
+    program = fleet.all[0]
+    smaller = config("10.5.128.0/17", SubnetMin="10.5.128.0")
+    for dummy in range(2):
+        fleet.inside(fleet.client.put, CONFIG, smaller)
+        wait(lambda: "2 peers would be outside the network" in told(program), "the error")
+        assert program.told("network") == "10.5.0.0/16"
+        fleet.reaches(program, fleet.peers())
+        done = run_module(
+            program.host, "flannel_peers", {"etcd_endpoints": list(fleet.etcd.endpoints)}
+        )
+        assert (done["failed"], done["changed"]) == (False, True)
+        wait(lambda: program.told("network") == "10.5.128.0/17", "the smaller network")
+        assert told(program) == ""
+        inside = [each for each in fleet.peers() if each not in PEERS[:2]]
+        fleet.reaches(program, inside)
+        # Not so the others, where it has not run.
+        assert "2 peers would be outside" in told(fleet.all[1])
+        # Back, and there is nothing in the way of it.
+        fleet.inside(fleet.client.put, CONFIG, NETWORK)
+        wait(lambda: program.told("network") == "10.5.0.0/16", "the network as it was")
+        fleet.reaches(program, fleet.peers())
 
 
 def test_hosts_go_over_as_soon_as_their_lease_does(fleet: Programs) -> None:
