@@ -26,12 +26,14 @@ class Hosts:
         self._all = task_vars["hostvars"]
         # What plays and roles set is only known to the task, beside what its own host has.
         here = _ours(task_vars)
+        #: What hosts have of themselves.
+        self.own = {name: _ours(self._all.raw_get(name)) for name in names}
         own = self._all.raw_get(task_vars["inventory_hostname"])
         defaults = {name: value for name, value in here.items() if name not in own}
         over = {name: value for name, value in here.items() if own.get(name) != value}
         over = {name: value for name, value in over.items() if name not in defaults}
         self.fleet: dict[str, dict[str, t.Any]] = {
-            name: {**defaults, **_ours(self._all.raw_get(name)), **over} for name in names
+            name: {**defaults, **values, **over} for name, values in self.own.items()
         }
 
     def variables(self, name: str) -> dict[str, t.Any]:
@@ -60,12 +62,12 @@ class ActionModule(ActionBase):
             members = given["groups"].get(group)
             problems += variables.missing(group, members, reached if limited else None)
             if "remove" in self._task.args and members:
-                problems += self._misplaced(given, members) or self._leaving(
+                problems += self._misplaced(Hosts(given, members)) or self._leaving(
                     given, group, reached if limited else members
                 )
         else:
-            problems = self._check(known, Hosts(given, reached))
-            problems += self._misplaced(given, reached)
+            hosts = Hosts(given, reached)
+            problems = self._check(known, hosts) + self._misplaced(hosts)
         if problems:
             result.update(failed=True, msg="; ".join(problems))
         return result
@@ -93,12 +95,10 @@ class ActionModule(ActionBase):
         value = found.get("value")
         return None if str(value).startswith("__omit_place_holder__") else value
 
-    def _misplaced(self, given: t.Mapping[str, t.Any], names: t.Sequence[str]) -> list[str]:
-        """What plays choose their hosts by is known before any host's own variables are."""
-        if variables.REMOVE in load_extra_vars(self._loader):
-            return []
-        hosts = [name for name in names if variables.REMOVE in given["hostvars"].raw_get(name)]
-        return variables.misplaced(hosts)
+    def _misplaced(self, hosts: Hosts) -> list[str]:
+        # Plays choose their hosts before any host's own variables are known.
+        told = variables.REMOVE in load_extra_vars(self._loader)
+        return variables.misplaced(hosts.own, told)
 
     def _leaving(
         self, given: t.Mapping[str, t.Any], group: str, reached: t.Sequence[str]

@@ -65,6 +65,7 @@ TOGETHER = [
     (PREFIX + "etcd_cert_file", PREFIX + "etcd_key_file"),
 ]
 
+_OF_RESULTS = ("changed", "failed", "unreachable")
 _NAMED = 3  # so many hosts are named for one problem
 
 
@@ -153,15 +154,33 @@ def missing(
         yield "--limit leaves no host of the group %s" % group
 
 
-def misplaced(hosts: Sequence[str]) -> list[str]:
-    """What to say if the inventory has REMOVE, for these hosts."""
-    if not hosts:
-        return []
+def misplaced(own: Mapping[str, Values], told: bool) -> list[str]:
+    """What hosts have of themselves, whatever plays and roles set, and should not: names that the
+    roles set, but for their results, and REMOVE, unless the command line has ``told`` it."""
+    found: dict[str, list[str]] = {}
+    for host, values in own.items():
+        for name in values:
+            if name in INTERNAL and not _is_result(values[name]):
+                found.setdefault(name, []).append(host)
+        if REMOVE in values and not told:
+            found.setdefault(REMOVE, []).append(host)
+    texts = {
+        REMOVE: "is in the inventory (for %s), where it has no effect: take it out, and say on the "
+        "command line of flatnet.overlay.remove which hosts are to leave, as in -e "
+        + REMOVE
+        + "=host3"
+    }
+    own_name = (
+        "is set (for %s), but the roles set it themselves: ansible-doc -t role has all variables"
+    )
     return [
-        "%s is in the inventory (for %s), where it has no effect: take it out, and say on the "
-        "command line of flatnet.overlay.remove which hosts are to leave, as in -e %s=host3"
-        % (REMOVE, _names(hosts), REMOVE)
+        "%s %s" % (name, texts.get(name, own_name) % _names(hosts)) for name, hosts in found.items()
     ]
+
+
+def _is_result(value: t.Any) -> bool:
+    """Whether it is what a task of an earlier play has registered."""
+    return isinstance(value, Mapping) and not value.keys().isdisjoint(_OF_RESULTS)
 
 
 def unknown(known: Mapping[str, Spec], names: Iterable[str]) -> dict[str, str]:

@@ -193,6 +193,21 @@ def test_a_removal_that_would_remove_nobody_is_an_error(
     refused(play(REMOVE, fleet(), *arguments), part)
 
 
+@pytest.mark.parametrize(
+    "name", ["flatnet_etcd", "flatnet_host", "flatnet_lease", "flatnet_prepare_packages"]
+)
+@pytest.mark.parametrize("how", ["inventory", "command line"])
+def test_a_name_that_the_roles_set_themselves_is_not_for_users(
+    play: Play, name: str, how: str
+) -> None:
+    """Somebody takes it for an option, and would have broken the roles, or got nothing by it."""
+    if how == "inventory":
+        done = play(SITE, fleet(**{name: "https://192.0.2.1:2379"}))
+    else:
+        done = play(SITE, fleet(), "-e", name + "=https://192.0.2.1:2379")
+    refused(done, f"{name} is set (for host1", "but the roles set it themselves")
+
+
 @pytest.mark.parametrize("playbook", [SITE, REMOVE])
 @pytest.mark.parametrize("limit", [[], ["-l", "host1"]], ids=["all", "limit"])
 def test_a_removal_that_the_inventory_asks_for_is_an_error(

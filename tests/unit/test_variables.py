@@ -263,3 +263,19 @@ def test_a_fleet_without_hosts_is_told(
     found = list(variables.missing("flatnet", members, reached))
     assert len(found) == bool(part)
     assert all(part in each for each in found)
+
+
+def test_what_the_roles_have_registered_is_nobodys_mistake() -> None:
+    """Of hosts that went through earlier plays, and of those that failed there."""
+    own: dict[str, dict[str, t.Any]] = {
+        "host1": {
+            "flatnet_lease": {"changed": False, "lease": {}},
+            "flatnet_network": "10.5.0.0/16",
+        },
+        "host2": {"flatnet_lease": {"failed": True, "msg": "no"}},
+        "host3": {"flatnet_lease": {"unreachable": True}},
+    }
+    assert variables.misplaced(own, told=False) == []
+    own["host2"]["flatnet_etcd"] = {"endpoints": ["http://192.0.2.1:2379"]}
+    (text,) = variables.misplaced(own, told=False)
+    assert text.startswith("flatnet_etcd is set (for host2), but the roles set it themselves")
