@@ -10,6 +10,7 @@ and its lease's backend are moved by the playbook, not under its containers.
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Sequence
 from typing import Callable
 
@@ -24,6 +25,10 @@ from .program import NOTICE
 from .relay_keeper import RelayKeeper
 from .settings import Settings
 from .takeover import misfit
+
+# How often a lease is taken back from another machine that takes it for its own, within so many
+# seconds: each would do so for ever.
+_TAKEN_BACK, _WITHIN = 3, 600.0
 
 
 class OwnLeaseLost(FlatnetError):
@@ -47,6 +52,8 @@ class OwnLease:
         self._log = log
         self.lease: Lease | None = None
         self.stored: Lease | None = None
+        # When it was taken back, by time.monotonic().
+        self._taken_back: list[float] = []
 
     def find(
         self, leases: Sequence[Lease], host: Host, config: NetworkConfig | None
@@ -93,6 +100,7 @@ class OwnLease:
                 )
             if before and self._as_decided(decision, before):
                 return before, leases, ""
+            self._contest(before, host)
             outcome = self._registry.acquire(
                 host,
                 wish,
@@ -108,6 +116,21 @@ class OwnLease:
         self._log(NOTICE, "this host holds the lease of %s" % after.subnet)
         gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
         return after, (*(each for each in leases if each.key_name not in gone), after), ""
+
+    def _contest(self, found: Lease | None, host: Host) -> None:
+        """Raise OwnLeaseLost if another machine keeps writing its address there."""
+        ours = self.lease is not None and self.lease.public_ip == host.public_ip
+        if not ours or found is None or found.public_ip == host.public_ip:
+            return
+        now = time.monotonic()
+        self._taken_back = [each for each in self._taken_back if now - each < _WITHIN]
+        if len(self._taken_back) >= _TAKEN_BACK:
+            raise OwnLeaseLost(
+                "another machine writes its address %s into the lease of %s, again and again, and "
+                "%s has taken it back %d times: a cloned machine? give one of them a machine-id of "
+                "its own" % (found.public_ip, found.subnet, host, _TAKEN_BACK)
+            )
+        self._taken_back.append(now)
 
     def _wish(self, mine: Lease | None, place: Place) -> Wish:
         """The subnet in use and no other, if there is one; containers have its addresses."""

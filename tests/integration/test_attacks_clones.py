@@ -10,6 +10,15 @@ import pytest
 from tests.integration.programs import Program, Programs
 from tests.lab.waiting import wait
 
+SILENT = """
+table inet silent {
+    chain input {
+        type filter hook input priority 0;
+        tcp dport { 1, 22 } drop
+    }
+}
+"""
+
 
 @pytest.fixture
 def clones(programs: Programs) -> tuple[Program, Program, Program]:
@@ -46,6 +55,32 @@ def test_a_clone_does_not_take_the_lease_of_a_machine_that_runs(
     programs.saved(first)
     assert first.dump() == before
     assert programs.inside(programs.client.get, "x").revision == revision + 1
+
+
+def test_clones_that_do_not_see_each_other_end_their_fight(
+    programs: Programs, clones: tuple[Program, Program, Program]
+) -> None:
+    """Their firewalls drop what is not for the overlay: each takes the other for gone, and the
+    lease for its own. They would write to etcd in turn for ever, and all hosts would follow."""
+    first, clone, _other = clones
+    for each in (first, clone):
+        each.host.exec(["nft", "-f", "-"], stdin=SILENT, check=True)
+    try:
+        clone.start()
+        wait(lambda: "again and again" in first.errors() + clone.errors(), "the end of it")
+        # Whoever wrote last has it, and no more is written.
+        for each in (first, clone):
+            programs.saved(each)
+        leases = programs.leases()
+        revision = programs.inside(programs.client.get, "x").revision
+        for each in (first, clone):
+            programs.saved(each)
+        assert programs.leases() == leases
+        assert programs.inside(programs.client.get, "x").revision == revision + 2
+        assert "a cloned machine?" in first.errors() + clone.errors()
+    finally:
+        for each in (first, clone):
+            each.host.exec(["nft", "delete", "table", "inet", "silent"], check=True)
 
 
 def test_a_machine_whose_address_changed_keeps_its_lease(
