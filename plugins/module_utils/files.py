@@ -75,17 +75,23 @@ def clean(path: str) -> None:
 
 
 def make_folder(path: str, uid: int, gid: int) -> None:
-    """Make a folder that is a user's, unless it is there."""
+    """Make a folder that is a user's, unless it is there. One that is as it is when a run is cut
+    short here is made the user's, too."""
     above, name = os.path.split(path.rstrip("/"))
     with _naming(path), _opened(above, make=True) as folder:
         try:
             os.mkdir(name, 0o700, dir_fd=folder)
         except FileExistsError:
-            return
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_IFMT(found.st_mode) != stat.S_IFDIR or stat.S_IMODE(found.st_mode) != 0o700:
+                return
         descriptor = os.open(name, _READ | os.O_DIRECTORY, dir_fd=folder)
         try:
-            os.fchmod(descriptor, 0o755)
-            os.fchown(descriptor, uid, gid)
+            owner = os.fstat(descriptor).st_uid
+            if owner in (os.geteuid(), uid) and not os.listdir(descriptor):
+                os.fchown(descriptor, uid, gid)
+                # Last: with it all is done.
+                os.fchmod(descriptor, 0o755)
         finally:
             os.close(descriptor)
 
