@@ -65,6 +65,8 @@ TOGETHER = [
     (PREFIX + "etcd_cert_file", PREFIX + "etcd_key_file"),
 ]
 
+# What flatnet_sync_interval is by default.
+INTERVAL = 60
 _OF_RESULTS = ("changed", "failed", "unreachable")
 _NAMED = 3  # so many hosts are named for one problem
 
@@ -85,11 +87,23 @@ def _regex(option: str, value: str) -> None:
 def _absolute(option: str, value: str) -> None:
     if not os.path.isabs(value):
         raise InvalidInput("%s: %r is not an absolute path" % (option, value))
+    # They would mean something else in systemd's units.
+    odd = re.search(r"[\s\"'\\%$]", value)
+    if odd:
+        raise InvalidInput(
+            "%s: %r has %r in it; take a path without white space, quotes and any of \\ %% $"
+            % (option, value, odd[0])
+        )
 
 
 def _user(option: str, value: str) -> None:
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", value):
         raise InvalidInput("%s: %r is not a name for a user" % (option, value))
+
+
+def _ttl(option: str, value: int) -> None:
+    if value:
+        options.number(option, value, 5, 9000000000)
 
 
 def _workers(option: str, value: int) -> None:
@@ -113,7 +127,7 @@ _CHECKS: dict[str, Callable[..., object]] = {
     "host_id": parse_name,
     "hostname": parse_name,
     "interface_regex": _regex,
-    "lease_ttl": _at_least(0),
+    "lease_ttl": _ttl,
     "public_ip": _ipv4,
     "relay_metrics_file": _absolute,
     "relay_table_file": _absolute,
@@ -222,6 +236,10 @@ def judge(name: str, spec: Spec, value: t.Any) -> str | None:
     if spec.get("no_log"):
         return None
     checked = ArgumentSpecValidator({name: _plain(spec)}).validate({name: value})
+    unknown_fields = sorted(".".join(path[1:]) for path in checked.unsupported_parameters)
+    if unknown_fields:
+        there = ", ".join(sorted(spec.get("options", ())))
+        return "%s has no %s; it may have %s" % (name, ", ".join(unknown_fields), there)
     if checked.error_messages:
         return _sentence(name, checked.error_messages)
     try:
@@ -260,7 +278,25 @@ def together(values: Values) -> list[str]:
             "flatnet_lease_ttl is set and flatnet_sync is none: nothing would renew the lease, "
             "which runs out; take service or timer"
         )
+    if values.get(PREFIX + "sync") == "timer":
+        ttl, interval = (
+            _seconds(values.get(PREFIX + each)) for each in ("lease_ttl", "sync_interval")
+        )
+        if 0 < ttl < 3 * (interval or INTERVAL):
+            found.append(
+                "flatnet_lease_ttl is %g, and with flatnet_sync: timer the lease is renewed only "
+                "every %g seconds (flatnet_sync_interval), so it may run out; take %g or more"
+                % (ttl, interval or INTERVAL, 3 * (interval or INTERVAL))
+            )
     return found
+
+
+def _seconds(value: t.Any) -> float:
+    """0 for what is none; each variable of itself is judged elsewhere."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return 0
 
 
 def of_the_fleet(fleet: Mapping[str, Values]) -> list[str]:

@@ -108,7 +108,7 @@ def test_the_variables_of_others_are_nobodys_business(play: Play) -> None:
         ({"flatnet_relay_workers": 17}, "flatnet_relay_workers: 17 is not from 0 to 16"),
         ({"flatnet_interface": "eth0", "flatnet_can_reach": "192.0.2.1"}, "exclude each other"),
         ({"flatnet_etcd_username": "root"}, "flatnet_etcd_password is not"),
-        ({"flatnet_backend": {"typ": "udp"}}, "typ"),
+        ({"flatnet_backend": {"typ": "udp"}}, "flatnet_backend has no typ; it may have"),
         ({"flatnet_public_ip": "192.0.2.1"}, "is set for host1, host2"),
     ],
     ids=str,

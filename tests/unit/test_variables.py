@@ -153,7 +153,7 @@ def never(host: str, name: str) -> t.Any:
         (values(backend="udp"), "it must be a mapping"),
         (values(backend='{"type": "udp"}'), "it must be a mapping"),
         (values(backend={"type": "vxlann"}), "flatnet_backend"),
-        (values(backend={"vnii": 1}), "vnii"),
+        (values(backend={"vnii": 1}), "flatnet_backend has no vnii; it may have direct_routing"),
         (values(network=["10.5.0.0/16"]), "flatnet_network must be text"),
         (values(etcd_timeout="soon"), "flatnet_etcd_timeout"),
         (values(etcd_timeout=0), "less than 0.001"),
@@ -174,6 +174,11 @@ def never(host: str, name: str) -> t.Any:
         (values(relay_user="Ro ot"), "not a name for a user"),
         (values(install_packages="perhaps"), "flatnet_install_packages"),
         (values(lease_ttl=600, sync="none"), "nothing would renew"),
+        (values(lease_ttl=4), "flatnet_lease_ttl: 4 is not from 5"),
+        (values(lease_ttl=100, sync="timer"), "take 180 or more"),
+        (values(lease_ttl="600", sync="timer", sync_interval="300"), "take 900 or more"),
+        (values(sync_prefix="/opt/our programs"), "has ' ' in it"),
+        (values(sync_state_file="/var/lib/%n"), "has '%' in it"),
     ],
     ids=str,
 )
@@ -263,6 +268,10 @@ def test_a_fleet_without_hosts_is_told(
     found = list(variables.missing("flatnet", members, reached))
     assert len(found) == bool(part)
     assert all(part in each for each in found)
+
+
+def test_the_default_interval_is_the_role_s() -> None:
+    assert KNOWN["flatnet_sync_interval"]["default"] == variables.INTERVAL
 
 
 def test_what_the_roles_have_registered_is_nobodys_mistake() -> None:
