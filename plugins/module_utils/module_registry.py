@@ -77,7 +77,7 @@ def rules(
 ) -> Rules:
     """Which leases this host may use, from ETCD_ARGUMENTS and the kernel."""
     needs = Needs(module.params["etcd_endpoints"], controllers(), kernel.overlaid)
-    needs.resolve()
+    needs.resolve(module.params["etcd_timeout"])
     needed = needs.look(place.addresses, kernel.routes(foreign=True))
     return Rules(
         listing.config,

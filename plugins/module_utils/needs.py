@@ -77,8 +77,13 @@ class Needs:
         """Addresses of etcd."""
         return frozenset((*self._literal, *self._seen))
 
-    def resolve(self) -> None:
-        """Find out what the endpoints' names stand for, which may take as long as it takes."""
+    def resolve(self, seconds: float) -> None:
+        """Find out what the endpoints' names stand for, as far as that is known within a time."""
+        self.resolve_aside()
+        if self._asking:
+            self._asking.join(seconds)
+
+    def _resolve(self) -> None:
         for name in self._names:
             with contextlib.suppress(OSError, UnicodeError):
                 found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
@@ -87,7 +92,7 @@ class Needs:
     def resolve_aside(self) -> None:
         """The same, without waiting for it."""
         if self._names and not (self._asking and self._asking.is_alive()):
-            self._asking = threading.Thread(target=self.resolve, daemon=True)
+            self._asking = threading.Thread(target=self._resolve, daemon=True)
             self._asking.start()
 
     def look(self, addresses: Iterable[Address], routes: Iterable[Route]) -> dict[str, str]:

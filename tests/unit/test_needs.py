@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,12 @@ def test_what_is_known_without_asking_anybody(files: Path) -> None:
 
 def test_an_endpoint_with_a_name_is_where_connections_lead() -> None:
     found = needs.Needs(["http://etcd.invalid:2379"])
-    found.resolve()
+    found.resolve(30)
     assert found.look([], []) == {}
     found.seen(["::ffff:10.9.0.8", "fd00::1", "10.9.0.9"])
     assert set(found.look([], [])) == {"10.9.0.8", "10.9.0.9"}
     local = needs.Needs(["http://localhost:2379"])
-    local.resolve()
+    local.resolve(30)
     assert local.etcd == set()
 
 
@@ -89,3 +90,19 @@ def test_what_names_of_etcd_stand_for_does_not_grow_without_end() -> None:
         found.seen(["10.8.%d.%d" % (number // 200, number % 200 + 1), "10.9.0.2"])
     assert len(found.etcd) == 65
     assert {"10.9.0.1", "10.9.0.2", "10.8.4.200"} <= found.etcd
+
+
+def test_a_silent_name_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def getaddrinfo(*_arguments: object) -> list[object]:
+        answers.wait()
+        return [(2, 1, 6, "", ("10.9.0.7", 0))]
+
+    monkeypatch.setattr(needs.socket, "getaddrinfo", getaddrinfo)
+    found = needs.Needs(["http://etcd.example:2379"])
+    found.resolve(0.01)
+    assert found.etcd == frozenset()
+    answers.set()
+    found.resolve(30)
+    assert found.etcd == {"10.9.0.7"}
