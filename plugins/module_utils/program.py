@@ -26,10 +26,12 @@ def version(package: str | None) -> str:
 
 
 def log(level: int, text: str) -> None:
-    """A line for the journal, which takes the level from the prefix; plain elsewhere."""
+    """A line for the journal, which takes the level from the prefix; plain elsewhere. That there is
+    no room for it, or nobody to take it, is no reason to end."""
     prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
-    sys.stderr.write(prefix + plain(text.replace("\n", " ")) + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(prefix + plain(text.replace("\n", " ")) + "\n")
+        sys.stderr.flush()
 
 
 def notify(text: str, descriptors: Sequence[int] = ()) -> None:

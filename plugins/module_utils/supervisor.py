@@ -264,8 +264,9 @@ class Supervisor:
             self._store.close()
 
     def _say(self, text: str) -> None:
-        sys.stderr.write("%s: %s\n" % (os.path.basename(self._command[0]), text))
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # there is no room, which is no reason to end
+            sys.stderr.write("%s: %s\n" % (os.path.basename(self._command[0]), text))
+            sys.stderr.flush()
 
     def _start(self) -> int:
         parent = os.getpid()

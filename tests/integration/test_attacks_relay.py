@@ -396,6 +396,22 @@ def test_a_port_that_somebody_has(host: RelayHost) -> None:
     host.run_relay()
 
 
+def test_a_full_disk_ends_no_relay(host: RelayHost) -> None:
+    """Bad luck: there is no room for what it logs. It carries packets all the same."""
+    host.stop()
+    words = ["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *host.relay_command("run")]
+    begun = Running(host.host, words, host.fleet.environment)
+    try:
+        wait(lambda: _pid(host) or not begun.alive, "the relay")
+        host.reload([], 1)
+        assert host.reload(host.fleet.peers(host, ["vector", "vector"]), 2)["peers"] == 1
+        wait(lambda: all(host.fleet.lab.ping_matrix().values()), "pods")
+        assert begun.stop() == 0
+    finally:
+        begun.process.kill()
+        host.run_relay()
+
+
 # --- files and processes of root ------------------------------------------------------------------
 
 

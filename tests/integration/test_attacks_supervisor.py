@@ -263,3 +263,14 @@ def test_a_broken_definition_keeps_what_runs(kept: Kept) -> None:
     wait(lambda: _children(pid) not in ([], [child]), "the program, started anew")
     assert kept.pid() == pid
     Path(kept.path).write_text(before)
+
+
+def test_a_full_disk_ends_no_supervisor(kept: Kept) -> None:
+    """Bad luck: there is no room for the log, just when the program ends. It is started again."""
+    os.symlink("/dev/full", supervisor.log_path(kept.path))
+    kept.change(IDLE)
+    pid = kept.pid()
+    (child,) = _children(pid)
+    os.kill(child, signal.SIGKILL)
+    wait(lambda: _children(pid) not in ([], [child]), "the program, started anew")
+    assert kept.pid() == pid
