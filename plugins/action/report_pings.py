@@ -27,13 +27,14 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         given = task_vars or {}
         every = given["hostvars"]
-        left = set(given["ansible_play_hosts"])
+        # With serial, others of the play come later, or came before and have been told of.
+        left, batch = set(given["ansible_play_hosts"]), set(given["ansible_play_batch"])
         pinged, failed = {}, []
         for host in given["ansible_play_hosts_all"]:
             variables = every.raw_get(host)
-            if host in left:
+            if host in batch:
                 pinged[host] = variables[PINGED]
-            else:
+            elif host not in left:
                 failed.append(Failed(host, cause(variables), _addresses(variables)))
         found = report(pinged, failed)
         # As lines of their own, not in the result: callbacks show lists and longer texts as JSON.

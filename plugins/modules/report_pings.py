@@ -13,7 +13,7 @@ version_added: 0.1.0
 short_description: Says what the pings of a fleet came to
 description:
   - Prints a sorted table of the peers that did not answer, by what M(flatnet.overlay.overlay_ping)
-    returned on all hosts of the play, and fails if there are any.
+    returned on all hosts of the play, or of its present batch, and fails if there are any.
   - A host that failed in an earlier step is named once, with what that step said, instead of the
     pings to it that got no answer.
   - Runs on the controller, once for the whole play, without a connection.

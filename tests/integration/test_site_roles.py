@@ -28,10 +28,11 @@ def site(lab_factory: t.Callable[..., Lab], ansible: Ansible) -> Site:
 def own(site: Site, tmp_path: Path) -> Own:
     """Run these roles in a play of their own."""
 
-    def run(*roles: str, code: int = 0, **variables: t.Any) -> Run:
+    def run(*roles: str, code: int = 0, serial: str = "100%", **variables: t.Any) -> Run:
         names = [f"flatnet.overlay.{role}" for role in roles]
         file = tmp_path / "own.json"
-        file.write_text(json.dumps([{"hosts": "flatnet", "gather_facts": False, "roles": names}]))
+        play = {"hosts": "flatnet", "gather_facts": False, "serial": serial, "roles": names}
+        file.write_text(json.dumps([play]))
         return site.play(str(file), code=code, **variables)
 
     return run
@@ -102,6 +103,15 @@ def test_all_roles_in_a_play_of_ones_own_build_the_overlay(site: Site, own: Own)
         assert tasks.count((host.name, "See what the host has of what it needs")) == 1
     # Once for all roles that do something, and once by the role that also works without them.
     assert [task for _host, task in tasks].count("Check the variables of all hosts") == 2
+
+
+@pytest.mark.matrix
+def test_host_after_host_in_a_play_of_ones_own(own: Own) -> None:
+    """Each is done to its end, verification too, before the next one is begun."""
+    run = own(*STEPS, serial="1")
+    assert run.changed() == set()
+    pinged = [each["host"] for each in run.records if each["task"].endswith("Ping every peer")]
+    assert pinged == ["host1", "host2"]
 
 
 @pytest.mark.parametrize("role", ["network", "lease", "peers", "verify"])
