@@ -505,12 +505,12 @@ class Agent:
 
     def _inform_relay(self, why: str) -> None:
         """Have the relay use what its files say; without the lock, since it may take its time."""
-        if self._relay.settings is None:
-            return
-        late, problem = self._relay.inform(look=why != "events")
-        self._tell("drift", (late,) if late else ())
-        if problem:
-            self.failed("relay", problem)
+        found = self._relay.inform(look=why != "events")
+        if found is None:
+            return  # nothing is known of it that was not before
+        self._tell("drift", (found.late,) if found.late else ())
+        if found.problem:
+            self.failed("relay", found.problem)
         else:
             self.status.healed("relay")
 

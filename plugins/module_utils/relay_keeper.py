@@ -78,17 +78,17 @@ class RelayKeeper:
             return ()
         return self._put(self._table, usable, unsure, revision)
 
-    def inform(self, look: bool) -> Heed:
+    def inform(self, look: bool) -> Heed | None:
         """Have the relay use what was written. ``look``: see that it does, whoever wrote it, since
-        one who was to tell it may have ended before. Not while the host's lock is held: it may take
-        its time to answer."""
+        one who was to tell it may have ended before. None if there was no reason to ask it. Not
+        while the host's lock is held: it may take its time to answer."""
         if self.settings is None:
-            return Heed(None, "")
+            return None
         if self._untold:
             self._untold = False
             return Heed(None, relay_table.tell(self.settings.control))
         if not look:
-            return Heed(None, "")
+            return None
         return relay_table.heed(self.settings.control, self._table, self.settings)
 
     def _put(

@@ -93,6 +93,28 @@ def test_whatever_the_relays_user_answers(fleet: Programs, program: Program, ans
     assert "Traceback" not in program.said()
 
 
+def test_an_event_heals_nothing(programs: Programs) -> None:
+    """Who: the relay's user. Means: it does not answer. A lease that is written anew, and changes
+    nothing in the table, is no reason to say that the relay is well."""
+    (program, *dummy) = programs.begin(UDP, check_interval=600)
+    host = program.host
+    (host.etc / "flatnet").mkdir(exist_ok=True)
+    (host.etc / SETTINGS).write_text(json.dumps({**FIRST, "listen": host.address}))
+    try:
+        with Impostor(_socket(host), impostor.never):
+            program.start()
+            wait(lambda: "relay" in program.errors(), "the status")
+            name, value = peer_lease(7)
+            for what in ("the new peer", "the same once more"):
+                before = program.told("revision")
+                programs.put(name, value)
+                wait(lambda before=before: program.told("revision") > before, what)  # type: ignore[misc]
+                assert "relay" in program.errors()
+            assert name.replace("-", "/") in table(host)
+    finally:
+        programs.end()
+
+
 def test_the_hosts_lock_is_free_while_the_relay_is_asked(program: Program) -> None:
     """Who: the relay's user. Means: it takes its time to answer. Meanwhile whoever else changes the
     overlay on this host, such as a run of the playbook, can have the lock."""
