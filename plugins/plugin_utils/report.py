@@ -9,6 +9,8 @@ import re
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..module_utils import fields
+
 Result = Mapping[str, t.Any]
 
 #: Lines of the table that are shown: a fleet has the square of its hosts.
@@ -60,8 +62,7 @@ class Report(t.NamedTuple):
 
 def plain(text: object) -> str:
     """On one line, without what a terminal would act upon."""
-    words = " ".join(str(text).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+    return fields.plain(" ".join(str(text).split()))
 
 
 def cause(variables: Mapping[str, t.Any]) -> str:
