@@ -132,6 +132,10 @@ def _left(found: Sequence[Any]) -> Left:
 
 
 def _parse(found: dict[str, Any]) -> State:
+    if "revisions" not in found:
+        # Of an earlier version: what that had applied stays until etcd tells more.
+        found["revisions"] = dict.fromkeys(found["leases"], (1, 0))
+        found["config_revision"] = 2
     state = State(
         parse_config(found["config"]),
         {str(name): str(value) for name, value in found["leases"].items()},
@@ -144,7 +148,7 @@ def _parse(found: dict[str, Any]) -> State:
         _left(found.get("retained_left", (math.inf, "", 0))),
         {
             str(name): (int(created), int(changed))
-            for name, (created, changed) in found.get("revisions", {}).items()
+            for name, (created, changed) in found["revisions"].items()
         },
         int(found.get("config_revision", 0)),
         int(found.get("cluster", 0)),

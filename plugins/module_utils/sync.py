@@ -403,9 +403,16 @@ def show_status(settings: Settings, as_json: bool) -> None:
         raise FlatnetError(
             "there is no status to show (%s); is the service running?" % error
         ) from None
-    pid = found.get("pid") or 0
-    found["running"] = born(pid) is not None and born(pid) == found.get("born")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else table(found))
+    try:
+        pid = found.get("pid") or 0
+        found["running"] = born(pid) is not None and born(pid) == found.get("born")
+        text = json.dumps(found, indent=2) + "\n" if as_json else table(found)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise FlatnetError(
+            "the status %s is not one of this version; the service writes it anew when it starts"
+            % settings.status_file
+        ) from None
+    sys.stdout.write(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import typing as t
 
 import pytest
 
 from tests.integration.overlay import host_gw_lease
-from tests.integration.programs import HOST_GW, Program, Programs, peer
+from tests.integration.programs import HOST_GW, Peer, Program, Programs, peer
 from tests.lab.waiting import wait
 
 
@@ -62,6 +63,42 @@ def test_the_same_with_host_gw(programs: Programs) -> None:
     programs.add_pods()
     assert program.dump() == before
     assert programs.pods_answer()
+
+
+def test_the_state_of_an_earlier_version_is_enough(programs: Programs) -> None:
+    """Of the first one, which knew nothing of revisions: also who was leased a subnet under an
+    older config comes back."""
+    program = programs.started()[0]
+    programs.join(peer(120))
+    programs.settle()
+    programs.saved(program)
+    other = Peer("10.5.130.0/25", "172.21.0.230", peer(130).mac)
+    found = json.loads(program.state.read_bytes().partition(b"\n")[2])
+    found["leases"][other.name] = other.value
+    known = ("config", "leases", "own", "revision", "interface", "address", "retained")
+    body = json.dumps({**{name: found[name] for name in known}, "retained_until": 0.0}).encode()
+    left_alone(programs)
+    digest = hashlib.sha256(body).hexdigest()
+    program.state.write_bytes(b"flatnet-state 1 %s\n%s" % (digest.encode(), body))
+    # Nor does what it said about itself bring this one down.
+    status = program.host.run / "flatnet/status.json"
+    status.parent.mkdir(exist_ok=True)
+    status.write_text('{"pid":1,"connected":false,"skipped":[],"errors":[]}')
+    done = program.run("status")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "is not one of this version" in done.stderr
+
+    assert program.run("restore").returncode == 0
+    everybody = [*(each.own for each in programs.all), peer(120), other]
+    programs.reaches(program, everybody)
+    # Without etcd, and with it.
+    program.start()
+    wait(lambda: program.told("errors"), "etcd is away")
+    programs.reaches(program, everybody)
+    programs.etcd.start()
+    # It was never told to delete what it has not.
+    wait(lambda: program.told("retained") == 1, "etcd is back")
+    programs.reaches(program, everybody)
 
 
 def cut(state: bytes) -> bytes:
