@@ -123,6 +123,13 @@ def test_garbage_costs_a_host_its_vectors_and_not_its_lease(value: object) -> No
     assert parse_lease("10.5.7.0-24", text).vector == 0
 
 
+@pytest.mark.parametrize("newest", ["-1", "256", "1e3", "true", "null", '"1"'])
+def test_a_damaged_number_of_a_peer_is_told(newest: str) -> None:
+    text = '{"revision": 1, "peers": [["10.5.7.0/24", "192.0.2.7", %s]]}' % newest
+    with pytest.raises(InvalidRelayConfig, match=r"\["):
+        parse_table(text)
+
+
 @pytest.mark.parametrize("vector", [1, 2, 255])
 def test_vectors_come_back_from_etcd(vector: int) -> None:
     wanted = OWN._replace(vector=vector)

@@ -121,6 +121,8 @@ def parse_settings(text: str | bytes, what: str = "settings") -> RelaySettings:
     return RelaySettings(**found)
 
 
+# Of formats of vectors: it is a byte where the relay keeps it.
+_NEWEST = 255
 # IPv4's smallest MTU; the largest that fits in a datagram.
 _RANGES = {"mtu": (68, 65507), "port": (1, 65535), "workers": (0, _MOST_WORKERS)}
 
@@ -133,9 +135,11 @@ def parse_table(text: str | bytes, what: str = "table") -> RelayTable:
         raise InvalidRelayConfig("%s: peers must be a list, revision a number" % what)
     subnets: dict[str, str] = {}
     for peer in peers:
-        if not isinstance(peer, list) or len(peer) != 3 or not is_number(peer[2]):
+        whole = isinstance(peer, list) and len(peer) == 3 and is_number(peer[2])
+        if not whole or not 0 <= peer[2] <= _NEWEST:
             raise InvalidRelayConfig(
-                "%s: %s is not a subnet, an address and a number" % (what, show(peer))
+                "%s: %s is not a subnet, an address and a number from 0 to %d"
+                % (what, show(peer), _NEWEST)
             )
         _network(what, peer[0])
         _address(what, peer[1])
