@@ -184,17 +184,18 @@ def test_firewalld_is_right_after_the_run_that_follows_one_that_was_killed(
         files = (path for path in lasting.rglob("*.xml") if path.suffix == ".xml")
         return {path.name: "".join(sorted(path.read_text().splitlines(True))) for path in files}
 
-    with firewalld.running(host):
+    def begin() -> None:
+        converge(host, ABSENT if start is FORMER else start)
         if start is FORMER:
-            firewalld.tell(host, "--permanent", *FORMER_SOURCE)
-        converge(host, end)
-        wanted = state()
-        if start is FORMER:
-            converge(host, ABSENT)
             firewalld.tell(host, "--permanent", *FORMER_SOURCE)
             firewalld.tell(host, "--permanent", "--zone=public", "--add-port=8472/udp")
-        else:
-            converge(host, start)
+
+    with firewalld.running(host):
+        # firewalld makes a file of a zone when that is changed first, and keeps it.
+        begin()
+        converge(host, end)
+        wanted = state()
+        begin()
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(lasting, kept)
         for steps in itertools.count():
