@@ -16,6 +16,9 @@ import random
 import socket
 import sys
 
+# More than the parts of the longest packet that is sent this way.
+_APART = 3
+
 
 def main() -> None:
     address, port, one, other = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -29,7 +32,7 @@ def main() -> None:
     udp.bind((address, port))
     # The device takes no large sends that are cut later, nor does the buffer run full silently.
     kept: list[tuple[int, bytes, tuple[str, int]]] = []
-    passed = 0
+    passed = spoilt = 0
     print("ready", flush=True)
     while True:
         udp.settimeout(0.005 if kept else None)
@@ -42,7 +45,9 @@ def main() -> None:
             passed += 1
             if chance.random() < loss:
                 continue
-            if spoil and len(data) > 24 and chance.random() < spoil:
+            # One part of a packet at most: two bits of it can make up for each other in its sum.
+            if spoil and len(data) > 24 and passed - spoilt > _APART and chance.random() < spoil:
+                spoilt = passed
                 changed = bytearray(data)
                 changed[chance.randrange(20, len(data))] ^= 1 << chance.randrange(8)
                 data = bytes(changed)
