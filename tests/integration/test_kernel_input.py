@@ -227,6 +227,11 @@ CASES: dict[str, list[Case]] = {
             "addresses[1]: 10.5.1.1/16 is addresses[0] too",
         ),
         ({"addresses": {"a": 1}}, ANSIBLE + "'addresses'"),
+        ({"former": ["10.5.2.1"]}, "former[0]: '10.5.2.1' is not an address with its prefix"),
+        (
+            {"addresses": ["10.5.1.1/24"], "former": ["10.5.1.1/24"]},
+            "former: 10.5.1.1/24 is one of addresses",
+        ),
         ({"exclusive": True}, "exclusive: needs addresses"),
         ({"exclusive": "maybe"}, ANSIBLE + "'exclusive'"),
         (
@@ -288,7 +293,7 @@ CASES: dict[str, list[Case]] = {
         ({"ageing": "x"}, ANSIBLE + "'ageing'"),
         *[
             ({name: "maybe"}, f"{ANSIBLE}'{name}'")
-            for name in "learning proxy l2miss l3miss rsc gbp udpcsum".split()
+            for name in "learning proxy l2miss l3miss rsc gbp udpcsum sole".split()
             + "udp6zerocsumtx udp6zerocsumrx".split()
         ],
         ({"mtu": 67}, "mtu: 67 is not from 68 to 65535"),
