@@ -156,6 +156,12 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
     assert program.dump() == before
 
 
+def replace_device(program: Program, line: str) -> None:
+    """Under the host's lock, or the service has made it anew before this makes another."""
+    words = "ip link del flannel0 && ip " + line
+    program.host.exec(["flock", "/run/flatnet/lock", "sh", "-c", words], check=True)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -166,7 +172,7 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
 )
 def test_a_device_of_another_make_is_made_anew(program: Program, line: str) -> None:
     before = program.dump()
-    program.host.exec(["sh", "-c", "ip link del flannel0 && ip " + line], check=True)
+    replace_device(program, line)
     program.becomes(before)
     wait(lambda: "add link flannel0" in program.repairs(), "the status")
 
@@ -174,8 +180,7 @@ def test_a_device_of_another_make_is_made_anew(program: Program, line: str) -> N
 def test_a_device_of_another_kind_is_somebody_elses(program: Program) -> None:
     before = program.dump()
     program.stop()
-    line = "ip link del flannel0 && ip link add flannel0 type bridge"
-    program.host.exec(["sh", "-c", line], check=True)
+    replace_device(program, "link add flannel0 type bridge")
     program.start()
     wait(lambda: "not a tun" in program.errors(), "the status")
     assert "bridge" in program.ip("-d link show flannel0")
