@@ -37,8 +37,9 @@ class Impostor:
 
     def __exit__(self, *failure: object) -> None:
         self._ended.set()
-        while self._work:
-            self._work.pop().join()
+        # The first one makes the others: once it has ended, all are there.
+        for each in self._work:
+            each.join()
         self._listener.close()
         self._path.unlink(missing_ok=True)
 
@@ -47,8 +48,9 @@ class Impostor:
             with contextlib.suppress(TimeoutError):
                 connection = self._listener.accept()[0]
                 self.asked += 1
-                self._work.append(threading.Thread(target=self._serve_one, args=(connection,)))
-                self._work[-1].start()
+                answering = threading.Thread(target=self._serve_one, args=(connection,))
+                answering.start()
+                self._work.append(answering)
 
     def _serve_one(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
