@@ -40,7 +40,8 @@ def program(fleet: Programs) -> Program:
 
 
 def routes(program: Program) -> str:
-    return program.ip("route show table all")
+    """IPv4's: those of IPv6 come by themselves when duplicate address detection is over."""
+    return program.ip("-4 route show table all")
 
 
 def unused(program: Program, subnet: str) -> str:
