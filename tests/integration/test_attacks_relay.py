@@ -17,11 +17,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
 
 from tests.lab import Lab
 from tests.lab.system import netns_pids
 from tests.lab.waiting import wait
-from tests.relay.hosts import PORT, PYTHON, USER, Fleet, RelayHost, Running
+from tests.relay.hosts import PORT, PYTHON, USER, Fleet, RelayHost, Running, overwrite
 
 SOMEBODY = 54321
 LONG = 60
@@ -92,6 +93,15 @@ while going():
         held[-1].sendall(b"status\\n")
     if len(held) > 900:
         held.pop(0).close()
+""",
+    "every place": """
+os.fork()
+while going():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as c:
+        c.setblocking(False)
+        while c.connect_ex("/run/relay/control"):
+            if not going():
+                break
 """,
     "asks and goes": """
 while going():
@@ -205,12 +215,17 @@ def test_whoever_is_on_the_host_may_ask_and_no_more(host: RelayHost) -> None:
     """A local user without rights sees the status, and cannot have the relay do anything."""
     # What everybody gets told is a second old at most.
     wait(lambda: host.fleet.hosts[1].address in _command(host, SOMEBODY, "status")[1], "the status")
-    revision = host.ask("status")["table"]["revision"]
-    host.write_table(host.fleet.peers(host, ["vector", "vector"]), revision + 1)
+    peers = host.fleet.peers(host, ["vector", "vector"])
+    host.reload(peers, 1)
+    # The relay looks at its file by itself, whoever asks: there must be nothing to see.
+    table = host.files / "table.json"
+    overwrite(table, RelayTable(tuple(peers), 2), host.ask("status")["pid"])
     code, said = _command(host, SOMEBODY, "reload")
     assert code == 1
     assert "only root may" in said
-    assert host.ask("status")["table"]["revision"] == revision
+    assert host.ask("status")["table"]["revision"] == 1
+    # A reload would have had the other table used.
+    assert _command(host, 0, "reload") == (0, "1 peers, revision 2\n")
     # Nor is there another way in.
     private = Path(host.control).parent / "private"
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
@@ -270,7 +285,7 @@ def test_a_signal_to_all_its_processes_is_a_stop(host: RelayHost) -> None:
     host.run_relay()
 
 
-@pytest.mark.parametrize("what", ["silent", "never reads", "asks all the time"])
+@pytest.mark.parametrize("what", ["silent", "never reads", "every place", "asks all the time"])
 def test_one_user_does_not_keep_the_others_out(host: RelayHost, what: str) -> None:
     """A local user floods the socket that all may use; another one is answered all the same."""
     with _attack(host, FLOODS[what]) as attack:

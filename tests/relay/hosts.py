@@ -47,13 +47,29 @@ def lose_reload(path: Path, socket_path: str) -> None:
     good = config.load_table(str(path))
     first, *others = good.peers
     address = first.address[:-1] + ("8" if first.address[-1] == "9" else "9")
+    pid = control.ask(socket_path, "summary", 30)["pid"]
+    overwrite(path, good._replace(peers=(first._replace(address=address), *others)), pid)
+    assert control.ask(socket_path, "reload", 30)["peers"] == len(good.peers)
+    overwrite(path, good, pid)
+
+
+def overwrite(path: Path, table: config.RelayTable, pid: int) -> None:
+    """Another table in the same file, which nothing but the content tells: the relay, whose main
+    process is ``pid``, looks at its file now and then, and sees no other one."""
     before = path.stat()
-    for table in (good._replace(peers=(first._replace(address=address), *others)), good):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # Or it looks between the next lines.
+        wait(lambda: _state(pid) == "T", "the relay's halt")
         with path.open("r+") as file:
             assert file.write(table.to_json()) == before.st_size
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        if table is not good:
-            assert control.ask(socket_path, "reload", 30)["peers"] == len(good.peers)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    return Path("/proc/%d/stat" % pid).read_text().rpartition(") ")[2][0]
 
 
 class Running:

@@ -6,13 +6,19 @@
 A request is one of a few literal lines, and nothing that is sent is ever parsed. Nobody is waited
 for: each connection has a few bytes to say, and an end that is set when it begins. There are two
 ways in. Whoever is on the host may use the public one: it has so many places, where the oldest
-connection of the user who has most makes room, and so many arrivals a second. The private one is
-out of everybody's reach but root's and the relay's own user's, so nobody can be in their way there.
+connection of the user who has most makes room, and so many arrivals of each user in a while. The
+private one is out of everybody's reach but root's and the relay's own user's, so nobody can be in
+their way there.
+
+From a local user's point of view: a connection waits in the listener's queue first, which the
+kernel fills with whoever is the fastest, and which knows no users. If it were emptied at a pace,
+somebody who has a core to spare would take each place that gets free, and nobody else would ever
+come in. So it is emptied as fast as possible, for a part of the time, and whoever has come too
+often is let go at once.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
@@ -37,16 +43,18 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class _Terms(NamedTuple):
-    """``places`` for connections, ``seconds`` for each; after ``arrivals`` at once a ``pause``."""
+    """``places`` for connections, ``seconds`` for each. In each ``span`` there are so many
+    ``arrivals`` of a user, and so many seconds of ``work`` on all of them."""
 
     places: int
     seconds: float
     arrivals: int
-    pause: float
+    span: float
+    work: float
 
 
-_PUBLIC = _Terms(64, 5.0, 8, 0.05)
-_PRIVATE = _Terms(32, 30.0, 16, 0.0)
+_PUBLIC = _Terms(64, 5.0, 16, 0.05, 0.01)
+_PRIVATE = _Terms(32, 30.0, 32, 0.0, 0.01)
 # Before it is tried again to accept somebody, where there is no descriptor left.
 _REFUSED = 0.5
 
@@ -60,18 +68,23 @@ class Entrance:
         self.private = private
         self.terms = _PRIVATE if private else _PUBLIC
         self.opens_at = 0.0
+        # Of this span: its end, the arrivals of each user, and the work.
+        self.ends_at = 0.0
+        self.came: Counter[int] = Counter()
+        self.worked = 0.0
 
 
 class Client:
     """A connection. ``trusted``: may have the relay do something."""
 
-    def __init__(self, connection: socket.socket, entrance: Entrance, now: float) -> None:
+    def __init__(
+        self, connection: socket.socket, user: int, entrance: Entrance, now: float
+    ) -> None:
         connection.setblocking(False)
         self.connection = connection
+        self.user = user
         self.entrance = entrance
-        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.user: int = _CREDENTIALS.unpack(data)[1]
-        self.trusted = entrance.private or self.user == 0
+        self.trusted = entrance.private or user == 0
         self.ends_at = now + entrance.terms.seconds
         self.request = b""
         self.wants = ""
@@ -104,9 +117,7 @@ class Clients:
             elif events & select.POLLOUT:
                 self._send(client)
             elif events & select.POLLIN:
-                what = self._read(client)
-                if what:
-                    asked.append((client, what))
+                asked += self._read(client)
         for entrance in self._entrances:
             if entrance in self._asleep:
                 if now < entrance.opens_at:
@@ -114,7 +125,7 @@ class Clients:
                 self._asleep.remove(entrance)
                 self._poll.register(entrance.listener, select.POLLIN)
             elif entrance.listener.fileno() in ready:
-                self._accept(entrance, now)
+                asked += self._accept(entrance, now)
         return asked
 
     def answer(self, client: Client, data: bytes) -> None:
@@ -130,28 +141,48 @@ class Clients:
         for entrance in self._entrances:
             entrance.listener.close()
 
-    def _accept(self, entrance: Entrance, now: float) -> None:
+    def _accept(self, entrance: Entrance, now: float) -> list[tuple[Client, str]]:
+        """All who wait, and those of them who have said already what they want."""
         terms = entrance.terms
-        pause = terms.pause
-        for dummy in range(terms.arrivals):
+        if now >= entrance.ends_at:
+            entrance.ends_at = now + terms.span
+            entrance.came.clear()
+            entrance.worked = 0.0
+        asked: list[tuple[Client, str]] = []
+        crowded = False
+        before = time.thread_time() - entrance.worked
+        while entrance.worked < terms.work:
             try:
                 connection = entrance.listener.accept()[0]
             except BlockingIOError:
-                return
+                break
             except ConnectionError:
                 continue
             except OSError:
-                pause = _REFUSED
-                break
-            os.set_inheritable(connection.fileno(), False)
-            self._make_room(entrance)
-            client = Client(connection, entrance, now)
-            self._clients[connection.fileno()] = client
-            self._poll.register(connection, select.POLLIN)
-        if pause:
-            entrance.opens_at = now + pause
-            self._asleep.add(entrance)
-            self._poll.unregister(entrance.listener)
+                self._sleep(entrance, now + _REFUSED)
+                return asked
+            user = _user(connection)
+            entrance.came[user] += 1
+            if entrance.came[user] > terms.arrivals:
+                connection.close()
+                crowded = True
+            else:
+                self._make_room(entrance)
+                client = Client(connection, user, entrance, now)
+                self._clients[connection.fileno()] = client
+                self._poll.register(connection, select.POLLIN)
+                asked += self._read(client)
+            entrance.worked = time.thread_time() - before
+        else:
+            crowded = True
+        if crowded:
+            self._sleep(entrance, entrance.ends_at)
+        return asked
+
+    def _sleep(self, entrance: Entrance, until: float) -> None:
+        entrance.opens_at = until
+        self._asleep.add(entrance)
+        self._poll.unregister(entrance.listener)
 
     def _make_room(self, entrance: Entrance) -> None:
         there = [each for each in self._clients.values() if each.entrance is entrance]
@@ -161,20 +192,21 @@ class Clients:
         # The first of them, since dictionaries keep the order in which clients came.
         self._close(max(there, key=lambda each: users[each.user]))
 
-    def _read(self, client: Client) -> str:
+    def _read(self, client: Client) -> list[tuple[Client, str]]:
+        """What it wants, once that is said."""
         try:
             part = client.connection.recv(_LONGEST + 1 - len(client.request))
         except BlockingIOError:
-            return ""
+            return []
         except OSError:
             part = b""
         if not part:
             self._close(client)
-            return ""
+            return []
         client.request += part
         line, newline, dummy = client.request.partition(b"\n")
         if not newline and len(client.request) <= _LONGEST:
-            return ""
+            return []
         what = client.wants = REQUESTS.get(line + newline, "")
         # There is no more to read, but it may go away.
         self._poll.modify(client.connection, 0)
@@ -182,8 +214,9 @@ class Clients:
             self.answer(client, UNKNOWN)
         elif what == "reload" and not client.trusted:
             self.answer(client, FORBIDDEN)
-            return ""
-        return what
+        else:
+            return [(client, what)]
+        return []
 
     def _send(self, client: Client) -> None:
         if client.answer is None:
@@ -206,3 +239,10 @@ class Clients:
         self._poll.unregister(number)
         del self._clients[number]
         client.connection.close()
+
+
+def _user(connection: socket.socket) -> int:
+    """Who has made it."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user: int = _CREDENTIALS.unpack(data)[1]
+    return user

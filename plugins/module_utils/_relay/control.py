@@ -22,7 +22,8 @@ from ..fields import is_number, load_object, show
 # What an answer may take, in bytes; that with all peers has some hundred for each.
 _MOST = {"status": 64 << 20, "summary": 1 << 16, "reload": 1 << 16}
 _PART = 1 << 16
-_PAUSE = 0.02
+# Before another try to get into the queue, and to be let in.
+_SOON, _AGAIN = 0.0005, 0.05
 
 _TABLE = {"revision": int, "peers": int, "digest": str}
 _SUMMARY: dict[str, Any] = {
@@ -99,16 +100,33 @@ def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
 
 
 def _exchange(path: str, command: str, deadline: float) -> bytes:
-    """What came until a line ended, or the other end was closed, or it was too much."""
+    """What came until a line ended, or the other end was closed, or it was too much. Who comes to
+    the public way in too often gets nothing at all, and asks again."""
+    while True:
+        way = entrance(path)
+        data = b""
+        try:
+            data = _try(way, command, deadline)
+        except (BrokenPipeError, ConnectionResetError):
+            if way != path:
+                raise
+        left = deadline - time.monotonic()
+        if data or way != path or left < _AGAIN:
+            return data
+        time.sleep(_AGAIN)
+
+
+def _try(way: str, command: str, deadline: float) -> bytes:
+    """The same, of one connection."""
     data = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         while True:
             connection.settimeout(_left(deadline))
             try:
-                connection.connect(entrance(path))
+                connection.connect(way)
                 break
             except BlockingIOError:  # others wait as well, as many as it lets
-                time.sleep(_PAUSE)
+                time.sleep(_SOON)
         connection.sendall(command.encode() + b"\n")
         while len(data) <= _MOST[command]:
             connection.settimeout(_left(deadline))
