@@ -41,9 +41,9 @@ $(link):
 
 # --- gates --------------------------------------------------------------------------------------------
 
-gates := ruff mypy yamllint ansible-lint docs changelog
+gates := ruff mypy imports yamllint ansible-lint docs changelog
 .PHONY: lint $(gates)
-lint: $(gates) ## ruff, mypy, yamllint, ansible-lint, antsibull-docs, antsibull-changelog
+lint: $(gates) ## ruff, mypy, import-linter, yamllint, ansible-lint, antsibull-docs, antsibull-changelog
 
 $(gates): venv
 
@@ -53,6 +53,9 @@ ruff:
 
 mypy:
 	mypy
+
+imports:
+	PYTHONPATH=.cache/collections lint-imports --cache-dir .cache/imports
 
 yamllint:
 	yamllint --strict .

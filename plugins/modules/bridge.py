@@ -152,17 +152,21 @@ addresses:
   sample: [10.5.72.1/24]
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import bridges
-from ansible_collections.flatnet.overlay.plugins.module_utils.identity import stable_mac
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+    stable_mac,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
+    identify,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     converge_link,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

@@ -144,15 +144,13 @@ entries:
       dst: 192.0.2.12
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import asked
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
-    converge,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import converge
 
 ENTRY = {
     "mac": {"type": "str"},
@@ -178,17 +176,19 @@ def main():
     module = create(ARGUMENTS)
     params = module.params
     with reporting(module), Kernel() as kernel:
-        entries = asked.fdb(params)
+        entries = entry_options.fdb(params)
         link = kernel.link(params["device"])
         if link:
-            entries = asked.settle(entries, link)
+            entries = entry_options.settle(entries, link)
         if params["state"] == "present" and not module.check_mode:
-            asked.exist(asked.FDB, params, entries, kernel.interfaces())
+            entry_options.exist(entry_options.FDB, params, entries, kernel.interfaces())
         converge(
             module,
             kernel,
-            lambda: asked.changes(asked.FDB, params, entries, kernel.fdb(params["device"])),
-            entries=asked.results(asked.FDB, entries),
+            lambda: entry_options.changes(
+                entry_options.FDB, params, entries, kernel.fdb(params["device"])
+            ),
+            entries=entry_options.results(entry_options.FDB, entries),
         )
 
 

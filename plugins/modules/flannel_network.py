@@ -163,25 +163,22 @@ config:
 import json
 import re
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import allocation, overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
-    InvalidInput,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
-    option as named,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
-    create,
-    reporting,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
-    ETCD_ARGUMENTS,
-    registry,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import option as named
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import allocation
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     InvalidConfig,
     config_from_dict,
     parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+    create,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
+    ETCD_ARGUMENTS,
+    registry,
 )
 
 # Options and flannel's fields.

@@ -150,22 +150,33 @@ device:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import applied, peers, relay_table
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Listing, Snapshot
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    held,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import (
+    Kernel,
+    KernelError,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+    Listing,
+    Snapshot,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import applied, peers
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
+    relay_table,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
     warn_each,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     Around,
     converge,
     converge_apart,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,

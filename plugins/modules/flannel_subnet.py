@@ -203,25 +203,32 @@ transactions:
 
 import ipaddress
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import bridges, options, overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import VECTOR
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import option as named
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     LeaseWouldMove,
     Wish,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
-    InvalidInput,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    gateway,
+    subnet_env,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
-    option as named,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
+    identify,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway, subnet_env
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.presence import (
+    refuse_clone,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import VECTOR
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
@@ -231,8 +238,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     parse_planned,
     registry,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
-from ansible_collections.flatnet.overlay.plugins.module_utils.presence import refuse_clone
 
 ARGUMENTS = {
     "subnet": {"type": "str"},
@@ -330,7 +335,7 @@ class Ground:
 def acquire(module, store, kernel):
     option = module.params
     if option["bridge"]:
-        options.device("bridge", option["bridge"])
+        checks.device("bridge", option["bridge"])
     planned = parse_planned(module)
     place = observe(module, kernel, planned.config or store.config())
     host = place.host._replace(
@@ -388,11 +393,11 @@ def main():
     option = module.params
     with reporting(module):
         if option["subnet"]:
-            option["subnet"] = options.network("subnet", option["subnet"])
+            option["subnet"] = checks.network("subnet", option["subnet"])
         if option["vtep_mac"]:
-            option["vtep_mac"] = options.mac("vtep_mac", option["vtep_mac"])
+            option["vtep_mac"] = checks.mac("vtep_mac", option["vtep_mac"])
         if option["ttl"]:
-            options.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
+            checks.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
         if option["state"] == "absent" and option["subnet"]:
             raise InvalidInput("subnet: state absent releases whatever this host holds")
         with registry(module) as store:

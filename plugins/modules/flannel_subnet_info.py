@@ -63,12 +63,12 @@ revision:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
     warn_each,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     lease_result,
     registry,

@@ -172,23 +172,28 @@ sync:
 import os
 import sys
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import package, resident_sync
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package, sync
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.way import apart
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.needs import (
+    controllers,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.settings import (
+    Settings,
+    parse,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
     taking_turns,
     warn_each,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
     registry,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.needs import controllers
-from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Settings, parse
-from ansible_collections.flatnet.overlay.plugins.module_utils.way import apart
 
 DEFAULT = Settings()
 SETTINGS = {
@@ -222,7 +227,7 @@ def settings(module):
     found["sysctls"] = {name: str(value) for name, value in option["sysctls"].items()}
     found["choice"] = {name: option[name] for name in HOST_ARGUMENTS}
     found["etcd"] = {name[len("etcd_") :]: option[name] for name in ETCD_ARGUMENTS}
-    found["controllers"] = resident_sync.managed_from(apart(controllers()))
+    found["controllers"] = sync.managed_from(apart(controllers()))
     with registry(module):  # says what is wrong with an option; talks to nobody
         return parse(found)
 
@@ -234,7 +239,7 @@ def wanted(module):
     if option["state"] == "absent":
         return None
     python = option["python"] or sys.executable
-    return resident_sync.Wanted(settings(module), option["mode"], python, option["units"])
+    return sync.Wanted(settings(module), option["mode"], python, option["units"])
 
 
 def report(module, plan, chosen):
@@ -242,7 +247,7 @@ def report(module, plan, chosen):
     changed = bool(plan.steps)
     result = {}
     if chosen and not module.check_mode:
-        status = resident_sync.status(chosen.settings)
+        status = sync.status(chosen.settings)
         warn_each(module, [each["text"] for each in status.get("errors", ())], "errors of the sync")
         # It is run in the foreground here, to its end.
         changed = changed or (chosen.mode == "none" and bool(status.get("changes")))
@@ -272,7 +277,7 @@ def main():
         with taking_turns(module):
             # It goes by what the settings have as well.
             chosen = wanted(module)
-            plan = resident_sync.Plan(module.params["prefix"], chosen, planned)
+            plan = sync.Plan(module.params["prefix"], chosen, planned)
             if not module.check_mode:
                 plan.carry_out()
         report(module, plan, chosen)

@@ -71,12 +71,15 @@ paths:
 import os
 import stat
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_files import remove, save
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.host_files import (
+    remove,
+    save,
+)
 
 ARGUMENTS = {
     "files": {

@@ -104,14 +104,18 @@ firewalls:
 
 import ipaddress
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import firewall, firewalld, options
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    firewall,
+    firewalld,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
     taking_turns,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_files import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.host_files import (
     read,
     remove,
     save,
@@ -150,17 +154,17 @@ def told(command, code, out, err):
 
 def needs_of(option):
     """What has to pass, of checked options."""
-    interface = option["interface"] and options.device("interface", option["interface"])
+    interface = option["interface"] and checks.device("interface", option["interface"])
     link = option["link"]
     if link:
-        options.address("link", link.partition("/")[0], 4)
-        options.interface_address("link", link)
+        checks.address("link", link.partition("/")[0], 4)
+        checks.interface_address("link", link)
         link = str(ipaddress.ip_interface(link).network)
     return firewall.Needs(
-        options.network("network", option["network"]),
-        options.number("port", option["port"], 1, 65535),
-        options.device("bridge", option["bridge"]),
-        option["device"] and options.device("device", option["device"]),
+        checks.network("network", option["network"]),
+        checks.number("port", option["port"], 1, 65535),
+        checks.device("bridge", option["bridge"]),
+        option["device"] and checks.device("device", option["device"]),
         interface,
         link,
     )

@@ -188,14 +188,14 @@ import stat
 import sys
 import time
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
-    create,
-    reporting,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     InvalidConfig,
     config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+    create,
+    reporting,
 )
 
 FIELDS = {

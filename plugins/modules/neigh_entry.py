@@ -103,15 +103,13 @@ entries:
       mac: 02:42:0a:05:5e:01
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import asked
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
-    converge,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import converge
 
 ENTRY = {
     "address": {"type": "str"},
@@ -133,16 +131,16 @@ def main():
     module = create(ARGUMENTS)
     params = module.params
     with reporting(module), Kernel() as kernel:
-        entries = asked.neigh(params)
+        entries = entry_options.neigh(params)
         if params["state"] == "present" and not module.check_mode:
-            asked.exist(asked.NEIGH, params, entries, kernel.interfaces())
+            entry_options.exist(entry_options.NEIGH, params, entries, kernel.interfaces())
         converge(
             module,
             kernel,
-            lambda: asked.changes(
-                asked.NEIGH, params, entries, kernel.neighbours(params["device"])
+            lambda: entry_options.changes(
+                entry_options.NEIGH, params, entries, kernel.neighbours(params["device"])
             ),
-            entries=asked.results(asked.NEIGH, entries),
+            entries=entry_options.results(entry_options.NEIGH, entries),
         )
 
 

@@ -62,14 +62,20 @@ mtu:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import gateway
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    held,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ping import (
+    PingFailed,
+    ping,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,
@@ -77,7 +83,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry im
     registry,
     rules,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.ping import PingFailed, ping
 
 
 def target(lease):

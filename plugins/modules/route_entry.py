@@ -156,15 +156,13 @@ entries:
       onlink: true
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import asked
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
-    converge,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import converge
 
 ENTRY = {
     "prefix": {"type": "str"},
@@ -192,14 +190,14 @@ def main():
     module = create(ARGUMENTS)
     params = module.params
     with reporting(module), Kernel() as kernel:
-        entries = asked.routes(params)
+        entries = entry_options.routes(params)
         if params["state"] == "present" and not module.check_mode:
-            asked.exist(asked.ROUTE, params, entries, kernel.interfaces())
+            entry_options.exist(entry_options.ROUTE, params, entries, kernel.interfaces())
         converge(
             module,
             kernel,
-            lambda: asked.route_changes(params, entries, kernel.routes(params["table"])),
-            entries=asked.results(asked.ROUTE, entries),
+            lambda: entry_options.route_changes(params, entries, kernel.routes(params["table"])),
+            entries=entry_options.results(entry_options.ROUTE, entries),
         )
 
 

@@ -206,16 +206,19 @@ relay:
   returned: success, and neither in check mode nor with O(state=absent)
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import package, relay_setup
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import held
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    held,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import relay_setup
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
     taking_turns,
     warn_each,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_registry import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
     HOST_ARGUMENTS,
     HOST_EXCLUSIVE,

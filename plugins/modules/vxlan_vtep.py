@@ -248,19 +248,27 @@ recreated:
 
 from functools import partial
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import options, vtep
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import vtep_mac
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.links import plan_link, remove_link
-from ansible_collections.flatnet.overlay.plugins.module_utils.module import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    vtep_mac,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import (
+    plan_link,
+    remove_link,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
+    identify,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import vtep
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.module_kernel import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     converge_link,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.place import identify
 
 ARGUMENTS = {
     "name": {"type": "str"},
@@ -298,7 +306,7 @@ def present(module, kernel):
     host_id = identify(params["host_id"]) if sole or not params["mac"] else ""
     mac = params["mac"] or vtep_mac(host_id, params["id"])
     asked = vtep.parse(params, mac)
-    given = options.interface_addresses("addresses", params["addresses"] or [])
+    given = checks.interface_addresses("addresses", params["addresses"] or [])
     addresses = [Address(asked.name, each) for each in given]
 
     def compute(observed, held):

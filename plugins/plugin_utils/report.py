@@ -9,7 +9,7 @@ import re
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..module_utils import fields
+from ..module_utils._flatnet import fields
 
 Result = Mapping[str, t.Any]
 

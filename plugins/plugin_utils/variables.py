@@ -21,9 +21,9 @@ from pathlib import Path
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..module_utils import options
-from ..module_utils.errors import InvalidInput
-from ..module_utils.flannel import parse_name
+from ..module_utils._flatnet import checks
+from ..module_utils._flatnet.errors import InvalidInput
+from ..module_utils._flatnet.flannel.lease import parse_name
 
 Spec = dict[str, t.Any]
 Values = Mapping[str, t.Any]
@@ -72,7 +72,7 @@ _NAMED = 3  # so many hosts are named for one problem
 
 
 def _ipv4(option: str, value: str) -> None:
-    options.address(option, value, 4)
+    checks.address(option, value, 4)
 
 
 def _regex(option: str, value: str) -> None:
@@ -103,11 +103,11 @@ def _user(option: str, value: str) -> None:
 
 def _ttl(option: str, value: int) -> None:
     if value:
-        options.number(option, value, 5, 9000000000)
+        checks.number(option, value, 5, 9000000000)
 
 
 def _workers(option: str, value: int) -> None:
-    options.number(option, value, 0, 16)
+    checks.number(option, value, 0, 16)
 
 
 def _at_least(low: float, high: float = math.inf) -> Callable[[str, float], None]:
@@ -121,7 +121,7 @@ def _at_least(low: float, high: float = math.inf) -> Callable[[str, float], None
 
 # What modules would say later, some of them at the last step.
 _CHECKS: dict[str, Callable[..., object]] = {
-    "bridge_name": options.device,
+    "bridge_name": checks.device,
     "can_reach": _ipv4,
     "etcd_timeout": _at_least(0.001, 60),
     "host_id": parse_name,
@@ -133,14 +133,14 @@ _CHECKS: dict[str, Callable[..., object]] = {
     "relay_table_file": _absolute,
     "relay_user": _user,
     "relay_workers": _workers,
-    "subnet": options.network,
+    "subnet": checks.network,
     "subnet_file": _absolute,
     "sync_interval": _at_least(1),
     "sync_metrics_file": _absolute,
     "sync_prefix": _absolute,
     "sync_python": _absolute,
     "sync_state_file": _absolute,
-    "vtep_mac": options.mac,
+    "vtep_mac": checks.mac,
 }
 CHECKS = {PREFIX + name: check for name, check in _CHECKS.items()}
 

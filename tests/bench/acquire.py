@@ -10,10 +10,17 @@ import multiprocessing
 import time
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import Host, Wish
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Compare, EtcdClient, Op
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    Compare,
+    EtcdClient,
+    Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    Host,
+    Wish,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Registry
 
 from tests.lab import Lab
 

@@ -9,12 +9,22 @@ import ipaddress
 import json
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import peers
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Entry
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
-from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Entry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import peers
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Underlay,
+)
 
 PREFIX = "/coreos.com/network"
 CONFIG = '{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}'

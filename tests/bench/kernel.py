@@ -8,9 +8,13 @@ from __future__ import annotations
 import subprocess
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Entry, Fdb, Neigh
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import plan
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Entry,
+    Fdb,
+    Neigh,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import plan
 
 from tests.lab import Lab
 

@@ -12,7 +12,8 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import netlink, package
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel import netlink
 
 from tests.lab import Host, Lab
 

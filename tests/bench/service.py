@@ -9,11 +9,13 @@ import os
 import typing as t
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import settings as sync_settings
-from ansible_collections.flatnet.overlay.plugins.module_utils.agent import Agent
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import (
+    settings as sync_settings,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.agent import Agent
 
 from tests.lab import Lab
 

@@ -10,8 +10,8 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 
 from tests.lab import Lab
 

@@ -18,8 +18,13 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    parse_config,
+)
 
 from tests.integration.overlay import PREFIX, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab
@@ -31,7 +36,7 @@ HOST_GW = '{%s,"Backend":{"Type":"host-gw"}}' % _POOL
 SUBNETS = PREFIX + "/subnets/"
 VTEP = "flannel.1"
 
-_CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
+_CORE = Path(__file__).resolve().parents[2] / "plugins/module_utils/_flatnet"
 _CLONE_NEWNET = 0x40000000
 
 # All that a host should have again after a boot.

@@ -16,11 +16,23 @@ import traceback
 import typing as t
 from collections.abc import Iterator
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import Host, Wish
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Event
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Outcome, Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Event,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    Host,
+    Wish,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+    Outcome,
+    Registry,
+)
 
 from tests.lab.waiting import PATIENCE
 

@@ -15,7 +15,9 @@ import subprocess
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.identity import host_id
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+    host_id,
+)
 
 from tests.integration.playbooks import PREFIX, SUBNETS, Ansible, Run, Site
 from tests.lab import Host, Lab

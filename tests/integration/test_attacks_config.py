@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
 
 from tests.integration.modules import run_module
 from tests.integration.overlay import PREFIX, vxlan_lease

@@ -23,9 +23,15 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import vigil
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, EtcdError
-from ansible_collections.flatnet.overlay.plugins.module_utils.vigil import Vigil, WatchBehind
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    EtcdError,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import vigil
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.vigil import (
+    Vigil,
+    WatchBehind,
+)
 
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.hostile_etcd import HostileEtcd, plain

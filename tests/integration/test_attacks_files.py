@@ -21,14 +21,14 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import files
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import files
 
 DRAFT = re.compile(r"\.[\w.]+\.[0-9a-f]{16}\.new")
 SECRET = b"s3cr3t-of-the-test"
 _COLLECTIONS = str(Path(__file__).resolve().parents[2] / ".cache/collections")
 _IMPORT = (
     f"sys.path.insert(0, {_COLLECTIONS!r})\n"
-    "from ansible_collections.flatnet.overlay.plugins.module_utils import files"
+    "from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import files"
 )
 
 

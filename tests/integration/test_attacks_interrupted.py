@@ -26,7 +26,7 @@ from ansible.module_utils import basic
 name, arguments, left = json.load(sys.stdin)
 importlib.import_module(name)
 del sys.modules[name]
-core = "ansible_collections.flatnet.overlay.plugins.module_utils."
+core = "ansible_collections.flatnet.overlay.plugins.module_utils._flatnet."
 
 def stepping(owner, *names):
     for name in names:
@@ -43,7 +43,8 @@ def step(original):
     return counted
 
 files, package, services, kernel = (
-    importlib.import_module(core + each) for each in ("files", "package", "services", "kernel")
+    importlib.import_module(core + each)
+    for each in ("host.files", "install.package", "install.services", "kernel.kernel")
 )
 stepping(files, "replace", "remove", "make_folder")
 stepping(package, "_compile", "_write_manifest", "_bring_to_disk")

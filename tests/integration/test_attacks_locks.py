@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import lock, system_lock
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import lock, system_lock
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache/collections"
 _NAME = "flatnet-locktest"

@@ -16,7 +16,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
 from tests.integration.programs import Program, Programs
 from tests.integration.test_sync_udp import FIRST, SETTINGS, TABLE, UDP, peer_lease, table

@@ -18,8 +18,14 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import services, supervisor
-from ansible_collections.flatnet.overlay.plugins.module_utils.services import Change, Service
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import (
+    services,
+    supervisor,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.services import (
+    Change,
+    Service,
+)
 
 from tests.lab.waiting import wait
 

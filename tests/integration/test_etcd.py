@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
     Compare,
     EtcdClient,
     Op,

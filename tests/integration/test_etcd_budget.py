@@ -21,9 +21,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import settings
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, EtcdTimeout
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    EtcdTimeout,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import settings
 
 from tests.lab.waiting import PATIENCE
 
@@ -81,7 +84,7 @@ def systemd(tmp_path: Path) -> t.Iterator[Systemd]:
 
 def start(tmp_path: Path, command: str, endpoints: list[str]) -> subprocess.Popen[str]:
     """The program, which finds nothing in etcd, and so changes nothing."""
-    (tmp_path / "flatnet").symlink_to(REPOSITORY / "plugins" / "module_utils")
+    (tmp_path / "flatnet").symlink_to(REPOSITORY / "plugins/module_utils/_flatnet")
     found = {
         "etcd": {"endpoints": endpoints, "timeout": 1},
         "state_file": str(tmp_path / "state"),
@@ -163,7 +166,7 @@ print(time.monotonic() - begin)
 
 def test_a_name_server_that_is_silent_costs_one_timeout(tmp_path: Path) -> None:
     """Item: name resolution that hangs. The system's own limits here are a minute and more."""
-    (tmp_path / "flatnet").symlink_to(REPOSITORY / "plugins" / "module_utils")
+    (tmp_path / "flatnet").symlink_to(REPOSITORY / "plugins/module_utils/_flatnet")
     resolv, nsswitch = tmp_path / "resolv.conf", tmp_path / "nsswitch.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
     nsswitch.write_text("hosts: dns\n")

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+)
 
 from tests.integration.etcd_server import EtcdServers
 from tests.lab.waiting import PATIENCE, wait

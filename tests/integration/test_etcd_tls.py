@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
 
 from tests.integration.etcd_server import Certificates, EtcdServers
 

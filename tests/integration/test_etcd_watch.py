@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op, Watch
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+    Watch,
+)
 
 from tests.integration.etcd_server import EtcdServers
 from tests.lab.waiting import PATIENCE

@@ -13,7 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
 from tests.integration.overlay import ETCD_CASES, PREFIX, Overlay, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab
@@ -21,7 +21,7 @@ from tests.lab.waiting import wait
 from tests.relay.hosts import PYTHON, Running, lose_reload
 
 MODULE = "flannel_peers"
-CORE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
+CORE = Path(__file__).resolve().parents[2] / "plugins/module_utils/_flatnet"
 VXLAN = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 HOST_GW = '{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}'
 UDP = '{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}'

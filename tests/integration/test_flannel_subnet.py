@@ -10,8 +10,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import vtep_mac
-from ansible_collections.flatnet.overlay.plugins.module_utils.identity import host_id
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+    vtep_mac,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+    host_id,
+)
 
 from tests.integration.overlay import ETCD_CASES, PREFIX, Overlay, host_gw_lease, vxlan_lease
 from tests.lab import Host, Lab

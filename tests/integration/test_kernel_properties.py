@@ -16,8 +16,11 @@ import typing as t
 from dataclasses import dataclass, field
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import asked, messages, netlink
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel import (
+    messages,
+    netlink,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     PROTOCOL,
     ZERO_MAC,
     Entry,
@@ -25,8 +28,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.kernel import Kernel, KernelError
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import (
+    Kernel,
+    KernelError,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
     Change,
     Changes,
     RouteTaken,
@@ -35,6 +41,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.plan import (
     outcome,
     plan,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,11 +151,13 @@ class Sort:
 
     def compute(self, kernel: Kernel, params: dict[str, t.Any]) -> t.Callable[[], Changes]:
         """What the modules hand to Kernel.converge."""
-        if self.form is asked.ROUTE:
-            items = asked.routes(params)
-            return lambda: asked.route_changes(params, items, kernel.routes())
-        items = (asked.fdb if self.form is asked.FDB else asked.neigh)(params)
-        return lambda: asked.changes(
+        if self.form is entry_options.ROUTE:
+            items = entry_options.routes(params)
+            return lambda: entry_options.route_changes(params, items, kernel.routes())
+        items = (entry_options.fdb if self.form is entry_options.FDB else entry_options.neigh)(
+            params
+        )
+        return lambda: entry_options.changes(
             self.form, params, items, [e for e in self.observe(kernel) if e.dev == VTEP]
         )
 
@@ -159,21 +168,21 @@ def on_devices(read: str) -> t.Callable[[Kernel], Entries]:
 
 SORTS = {
     "fdb": Sort(
-        asked.FDB,
+        entry_options.FDB,
         on_devices("fdb"),
         sets(fdbs()),
         sets(st.one_of(fdbs(), fdbs(OTHER))),
         lambda entry: entry.dev == OTHER,
     ),
     "neigh": Sort(
-        asked.NEIGH,
+        entry_options.NEIGH,
         on_devices("neighbours"),
         sets(neighs()),
         sets(st.one_of(neighs(), neighs(OTHER))),
         lambda entry: entry.dev == OTHER,
     ),
     "route": Sort(
-        asked.ROUTE,
+        entry_options.ROUTE,
         lambda kernel: [route for route in kernel.routes() if route.protocol != 2],
         sets(route_entries()),
         sets(route_entries(protocols=(PROTOCOL, PROTOCOL, 4, 111))),

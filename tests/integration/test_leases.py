@@ -10,8 +10,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import SubnetUnavailable
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
+    SubnetUnavailable,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     Decision,
     DuplicateHostID,
     DuplicatePublicIP,
@@ -19,9 +21,14 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import 
     Wish,
     vtep_mac,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import NoNetwork, Planned
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import NetworkConfig
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    NetworkConfig,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+    NoNetwork,
+    Planned,
+)
 
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.registry import Fleet, check_history, host

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import SubnetExhausted
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
+    SubnetExhausted,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     DuplicatePublicIP,
     Wish,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Outcome
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Outcome
 
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.proxy import Proxy

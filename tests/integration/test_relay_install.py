@@ -365,12 +365,12 @@ def test_what_is_somebody_elses_is_left_alone(there: Relay) -> None:
 
 def test_files_that_were_changed_are_put_right(running: Relay, peer: Relay) -> None:
     top = running.host.etc / "flatnet"
-    with (top / "lib/flatnet/current/flatnet/_relay/worker.py").open("a") as file:
+    with (top / "lib/flatnet/current/flatnet/relay/worker.py").open("a") as file:
         file.write("# somebody was here\n")
     (top / "relay.json").write_text("{")
     (top / "sbin/flatnet-relay").chmod(0o777)
     done = running.make()
-    assert "_relay/worker.py was changed" in running.diff(done, "package")[0]
+    assert "relay/worker.py was changed" in running.diff(done, "package")[0]
     assert "mode 0777" in running.diff(done, COMMAND)[0]
     assert done["restarted"]
     (top / "relay-table.json").chmod(0o600)
@@ -559,7 +559,7 @@ def test_each_is_started_anew_for_its_own_sources_only(running: Relay, sync: Syn
     assert not alive(other)
 
     other = sync.program()
-    append(package / "_relay/sender.py")
+    append(package / "relay/sender.py")
     done = sync.run()
     assert done["changed"]
     assert not done["restarted"]
@@ -588,7 +588,7 @@ def test_the_package_stays_for_as_long_as_one_needs_it(running: Relay, sync: Syn
     assert running.diff(done, "package") == ("", "")
     assert sync.program() == other
     assert not (top / "sbin/flatnet-relay").exists()
-    assert (top / "lib/flatnet/current/flatnet/sync.py").exists()
+    assert (top / "lib/flatnet/current/flatnet/sync/command.py").exists()
     running.run()
     sync.run(state="absent")
     assert running.answers()

@@ -11,7 +11,10 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdError, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdError,
+    Op,
+)
 
 from tests.integration.overlay import vxlan_lease
 from tests.integration.programs import SUBNETS, Pinging, Program, Programs, peer

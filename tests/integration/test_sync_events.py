@@ -13,7 +13,7 @@ import random
 import time
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
 
 from tests.integration.overlay import vxlan_lease
 from tests.integration.programs import SUBNETS, Peer, Programs, needed, reached

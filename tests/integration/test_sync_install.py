@@ -250,7 +250,7 @@ def test_another_version_replaces_it_and_is_started_once(running: Installed) -> 
     current = os.readlink(top / "current")
     old = top / "0.0.9-000000000000"
     (top / current).rename(old)
-    (old / "flatnet/agent.py").write_text("# an agent of another time\n")
+    (old / "flatnet/sync/agent.py").write_text("# an agent of another time\n")
     (top / "current").unlink()
     (top / "current").symlink_to(old.name)
     program = running.program()
@@ -264,13 +264,13 @@ def test_another_version_replaces_it_and_is_started_once(running: Installed) -> 
 
 def test_what_was_changed_in_it_is_put_right(running: Installed) -> None:
     package = running.host.etc / "flatnet/lib/flatnet/current/flatnet"
-    with (package / "sync.py").open("a") as file:
+    with (package / "sync/command.py").open("a") as file:
         file.write("# somebody was here\n")
-    (package / "_etcd/values.py").chmod(0o666)
+    (package / "etcd/values.py").chmod(0o666)
     done = running.make()
     before = running.diff(done, "package")[0]
-    assert "sync.py was changed" in before
-    assert "_etcd/values.py has other permissions" in before
+    assert "sync/command.py was changed" in before
+    assert "etcd/values.py has other permissions" in before
     assert done["restarted"]
 
 

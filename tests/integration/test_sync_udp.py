@@ -14,8 +14,8 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
 from tests.integration.overlay import PREFIX
 from tests.integration.programs import SUBNETS, Program, Programs

@@ -20,8 +20,8 @@ import tempfile
 import typing as t
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import services
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import config, control
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import services
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
 from tests.lab import Host, Lab, Pod
 from tests.lab.system import ip_batch, netns_pids
@@ -35,7 +35,7 @@ USER = "nobody"
 PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
 
 _HERE = Path(__file__).resolve().parent
-_CORE = _HERE.parents[1] / "plugins" / "module_utils"
+_CORE = _HERE.parents[1] / "plugins/module_utils/_flatnet"
 
 #: A subnet, an address of the underlay, and the newest format of vectors there.
 Peer = config.RelayPeer
@@ -247,7 +247,7 @@ class RelayHost:
         words = ["env", *("%s=%s" % each for each in self.fleet.environment.items())]
         text = services.definition([*words, *self.relay_command("run")], pause=0.2, sockets=32)
         (self.files / "relay.json").write_text(text)
-        script = str(_CORE / "supervisor.py")
+        script = str(_CORE / "install/supervisor.py")
         self.host.exec([PYTHON, "-I", script, "/run/relay/relay.json"], check=True)
         wait(self._ready, "the supervised relay")
 

@@ -15,7 +15,7 @@ import socket
 import struct
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import (
     config,
     device,
     receiver,

@@ -8,19 +8,22 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable, Iterable
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    NetworkConfig,
+    config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
     Entry,
     Fdb,
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
-    NetworkConfig,
-    config_from_dict,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Changes
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Changes
 from hypothesis import strategies as st
 
 # --- addresses ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
     SubnetExhausted,
     SubnetUnavailable,
     choose,
@@ -18,7 +18,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import 
     near,
     overlapping,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     Pool,
     config_from_dict,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.allocation import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
     SubnetExhausted,
     SubnetUnavailable,
     choose,
     is_member,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     Decision,
     DualStackUnsupported,
     DuplicateHostID,
@@ -26,10 +26,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.assignment import 
     held,
     vtep_mac,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
 )
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,16 +8,19 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.bridges import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Address,
+    Link,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.bridges import (
     OtherAddress,
     PortsLeft,
     change,
     in_the_way,
     parse,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Link
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change
 
 CNI0 = Link("cni0", "bridge", mtu=1450, mac="0a:00:00:00:00:01", master="", up=True)
 OLD, NEW, OTHER = (Address("cni0", "10.5.%d.1/24" % n) for n in (72, 94, 9))

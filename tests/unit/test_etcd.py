@@ -15,15 +15,24 @@ import traceback
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd.http import Answer, BadHttp
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd.options import parse_endpoint
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd.values import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    Compare,
+    EtcdClient,
+    Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.http import (
+    Answer,
+    BadHttp,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.options import (
+    parse_endpoint,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.values import (
     decode_key,
     encode,
     prefix_range,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import Compare, EtcdClient, Op
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,7 +214,7 @@ def test_contradictory_and_wrong_options_are_named(options: dict[str, Any], name
 
 def test_nothing_of_ansible_is_imported() -> None:
     code = (
-        "import sys, ansible_collections.flatnet.overlay.plugins.module_utils.etcd;"
+        "import sys, ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client;"
         "print([name for name in sys.modules if name.split('.')[0] == 'ansible'])"
     )
 

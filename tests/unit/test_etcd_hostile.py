@@ -16,11 +16,17 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd import connection, listing
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd import watch as watching
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd.errors import MAX_REASON
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import (
+    connection,
+    listing,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import watch as watching
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.errors import MAX_REASON
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._etcd.http import Answer
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.http import Answer
 
 Connect = Callable[..., EtcdClient]
 

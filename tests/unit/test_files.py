@@ -11,7 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import files
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import files
 
 
 @pytest.mark.parametrize("act", [files.remove, files.clean])

@@ -9,9 +9,9 @@ import re
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import firewalld
-from ansible_collections.flatnet.overlay.plugins.module_utils.firewall import Needs
-from ansible_collections.flatnet.overlay.plugins.module_utils.firewalld import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import firewalld
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.firewall import Needs
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.firewalld import (
     Configuration,
     listed,
     lost,

@@ -9,7 +9,10 @@ import ipaddress
 import json
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     InvalidLease,
     Lease,
     gateway,
@@ -19,7 +22,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import (
     subnet_env,
     subnet_of_key,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
 from hypothesis import given
 from hypothesis import strategies as st
 

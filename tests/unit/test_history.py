@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.history import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Snapshot
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.history import (
     Known,
     another,
     missing,
     undeleted,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.leases import Snapshot
 
 KNOWN = Known(100, 7, {"10.5.1.0-24": 40, "10.5.2.0-24": 90})
 

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import parse_mac
-from ansible_collections.flatnet.overlay.plugins.module_utils.identity import host_id, stable_mac
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+    host_id,
+    stable_mac,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    parse_mac,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

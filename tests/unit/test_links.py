@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
     Entry,
     Fdb,
@@ -16,13 +16,16 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.links import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import (
     ForeignDevice,
     complete,
     plan_link,
     remove_link,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change, inverse
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
+    Change,
+    inverse,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Mapping
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import messages, netlink
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel import (
+    messages,
+    netlink,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
     Fdb,
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.netlink import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.netlink import (
     APPEND,
     CREATE,
     EXCL,

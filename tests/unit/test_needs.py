@@ -9,8 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import needs
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Route
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Address,
+    Route,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import needs
 
 HERE = [Address("eth0", "192.0.2.7/24")]
 ROUTES = [

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     InvalidConfig,
     NetworkConfig,
     config_from_dict,

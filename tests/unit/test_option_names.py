@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.flatnet.overlay.plugins.module_utils import identity, options
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import (
     FlatnetError,
     InvalidInput,
     called,
     option,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import identity
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMON = yaml.safe_load((REPOSITORY / "roles/common/defaults/main.yml").read_text())
@@ -43,7 +44,7 @@ def test_a_part_of_an_option_keeps_its_place() -> None:
 
 def test_a_value_that_looks_like_an_option_stays() -> None:
     with pytest.raises(InvalidInput) as caught:
-        options.mac("vtep_mac", "force")
+        checks.mac("vtep_mac", "force")
     assert caught.value.told(NAMES) == "flatnet_vtep_mac: 'force' is not a MAC address"
 
 

@@ -9,8 +9,8 @@ import ipaddress
 from typing import Callable
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import options
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import InvalidInput
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks as options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,12 +9,15 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Route
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.overlap import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Address,
+    Route,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.overlap import (
     NetworkOverlaps,
     Surroundings,
     check,

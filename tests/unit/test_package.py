@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils import package
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _IMPORTS = """
 import sys
-import flatnet.%s
+import flatnet.%s.command
 print(*(name for name in sys.modules if name.startswith("flatnet.")))
 """
 
@@ -33,6 +33,9 @@ def imported(program: str, top: Path) -> set[str]:
     return {re.sub(r"^flatnet\.", "", name).replace(".", "/") for name in done.stdout.split()}
 
 
+SUPERVISOR = {"install", "install/supervisor"}
+
+
 def modules(paths: Iterable[str]) -> set[str]:
     return {re.sub(r"(/__init__)?\.py$", "", path) for path in paths}
 
@@ -44,15 +47,15 @@ def test_it_is_what_the_programs_import_and_the_supervisor(tmp_path: Path) -> No
         file.write_bytes(content)
     found = {program: imported(program, tmp_path) for program in package.COMMANDS}
     for program, names in found.items():
-        assert modules(package.parts(program)) == names | {"supervisor"}
+        assert modules(package.parts(program)) == names | SUPERVISOR
     both = set().union(*found.values())
-    assert modules(package.sources()) == both | {"__init__", "supervisor"}
+    assert modules(package.sources()) == both | {"__init__"} | SUPERVISOR
 
 
 def test_a_program_consists_of_what_it_needs() -> None:
-    assert "_relay/vector.py" in package.parts("relay")
-    assert "etcd.py" not in package.parts("relay")
-    assert "_relay/vector.py" not in package.parts("sync")
+    assert "relay/vector.py" in package.parts("relay")
+    assert "etcd/client.py" not in package.parts("relay")
+    assert "relay/vector.py" not in package.parts("sync")
 
 
 def test_nothing_of_ansible_is_in_it() -> None:

@@ -8,7 +8,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    NetworkConfig,
+    config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     PROTOCOL,
     Address,
     Entry,
@@ -16,12 +24,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import (
-    NetworkConfig,
-    config_from_dict,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
+    Change,
+    RouteTaken,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.peers import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
     LosingAllPeers,
     NotAdjacent,
     Peers,
@@ -29,8 +36,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.peers import (
     changes,
     entries,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change, RouteTaken
-from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Underlay,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.ping import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ping import (
     Lost,
     PingFailed,
     explain,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     PROTOCOL,
     Address,
     Entry,
@@ -15,7 +15,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
     Change,
     RouteTaken,
     claim,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import report
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import report
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import (
     RelaySettings,
     RelayTable,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.control import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.control import (
     RelayGone,
     RelayUnavailable,
     ask,

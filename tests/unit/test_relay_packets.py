@@ -10,7 +10,7 @@ import itertools
 import struct
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import (
     checksum,
     frames,
     packets,

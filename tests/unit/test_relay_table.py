@@ -10,8 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import overlay, peers, relay_table
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
+    Lease,
+    parse_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Address,
+    Route,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import plan_link
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import devices, peers
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
+    keeper as relay_keeper,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
+    relay_table,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
+    LosingAllPeers,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Underlay,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import (
     InvalidRelayConfig,
     RelayPeer,
     RelaySettings,
@@ -20,14 +45,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config impo
     load_table,
     parse_table,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address, Route
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease, parse_lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.links import plan_link
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import config_from_dict
-from ansible_collections.flatnet.overlay.plugins.module_utils.peers import LosingAllPeers
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change
-from ansible_collections.flatnet.overlay.plugins.module_utils.relay_keeper import RelayKeeper
-from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,7 +175,7 @@ def settings(**other: Any) -> RelaySettings:
 
 
 def test_the_device_is_made_anew_only_for_what_cannot_change() -> None:
-    device = overlay.tun(settings())
+    device = devices.tun(settings())
     assert device.addresses == (Address("flannel0", "10.5.1.0/32"),)
     held = [*device.addresses, Route("10.5.0.0/16", "flannel0")]
     assert plan_link(device.link, device.link, device.addresses, held, True) == ((), ())
@@ -191,15 +208,15 @@ def written(tmp_path: Path) -> RelaySettings:
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, written: RelaySettings) -> RelayKeeper:
-    keeper = RelayKeeper(str(tmp_path / "relay.json"))
+def keeper(tmp_path: Path, written: RelaySettings) -> relay_keeper.RelayKeeper:
+    keeper = relay_keeper.RelayKeeper(str(tmp_path / "relay.json"))
     keeper.learn(UDP, OWN, UNDERLAY)
     assert keeper.settings == written
     return keeper
 
 
 def test_what_no_lease_tells_of_stays_as_it_was_written(
-    tmp_path: Path, keeper: RelayKeeper, written: RelaySettings
+    tmp_path: Path, keeper: relay_keeper.RelayKeeper, written: RelaySettings
 ) -> None:
     path = tmp_path / "relay.json"
     path.write_text(written._replace(workers=5, vector=False, port=1, mtu=900).to_json())
@@ -215,19 +232,19 @@ def test_what_no_lease_tells_of_stays_as_it_was_written(
 
 @pytest.mark.parametrize("damage", ["", "{", '{"device": 1}', None])
 def test_damaged_settings_are_written_anew_once_they_were_known(
-    tmp_path: Path, keeper: RelayKeeper, written: RelaySettings, damage: str | None
+    tmp_path: Path, keeper: relay_keeper.RelayKeeper, written: RelaySettings, damage: str | None
 ) -> None:
     path = tmp_path / "relay.json"
     path.unlink() if damage is None else path.write_text(damage)
     with pytest.raises(InvalidRelayConfig, match=r"relay\.json"):
-        RelayKeeper(str(path)).learn(UDP, OWN, UNDERLAY)
+        relay_keeper.RelayKeeper(str(path)).learn(UDP, OWN, UNDERLAY)
     keeper.learn(UDP, OWN, UNDERLAY)
     assert keeper.keep([], (), 1) == ("settings %s" % path,)
     assert load_settings(str(path)) == written
 
 
 def test_a_table_follows_events_and_is_compared_otherwise(
-    keeper: RelayKeeper, written: RelaySettings
+    keeper: relay_keeper.RelayKeeper, written: RelaySettings
 ) -> None:
     keeper.keep([], (), 1)
     assert load_table(written.table_file) == RelayTable((), 1)
@@ -243,7 +260,7 @@ def test_a_table_follows_events_and_is_compared_otherwise(
 
 
 def test_with_another_backend_there_is_no_relay(
-    keeper: RelayKeeper, written: RelaySettings
+    keeper: relay_keeper.RelayKeeper, written: RelaySettings
 ) -> None:
     keeper.learn(VXLAN, OWN, UNDERLAY)
     assert keeper.settings is None
@@ -254,7 +271,7 @@ def test_with_another_backend_there_is_no_relay(
 
 
 def test_a_lease_goes_on_saying_what_it_said_about_vectors(
-    tmp_path: Path, keeper: RelayKeeper
+    tmp_path: Path, keeper: relay_keeper.RelayKeeper
 ) -> None:
     flannelds = Lease(OWN.subnet, OWN.public_ip)
     silent = OWN._replace(vector=0)

@@ -10,7 +10,7 @@ import struct
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import mail, vector
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import mail, vector
 from hypothesis import given
 from hypothesis import strategies as st
 

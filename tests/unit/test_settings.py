@@ -10,10 +10,15 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import settings
-from ansible_collections.flatnet.overlay.plugins.module_utils.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils.place import Choice
-from ansible_collections.flatnet.overlay.plugins.module_utils.settings import Etcd, Settings
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
+    Choice,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import settings
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.settings import (
+    Etcd,
+    Settings,
+)
 
 
 def test_nothing_said_is_the_defaults() -> None:

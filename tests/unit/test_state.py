@@ -10,11 +10,17 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import files, state
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import NetworkConfig
-from ansible_collections.flatnet.overlay.plugins.module_utils.retention import Left
-from ansible_collections.flatnet.overlay.plugins.module_utils.state import DamagedState, State
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    NetworkConfig,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import files
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import state
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.retention import Left
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.state import (
+    DamagedState,
+    State,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

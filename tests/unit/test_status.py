@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils import program, retention, status
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay import report
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Neigh
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.plan import Change
-from ansible_collections.flatnet.overlay.plugins.module_utils.retention import Left, Retention
-from ansible_collections.flatnet.overlay.plugins.module_utils.status import Status
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import journal
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Neigh
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import report
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import retention, status
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.retention import (
+    Left,
+    Retention,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.status import Status
 
 
 def shown(given: Status, running: bool = True) -> str:
@@ -186,7 +190,7 @@ def test_the_status_for_a_person_is_plain_text() -> None:
 
 
 def test_a_line_of_the_journal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    program.log(program.ERROR, "key %s is not used" % NASTY)
+    journal.log(journal.ERROR, "key %s is not used" % NASTY)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.isprintable()
     assert len(line) < 1200

@@ -5,12 +5,22 @@
 
 from __future__ import annotations
 
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import Address
-from ansible_collections.flatnet.overlay.plugins.module_utils.flannel import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
-from ansible_collections.flatnet.overlay.plugins.module_utils.peers import Adjacency, Rules, encode
-from ansible_collections.flatnet.overlay.plugins.module_utils.table import PeerTable
-from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import Underlay
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
+    Adjacency,
+    Rules,
+    encode,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.table import (
+    PeerTable,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Underlay,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,14 +9,16 @@ import ipaddress
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils.entries import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
+    parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     PROTOCOL,
     Address,
+    Interface,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils.network import parse_config
-from ansible_collections.flatnet.overlay.plugins.module_utils.underlay import (
-    Interface,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
     NoUnderlay,
     Reach,
     Underlay,

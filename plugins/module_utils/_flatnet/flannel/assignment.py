@@ -1,0 +1,354 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which lease a host should hold, given all that there are.
+
+Pure: leases.py reads them, asks here, and writes the answer, guarded so that it is written only if
+what it was based on still holds.
+
+A host that holds a lease is **established**: whatever else is in etcd, it keeps its subnet, since
+its containers have addresses of it. Other keys that overlap it, garbage or leases, only keep *new*
+leases off; leases of others that record its identity or address are told and left alone. The subnet
+changes only if ``Wish.move`` asks for that. Of several leases that record one host, the established
+one is the one whose subnet the host uses, else the oldest: whoever adds another one later does not
+move the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..errors import FlatnetError, option
+from . import allocation
+from .config import NetworkConfig
+from .identity import stable_mac
+from .lease import Lease
+
+
+class DuplicatePublicIP(FlatnetError):
+    """Another host holds a lease with this host's public IP."""
+
+
+class DuplicateHostID(FlatnetError):
+    """Another host holds a lease with this host's identity: a cloned image."""
+
+
+class LeaseWouldMove(FlatnetError):
+    """The host's subnet would become another one, and nobody has asked for that."""
+
+
+class DualStackUnsupported(FlatnetError):
+    """The network is dual stack, and this version provisions IPv4 only."""
+
+
+class Host(NamedTuple):
+    """Who asks for a lease.
+
+    ``host_id`` identifies the machine whatever its addresses, ``hostname`` is for people.
+    ``vtep_mac`` None means the stable one made from ``host_id`` and the VNI. ``vector``: the newest
+    format of vectors that its relay takes, with the udp backend.
+    """
+
+    host_id: str
+    hostname: str
+    public_ip: str
+    vtep_mac: str | None = None
+    vector: int = 0
+
+    def __str__(self) -> str:
+        return "%s (%s)" % (self.hostname, self.public_ip)
+
+
+class Wish(NamedTuple):
+    """What a host may ask for beyond having a lease.
+
+    ``subnet`` is insisted on; ``prefer`` is the subnet that the host uses, or used last, and is
+    taken if free; ``avoid`` are prefixes that the host uses otherwise; ``takeover`` takes the lease
+    from another host with our address or identity. ``move`` lets a host that holds a lease have
+    another subnet: the one insisted on, or one that fits the network where its own does not.
+    """
+
+    subnet: str | None = None
+    prefer: str | None = None
+    avoid: tuple[str, ...] = ()
+    takeover: bool = False
+    move: bool = False
+
+
+class Decision(NamedTuple):
+    """``before`` is the lease held now (None: none), ``after`` the one to hold.
+
+    Different subnets mean a move: the new lease is written, then ``before`` removed. ``surplus``
+    are further leases of this same host, or of one that it takes over, to be removed. ``notes`` are
+    sentences about what is not as it should be and was left alone.
+    """
+
+    before: Lease | None
+    after: Lease
+    surplus: tuple[Lease, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def moved(self) -> bool:
+        return self.before is not None and self.before.key_name != self.after.key_name
+
+    @property
+    def obsolete(self) -> tuple[Lease, ...]:
+        """The leases to remove once ``after`` is written."""
+        return self.surplus + ((self.before,) if self.before and self.moved else ())
+
+
+def decide(
+    config: NetworkConfig,
+    leases: Sequence[Lease],
+    taken: Iterable[str],
+    host: Host,
+    wish: Wish,
+) -> Decision:
+    """The lease that ``host`` should hold.
+
+    ``taken`` are the subnets of all keys, also of those whose value is garbage. A host keeps the
+    lease of its own identity, even after its public IP changed; failing that it adopts one that a
+    flanneld (no identity) wrote for its public IP; failing that it gets a free subnet. Raises
+    LeaseWouldMove where it cannot keep its subnet, or is not to, and ``wish.move`` is not set.
+    """
+    if config.ipv6:
+        raise DualStackUnsupported(
+            "the network has EnableIPv6 (%s): this version provisions IPv4 only, and an IPv4-only "
+            "lease in a dual-stack network would confuse flanneld peers" % config.ipv6.network
+        )
+    held_now, notes = _held(config, leases, host, wish)
+    own = held_now[0] if held_now else None
+    others = list(taken)
+    for lease in held_now:
+        # Once each: the key of another host, dual stack, may stand for the same subnet.
+        if lease.subnet in others:
+            others.remove(lease.subnet)
+    subnet = _subnet(config, leases, held_now, others, host, wish)
+    after = _lease(config, subnet, host)
+    # A move that was cut short has left both leases, so the wanted one may be there already.
+    before = next((lease for lease in held_now if lease.key_name == after.key_name), own)
+    if before and before.subnet == subnet:
+        notes += _kept(config, subnet, others)
+    surplus = tuple(lease for lease in held_now if lease is not before)
+    return Decision(before, after, surplus, notes)
+
+
+def held(leases: Iterable[Lease], host: Host) -> Lease | None:
+    """The lease that ``host`` uses now: its own, else one that a flanneld wrote for its address."""
+    found = [
+        lease
+        for lease in leases
+        if lease.host_id == host.host_id
+        or (not lease.host_id and lease.public_ip == host.public_ip)
+    ]
+    return min(found, key=lambda lease: _rank(lease, host), default=None)
+
+
+def _is_clone(lease: Lease, host: Host) -> bool:
+    """Whether a lease of our identity looks like another machine's."""
+    return lease.public_ip != host.public_ip and lease.hostname != host.hostname
+
+
+def _rank(lease: Lease, host: Host) -> tuple[bool, bool, int, bool, str]:
+    """Ours before adoptable ones, and before those of a clone; then the oldest, which peers have
+    known for the longest; then the one with the current address."""
+    return (
+        lease.host_id != host.host_id,
+        _is_clone(lease, host),
+        lease.create_revision,
+        lease.public_ip != host.public_ip,
+        lease.key_name,
+    )
+
+
+def _held(
+    config: NetworkConfig, leases: Iterable[Lease], host: Host, wish: Wish
+) -> tuple[tuple[Lease, ...], tuple[str, ...]]:
+    """The leases that this host's one lease is to replace, the established one first; and what is
+    to be said of others."""
+    mine: list[Lease] = []
+    clones: list[Lease] = []
+    adoptable: list[Lease] = []
+    others: list[Lease] = []
+    for lease in leases:
+        if lease.host_id == host.host_id:
+            (clones if _is_clone(lease, host) else mine).append(lease)
+        elif lease.public_ip == host.public_ip:
+            (others if lease.host_id else adoptable).append(lease)
+    notes: list[str] = []
+    if clones and not wish.takeover:
+        clone = clones[0]
+        if not mine:
+            raise DuplicateHostID(
+                "host id %s of %s is also that of %s, which holds the lease %s: a cloned "
+                "machine? give this one a machine-id of its own, or set %s if it is the same "
+                "machine under a new name and address"
+                % (host.host_id, host, clone.owner, clone.subnet, option("takeover"))
+            )
+        notes.append(
+            "the lease %s of %s records the host id of %s too: a cloned machine? %s keeps its own "
+            "lease" % (clone.subnet, clone.owner, host, host.hostname)
+        )
+    if others and not wish.takeover:
+        other = others[0]
+        if not any(lease.public_ip == host.public_ip for lease in mine):
+            raise DuplicatePublicIP(
+                "public IP %s of %s is also that of %s (host id %s), which holds the lease "
+                "%s; two hosts cannot share one address: correct it on one of them, or set %s if "
+                "this host replaces the other"
+                % (
+                    host.public_ip,
+                    host,
+                    other.owner,
+                    other.host_id,
+                    other.subnet,
+                    option("takeover"),
+                )
+            )
+        notes.append(
+            "the lease %s of %s (host id %s) records the public IP %s of %s too; two hosts cannot "
+            "share one address: %s keeps its own lease"
+            % (other.subnet, other.owner, other.host_id, host.public_ip, host, host.hostname)
+        )
+
+    if not wish.takeover:
+        clones, others = [], []
+
+    def rank(lease: Lease) -> tuple[bool, bool, bool, tuple[bool, bool, int, bool, str]]:
+        """Those that the host could keep first, of these the one in use, else the oldest."""
+        stays = allocation.is_within(config.ipv4, lease.subnet)
+        return not stays, _is_clone(lease, host), lease.subnet != wish.prefer, _rank(lease, host)
+
+    found = sorted(mine + clones, key=rank)
+    if not found:
+        fitting = [lease for lease in adoptable if _is_kept(config, lease, host, wish)]
+        found = sorted(fitting or adoptable, key=rank)[:1]
+    return (*found, *sorted(others, key=rank)), tuple(notes)
+
+
+def _is_established(lease: Lease, host: Host, wish: Wish) -> bool:
+    """Whether the host's containers may have addresses of this subnet: not so if the lease is a
+    flanneld's, or another machine's, and nothing here tells of it."""
+    return lease.host_id == host.host_id or lease.subnet == wish.prefer
+
+
+def _is_kept(config: NetworkConfig, lease: Lease, host: Host, wish: Wish) -> bool:
+    """Whether a host keeps the subnet if nobody asks for another one. An established host does
+    whatever became of SubnetLen, SubnetMin and SubnetMax: they are about new leases."""
+    return allocation.is_member(config.ipv4, lease.subnet) or (
+        allocation.is_within(config.ipv4, lease.subnet) and _is_established(lease, host, wish)
+    )
+
+
+def _subnet(
+    config: NetworkConfig,
+    leases: Iterable[Lease],
+    held_now: Sequence[Lease],
+    others: Sequence[str],
+    host: Host,
+    wish: Wish,
+) -> str:
+    """The subnet to hold; ``others`` are those of all keys but the host's own."""
+    pool = config.ipv4
+    if not held_now:
+        if wish.subnet:
+            return allocation.claim(pool, others, wish.subnet)
+        return allocation.choose(pool, others, host.host_id, wish.prefer, wish.avoid)
+    own = held_now[0]
+    kept = _is_kept(config, own, host, wish)
+    tied = _is_established(own, host, wish) and not wish.move
+    if wish.subnet and not (kept and wish.subnet == own.subnet):
+        wanted = allocation.claim(pool, others, wish.subnet)
+        if tied and wanted != own.subnet:
+            raise LeaseWouldMove(
+                "%s: %s holds the lease of %s, and would move to %s; containers with addresses of "
+                "the former are cut off by that, so it has to be asked for: set %s"
+                % (option("subnet"), host, own.subnet, wanted, option("move"))
+            )
+        return wanted
+    if wish.subnet or (kept and not (wish.move and _has_to_go(config, own, leases, held_now))):
+        return own.subnet
+    if tied:
+        raise LeaseWouldMove(
+            "the lease of %s, which %s holds, is outside the network %s, and would move to another "
+            "subnet; containers with addresses of the former are cut off by that, so it has to be "
+            "asked for: set %s, or have the network as it was"
+            % (own.subnet, host, config.network, option("move"))
+        )
+    fitting = (each.subnet for each in held_now if allocation.is_member(pool, each.subnet))
+    prefer = next(
+        (each for each in fitting if each != own.subnet), allocation.near(pool, own.subnet)
+    )
+    return allocation.choose(pool, others, host.host_id, prefer or wish.prefer, wish.avoid)
+
+
+def _has_to_go(
+    config: NetworkConfig, own: Lease, leases: Iterable[Lease], held_now: Sequence[Lease]
+) -> bool:
+    """Whether a host that may move should: its subnet is not of the network's kind, or in the place
+    of a lease that was there before, which peers use instead."""
+    older = [
+        lease.subnet
+        for lease in leases
+        if lease.create_revision < own.create_revision and lease not in held_now
+    ]
+    return not allocation.is_member(config.ipv4, own.subnet) or bool(
+        allocation.overlapping(older, own.subnet)
+    )
+
+
+def _kept(config: NetworkConfig, subnet: str, others: Iterable[str]) -> tuple[str, ...]:
+    """What is to be said of a subnet that the host keeps all the same."""
+    pool = config.ipv4
+    notes = []
+    if not allocation.is_member(pool, subnet):
+        notes.append(
+            "this host keeps its subnet %s, which is no /%d between SubnetMin %s and SubnetMax %s "
+            "of %s; to move it to one that is, set move (flatnet_move: true)"
+            % (
+                subnet,
+                pool.subnet_len,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
+                pool.network,
+            )
+        )
+    overlapping = allocation.overlapping(others, subnet)
+    if overlapping:
+        notes.append(
+            "this host keeps its subnet %s, though there are other keys of addresses in it: %s%s; "
+            "remove those that nobody needs"
+            % (subnet, ", ".join(overlapping[:3]), ", ..." if len(overlapping) > 3 else "")
+        )
+    return tuple(notes)
+
+
+def _lease(config: NetworkConfig, subnet: str, host: Host) -> Lease:
+    backend = config.backend
+    if backend.type != "vxlan":
+        kind = "host-gw" if backend.type == "host-gw" else ""
+        vector = host.vector if backend.type == "udp" else 0
+        return Lease(
+            subnet,
+            host.public_ip,
+            kind,
+            host_id=host.host_id,
+            hostname=host.hostname,
+            vector=vector,
+        )
+    return Lease(
+        subnet=subnet,
+        public_ip=host.public_ip,
+        backend_type="vxlan",
+        vni=backend.vni,
+        vtep_mac=host.vtep_mac or vtep_mac(host.host_id, backend.vni),
+        host_id=host.host_id,
+        hostname=host.hostname,
+    )
+
+
+def vtep_mac(host_id: str, vni: int) -> str:
+    """The VTEP MAC that a host has by default: the same after every reboot and re-creation."""
+    return stable_mac(host_id, "vni %d" % vni)

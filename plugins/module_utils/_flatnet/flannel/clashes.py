@@ -1,0 +1,112 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which leases get in each other's way.
+
+Pure. A kernel cannot tell two peers apart that have one VTEP MAC, and a packet can go to only one
+of two peers whose subnets overlap. Subnets overlap exactly if one holds the other, so they are
+found by their length and first bits, in one dictionary look-up for each length that there is.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+from .lease import Lease
+
+
+class Clashes:
+    """Leases by what they could clash over."""
+
+    def __init__(self) -> None:
+        self._by_mac: dict[str, dict[str, Lease]] = {}
+        # By length, then by the subnet's first bits, then by key name.
+        self._by_subnet: dict[int, dict[int, dict[str, Lease]]] = {}
+
+    def add(self, lease: Lease) -> None:
+        length, bits = _place(lease)
+        self._by_subnet.setdefault(length, {}).setdefault(bits, {})[lease.key_name] = lease
+        if lease.vtep_mac:
+            self._by_mac.setdefault(lease.vtep_mac, {})[lease.key_name] = lease
+
+    def discard(self, lease: Lease) -> None:
+        length, bits = _place(lease)
+        places = self._by_subnet[length]
+        _drop(places, bits, lease.key_name)
+        if not places:
+            del self._by_subnet[length]
+        if lease.vtep_mac:
+            _drop(self._by_mac, lease.vtep_mac, lease.key_name)
+
+    def overlapping(self, lease: Lease) -> Iterable[Lease]:
+        """Those with an address in common with this one's subnet."""
+        length, bits = _place(lease)
+        for other, places in self._by_subnet.items():
+            if other <= length:
+                yield from places.get(bits >> length - other, {}).values()
+                continue
+            more = other - length
+            inside = range(bits << more, bits + 1 << more)
+            # Whichever is less: the places that there could be, or those that there are.
+            if len(inside) < len(places):
+                found = [place for place in inside if place in places]
+            else:
+                found = [place for place in places if place in inside]
+            for place in found:
+                yield from places[place].values()
+
+    def sharing_mac(self, lease: Lease) -> Iterable[Lease]:
+        """Those with its VTEP MAC."""
+        return self._by_mac.get(lease.vtep_mac or "", {}).values()
+
+    def reason(self, lease: Lease) -> str | None:
+        """Why this lease cannot be used beside those held; None if it can."""
+        for other in self.overlapping(lease):
+            return "its subnet overlaps %s of %s, which was there before" % (
+                other.subnet,
+                other.owner,
+            )
+        for other in self.sharing_mac(lease):
+            # One host may hold two subnets, with one VTEP.
+            if other.public_ip != lease.public_ip:
+                return "%s is that of %s too" % (lease.vtep_mac, other.owner)
+        return None
+
+    def chain(self, lease: Lease) -> set[str]:
+        """Key names of those whose fate can hang on this one's, however indirectly.
+
+        If a clashes with b and b with c, then c may be used exactly if b is not, so it takes all of
+        the chain.
+        """
+        found: set[str] = set()
+        todo = [lease]
+        while todo:
+            each = todo.pop()
+            for other in (*self.overlapping(each), *self.sharing_mac(each)):
+                if other.key_name not in found:
+                    found.add(other.key_name)
+                    todo.append(other)
+        return found
+
+
+def seniority(lease: Lease) -> tuple[bool, int, str]:
+    """Of leases that clash the lowest counts, on every host alike: whichever key is there longest.
+
+    Nobody can write a revision, so nobody takes a holder's place by a lease that is written later.
+    One whose revision is not known comes last.
+    """
+    return not lease.create_revision, lease.create_revision, lease.key_name
+
+
+def _place(lease: Lease) -> tuple[int, int]:
+    """A subnet's length and first bits."""
+    address, _slash, length = lease.subnet.partition("/")
+    first = int.from_bytes(socket.inet_aton(address), "big")
+    return int(length), first >> 32 - int(length)
+
+
+def _drop(groups: dict, mark: object, name: str) -> None:  # type: ignore[type-arg]
+    del groups[mark][name]
+    if not groups[mark]:
+        del groups[mark]

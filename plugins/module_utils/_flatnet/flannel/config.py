@@ -1,0 +1,332 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The network's config, ``<prefix>/config``: flannel's fields, defaults and rules.
+
+Pure. Parses what anybody may have written, validates it once, and serialises it so that every
+flannel since v0.20 reads the same network (``pkg/subnet/config.go``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any, Union
+
+from ..errors import InvalidInput
+from ..fields import dumps, fold, is_number, load_object, show
+
+# Backends that flannel knows and this collection can share a network with.
+BACKENDS = ("vxlan", "host-gw", "udp", "alloc")
+DEFAULT_PORT = {"vxlan": 8472, "udp": 8285}
+# What one packet grows by: VXLAN is Ethernet 14 + IP 20 + UDP 8 + VXLAN 8 (flannel takes 50 for
+# IPv6 underlays too), udp is IP 20 + UDP 8.
+ENCAPSULATION = {"vxlan": 50, "udp": 28}
+MAX_MTU = 65535
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# Loopback and multicast, which no host's subnet may hide.
+_RESERVED = tuple(map(ipaddress.ip_network, "127.0.0.0/8 224.0.0.0/4 ::1/128 ff00::/8".split()))
+_RESERVED_IPV4 = tuple(
+    (int(each.network_address), int(each.broadcast_address))
+    for each in _RESERVED
+    if each.version == 4
+)
+
+
+class InvalidConfig(InvalidInput):
+    """``<prefix>/config`` breaks one of flannel's rules, or one that flannel forgot."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """``Backend`` of the config; defaults are flannel's.
+
+    ``mtu`` is the *outer* MTU in bytes (None: the underlay interface's), ``port`` None where the
+    backend has none.
+    """
+
+    type: str = "vxlan"
+    vni: int = 1
+    port: int | None = None
+    mtu: int | None = None
+    gbp: bool = False
+    learning: bool = False
+    direct_routing: bool = False
+
+    @property
+    def device(self) -> str | None:
+        """The device that carries the overlay on every host; None for routes only."""
+        return {"vxlan": "flannel.%d" % self.vni, "udp": "flannel0"}.get(self.type)
+
+    def overlay_mtu(self, underlay_mtu: int) -> int:
+        """MTU of pods and of the backend's device, bytes."""
+        return (self.mtu or underlay_mtu) - ENCAPSULATION.get(self.type, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"Type": self.type}
+        if self.type == "vxlan" or self.vni != 1:
+            out["VNI"] = self.vni
+        if self.port is not None:
+            out["Port"] = self.port
+        if self.mtu is not None:
+            out["MTU"] = self.mtu
+        for name, value in (
+            ("GBP", self.gbp),
+            ("Learning", self.learning),
+            ("DirectRouting", self.direct_routing),
+        ):
+            if value:
+                out[name] = True
+        return out
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One address family of the config: where subnets are taken from.
+
+    ``subnet_min`` and ``subnet_max`` are the first and the last subnet that may be leased.
+    """
+
+    network: Network
+    subnet_len: int
+    subnet_min: Network
+    subnet_max: Network
+
+    @property
+    def size(self) -> int:
+        """How many subnets the pool has."""
+        step = 1 << (self.network.max_prefixlen - self.subnet_len)
+        low, high = int(self.subnet_min.network_address), int(self.subnet_max.network_address)
+        return (high - low) // step + 1
+
+    def to_dict(self, prefix: str) -> dict[str, Any]:
+        """The config's fields; what equals flannel's default is left out."""
+        out: dict[str, Any] = {prefix + "Network": str(self.network)}
+        default = _pool(prefix, self.network, self.subnet_len, None, None)
+        out[prefix + "SubnetLen"] = self.subnet_len
+        if self.subnet_min != default.subnet_min:
+            out[prefix + "SubnetMin"] = str(self.subnet_min.network_address)
+        if self.subnet_max != default.subnet_max:
+            out[prefix + "SubnetMax"] = str(self.subnet_max.network_address)
+        return out
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """``<prefix>/config``, defaults filled in. ``ipv6`` is None unless ``EnableIPv6``."""
+
+    ipv4: Pool
+    backend: Backend
+    ipv6: Pool | None = None
+
+    @property
+    def network(self) -> str:
+        return str(self.ipv4.network)
+
+    def to_dict(self) -> dict[str, Any]:
+        out = self.ipv4.to_dict("")
+        if self.ipv6:
+            out["EnableIPv6"] = True
+            out.update(self.ipv6.to_dict("IPv6"))
+        out["Backend"] = self.backend.to_dict()
+        return out
+
+    def to_json(self) -> str:
+        return dumps(self.to_dict())
+
+
+_CONFIG_FIELDS = (
+    "Network",
+    "SubnetLen",
+    "SubnetMin",
+    "SubnetMax",
+    "EnableIPv4",
+    "EnableIPv6",
+    "IPv6Network",
+    "IPv6SubnetLen",
+    "IPv6SubnetMin",
+    "IPv6SubnetMax",
+    "Backend",
+)
+_BACKEND_FIELDS = ("Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting")
+
+
+def parse_config(text: str | bytes) -> NetworkConfig:
+    """Parse ``<prefix>/config``; keys are matched case-insensitively as Go does.
+
+    Raises InvalidConfig naming the field.
+    """
+    return config_from_dict(load_object(text, InvalidConfig, "the network config"))
+
+
+def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
+    """The same from a decoded object, for example a module's options."""
+    fields = fold(raw, _CONFIG_FIELDS)
+    ipv4_on = _boolean("EnableIPv4", fields.get("EnableIPv4"), True)
+    ipv6_on = _boolean("EnableIPv6", fields.get("EnableIPv6"), False)
+    if not ipv4_on:
+        raise InvalidConfig(
+            "EnableIPv4 is false: flannel cannot keep IPv6-only leases in etcd; "
+            "leave IPv4 enabled and add IPv6 for dual stack"
+        )
+    backend = fields.get("Backend")
+    if backend is not None and not isinstance(backend, dict):
+        raise InvalidConfig("Backend must be an object, not %s" % show(backend))
+    return NetworkConfig(
+        ipv4=_parse_pool(fields, "", 4),
+        ipv6=_parse_pool(fields, "IPv6", 6) if ipv6_on else None,
+        backend=_parse_backend(backend or {}),
+    )
+
+
+def _parse_backend(raw: dict[str, Any]) -> Backend:
+    fields = fold(raw, _BACKEND_FIELDS)
+    # flannel's code, unlike its documentation, takes udp when no type is given.
+    kind = _given(fields.get("Type"), "udp")
+    if not isinstance(kind, str) or kind.lower() not in BACKENDS:
+        raise InvalidConfig("Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)))
+    kind = kind.lower()
+    return Backend(
+        type=kind,
+        vni=_integer("Backend.VNI", fields.get("VNI"), 1, 1, (1 << 24) - 1),
+        port=(
+            _integer("Backend.Port", _given(fields.get("Port")), DEFAULT_PORT[kind], 1, 65535)
+            if kind in DEFAULT_PORT
+            else None
+        ),
+        mtu=_integer("Backend.MTU", _given(fields.get("MTU")), None, 576, MAX_MTU),
+        gbp=_boolean("Backend.GBP", fields.get("GBP"), False),
+        learning=_boolean("Backend.Learning", fields.get("Learning"), False),
+        direct_routing=_boolean("Backend.DirectRouting", fields.get("DirectRouting"), False),
+    )
+
+
+def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
+    name = prefix + "Network"
+    text = _given(fields.get(name))
+    if text is None:
+        raise InvalidConfig("%s is required" % name)
+    network = _network(name, text, version)
+    length = fields.get(prefix + "SubnetLen")
+    if length is not None:
+        length = _integer(prefix + "SubnetLen", length, None, 0, network.max_prefixlen) or None
+    return _pool(
+        prefix,
+        network,
+        length,
+        fields.get(prefix + "SubnetMin"),
+        fields.get(prefix + "SubnetMax"),
+    )
+
+
+def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any) -> Pool:
+    bits = network.max_prefixlen
+    widest, usual = (30, 24) if bits == 32 else (126, 64)
+    if length is None:
+        if network.prefixlen > widest - 2:
+            raise InvalidConfig(
+                "%sNetwork %s is smaller than /%d: no room for subnets of its own"
+                % (prefix, network, widest - 2)
+            )
+        length = usual if network.prefixlen <= usual - 2 else network.prefixlen + 2
+    if length > widest:
+        raise InvalidConfig("%sSubnetLen %d is longer than /%d" % (prefix, length, widest))
+    if length < network.prefixlen + 2:
+        raise InvalidConfig(
+            "%sSubnetLen %d leaves fewer than 4 subnets in %s; use %d or more"
+            % (prefix, length, network, network.prefixlen + 2)
+        )
+    step = 1 << (bits - length)
+    first = int(network.network_address)
+    subnet_min = _bound(prefix + "SubnetMin", low, network, length, first + step)
+    subnet_max = _bound(
+        prefix + "SubnetMax", high, network, length, first + network.num_addresses - step
+    )
+    if int(subnet_min.network_address) > int(subnet_max.network_address):
+        raise InvalidConfig(
+            "%sSubnetMin %s is above %sSubnetMax %s: no subnet could ever be leased"
+            % (prefix, subnet_min.network_address, prefix, subnet_max.network_address)
+        )
+    return Pool(network, length, subnet_min, subnet_max)
+
+
+def _bound(name: str, text: Any, network: Network, length: int, default: int) -> Network:
+    kind = type(network)
+    if _given(text) is None:
+        return kind((default, length))
+    address = _address(name, text, network.version)
+    if address not in network:
+        raise InvalidConfig("%s %s is outside %s" % (name, address, network))
+    try:
+        return kind((int(address), length))
+    except ValueError:
+        raise InvalidConfig(
+            "%s %s is not the first address of a /%d subnet" % (name, address, length)
+        ) from None
+
+
+def _network(name: str, text: Any, version: int) -> Network:
+    try:
+        network = ipaddress.ip_network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        network = None
+    # ipaddress also takes netmasks and zones, Go does not.
+    plain = network is not None and re.fullmatch(r"[^/%]+/[0-9]{1,3}", text)
+    if network is None or network.version != version or not plain:
+        example = "10.5.0.0/16" if version == 4 else "fd00:10::/48"
+        raise InvalidConfig(
+            "%s %s is not an IPv%d network such as %s" % (name, show(text), version, example)
+        )
+    if reserved(network):
+        raise InvalidConfig(
+            "%s %s cannot carry an overlay: it holds loopback or multicast addresses"
+            % (name, network)
+        )
+    return network
+
+
+def reserved_ipv4(first: int, last: int) -> bool:
+    """The same as ``reserved`` for IPv4 addresses as numbers."""
+    return any(low <= last and first <= high for low, high in _RESERVED_IPV4)
+
+
+def reserved(network: Network) -> bool:
+    """Whether a network holds addresses that cannot be a pod's; the default route does."""
+    return any(each.version == network.version and each.overlaps(network) for each in _RESERVED)
+
+
+def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        address = None
+    if address is None or address.version != version or "%" in text:
+        raise InvalidConfig("%s %s is not an IPv%d address" % (name, show(text), version))
+    return address
+
+
+def _given(value: Any, default: Any = None) -> Any:
+    """``default`` for Go's zero values, which mean "not set"."""
+    unset = value in (None, "") or (is_number(value) and value == 0)
+    return default if unset else value
+
+
+def _integer(name: str, value: Any, default: Any, low: int, high: int) -> Any:
+    if value is None:
+        return default
+    if not is_number(value) or not low <= value <= high:
+        raise InvalidConfig(
+            "%s %s is not a whole number from %d to %d" % (name, show(value), low, high)
+        )
+    return value
+
+
+def _boolean(name: str, value: Any, default: bool) -> bool:
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidConfig("%s %s must be true or false" % (name, show(value)))
+    return value

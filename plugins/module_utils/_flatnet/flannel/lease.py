@@ -1,0 +1,271 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Subnet keys, lease values and subnet.env, byte for byte as flannel writes them.
+
+Pure. Everything here reads what anybody may have written under ``<prefix>/subnets``
+(``pkg/subnet`` of flannel v0.20 and later) and validates it once. Past this border addresses are
+canonical strings (``10.5.94.0/24``, ``fd00:10:0:45::/64``, ``aa:bb:cc:dd:ee:ff``) and nobody
+checks them again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from typing import Any, NamedTuple
+
+from ..errors import InvalidInput
+from ..fields import dumps, fold, is_number, load_object, show
+from .config import NetworkConfig, reserved, reserved_ipv4
+
+DEFAULT_PREFIX = "/coreos.com/network"
+
+
+# 240.0.0.0, the first address that no host can have.
+_CLASS_E = 0xF0000000
+
+
+class InvalidLease(InvalidInput):
+    """A subnet key or a lease value that no host may act upon."""
+
+
+class Lease(NamedTuple):
+    """One valid lease: who holds which subnet, and how it is reached.
+
+    ``backend_type`` is empty for udp and alloc. ``host_id`` and ``hostname`` are this
+    collection's own, empty on leases that a flanneld wrote; so is ``vector``, the newest format of
+    vectors that the host's relay takes, 0 if it takes none. ``etcd_lease`` is the id of the etcd
+    lease the key hangs on, 0 for a permanent key. ``mod_revision`` and ``create_revision`` are the
+    key's, 0 if not stored or not known: of two leases the one created first is the older.
+    """
+
+    subnet: str
+    public_ip: str
+    backend_type: str = ""
+    vni: int | None = None
+    vtep_mac: str | None = None
+    subnet6: str | None = None
+    public_ip6: str | None = None
+    vtep_mac6: str | None = None
+    host_id: str = ""
+    hostname: str = ""
+    vector: int = 0
+    mod_revision: int = 0
+    etcd_lease: int = 0
+    create_revision: int = 0
+
+    @property
+    def key_name(self) -> str:
+        """The key's last part: ``10.5.94.0-24``, dual stack ``10.5.94.0-24&fd00:10:0:45::-64``."""
+        name = self.subnet.replace("/", "-")
+        return name + "&" + self.subnet6.replace("/", "-") if self.subnet6 else name
+
+    @property
+    def owner(self) -> str:
+        """How to name the holder to a person."""
+        return "%s (%s)" % (self.hostname, self.public_ip) if self.hostname else self.public_ip
+
+    def to_json(self) -> str:
+        """The lease's value, fields in flannel's order; ours last, where Go ignores them."""
+        out: dict[str, Any] = {"PublicIP": self.public_ip, "PublicIPv6": self.public_ip6}
+        if self.backend_type:
+            out["BackendType"] = self.backend_type
+        if self.vtep_mac:
+            out["BackendData"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac}
+        if self.vtep_mac6:
+            out["BackendV6Data"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac6}
+        if self.host_id:
+            out["Flatnet"] = {"HostID": self.host_id, "Hostname": self.hostname}
+            if self.vector:
+                out["Flatnet"]["Vector"] = self.vector
+        return dumps(out)
+
+    def same_content(self, other: Lease) -> bool:
+        """Whether both are equal in everything that is written to etcd."""
+        return self[:11] == other[:11]
+
+
+_KEY = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})(?:&([0-9a-f:]{2,39})-([0-9]{1,3}))?")
+_LEASE_FIELDS = (
+    "PublicIP",
+    "PublicIPv6",
+    "BackendType",
+    "BackendData",
+    "BackendV6Data",
+    "Flatnet",
+)
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def parse_lease(
+    name: str,
+    value: str | bytes,
+    mod_revision: int = 0,
+    etcd_lease: int = 0,
+    create_revision: int = 0,
+) -> Lease:
+    """Parse what stands under ``<prefix>/subnets/<name>``.
+
+    Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
+    flannel's form, a value that is not flannel's JSON, VXLAN data without a usable MAC.
+    """
+    match = _KEY.fullmatch(name)
+    if not match:
+        raise InvalidLease("subnet key %s is not of the form 10.5.94.0-24" % show(name))
+    subnet = _subnet(match.group(1), match.group(2), 4)
+    subnet6 = _subnet(match.group(3), match.group(4), 6) if match.group(3) else None
+    where = "lease %s: " % name
+    fields = fold(load_object(value, InvalidLease, "lease %s" % name), _LEASE_FIELDS)
+    if "PublicIP" not in fields:
+        raise InvalidLease(where + "PublicIP is missing")
+    public_ip = parse_public_ip(where + "PublicIP", fields["PublicIP"], 4)
+    public_ip6 = fields.get("PublicIPv6")
+    if public_ip6 is not None:
+        public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
+    kind = parse_name(where + "BackendType", fields.get("BackendType"))
+    vni = mac = mac6 = None
+    if kind == "vxlan":
+        vni, mac = _vtep(where + "BackendData", fields.get("BackendData"))
+        if subnet6:
+            vni6, mac6 = _vtep(where + "BackendV6Data", fields.get("BackendV6Data"))
+            if vni6 != vni:
+                raise InvalidLease(where + "BackendV6Data.VNI differs from BackendData.VNI")
+    own = fields.get("Flatnet", {})
+    if not isinstance(own, dict):
+        raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))
+    host_id = parse_name(where + "Flatnet.HostID", own.get("HostID"))
+    hostname = parse_name(where + "Flatnet.Hostname", own.get("Hostname"))
+    return Lease(
+        subnet=subnet,
+        public_ip=public_ip,
+        backend_type=kind,
+        vni=vni,
+        vtep_mac=mac,
+        subnet6=subnet6,
+        public_ip6=public_ip6,
+        vtep_mac6=mac6,
+        host_id=host_id,
+        hostname=hostname if host_id else "",
+        vector=_vector(own.get("Vector")) if host_id else 0,
+        mod_revision=mod_revision,
+        etcd_lease=etcd_lease,
+        create_revision=create_revision,
+    )
+
+
+def _vector(value: Any) -> int:
+    """A format's number; whatever else stands there costs the host its vectors, not its lease."""
+    return value if isinstance(value, int) and is_number(value) and 0 < value < 256 else 0
+
+
+def subnet_of_key(name: str) -> str | None:
+    """The IPv4 subnet that a key stands for, whatever its value; None if it is not a subnet's."""
+    match = _KEY.fullmatch(name)
+    try:
+        return _subnet(match.group(1), match.group(2), 4) if match else None
+    except InvalidLease:
+        return None
+
+
+def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
+    """An address that a peer can be reached at; raises InvalidLease otherwise."""
+    number = _number(text) if version == 4 else None
+    if number and number < _CLASS_E and not reserved_ipv4(number, number):
+        return str(text)
+    # Everything else, to find out what is wrong with it.
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        address = None
+    if address is None or address.version != version or "%" in text:
+        raise InvalidLease("%s %s is not an IPv%d address" % (where, show(text), version))
+    if (
+        getattr(address, "ipv4_mapped", None)
+        or address.is_loopback
+        or address.is_multicast
+        or address.is_unspecified
+        or (version == 4 and int(address) >= _CLASS_E)
+    ):
+        raise InvalidLease("%s %s cannot be the address of a host" % (where, address))
+    return str(address)
+
+
+def parse_mac(where: str, text: Any) -> str:
+    """A unicast, non-zero MAC in lower case with colons; raises InvalidLease otherwise."""
+    mac = text.lower().replace("-", ":") if isinstance(text, str) else ""
+    if not _MAC.fullmatch(mac):
+        raise InvalidLease("%s %s is not a MAC address" % (where, show(text)))
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise InvalidLease("%s %s is not a unicast MAC address" % (where, mac))
+    return mac
+
+
+def _vtep(where: str, data: Any) -> tuple[int | None, str]:
+    """VNI and MAC; old flannels wrote no VNI, which means the network's."""
+    if not isinstance(data, dict):
+        raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)
+    fields = fold(data, ("VNI", "VtepMAC"))
+    vni = fields.get("VNI")
+    if vni is not None and not (is_number(vni) and 0 < vni < 1 << 24):
+        raise InvalidLease("%s.VNI %s is not a VNI" % (where, show(vni)))
+    return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
+
+
+def _number(address: Any) -> int | None:
+    """An IPv4 address in canonical form as a number; many times faster than ipaddress."""
+    if isinstance(address, str):
+        try:
+            packed = socket.inet_pton(socket.AF_INET, address)
+        except (OSError, ValueError):  # ValueError: a null or a surrogate in it
+            return None
+        if socket.inet_ntop(socket.AF_INET, packed) == address:
+            return int.from_bytes(packed, "big")
+    return None
+
+
+def _subnet(address: str, length: str, version: int) -> str:
+    first = _number(address) if version == 4 else None
+    if first is not None and length.isdecimal() and str(int(length)) == length:
+        size = 1 << max(32 - int(length), 0)
+        if int(length) <= 32 and not first % size and not reserved_ipv4(first, first + size - 1):
+            return address + "/" + length
+    # Everything else, to find out what is wrong with it.
+    try:
+        network = ipaddress.ip_network("%s/%s" % (address, length))
+    except ValueError:
+        network = None
+    # The round trip refuses host bits, leading zeros and any second spelling of one subnet.
+    if network is None or network.version != version or str(network) != address + "/" + length:
+        raise InvalidLease("subnet key %s-%s is not a subnet" % (address, length))
+    if reserved(network):
+        raise InvalidLease("subnet %s can never belong to a host" % network)
+    return str(network)
+
+
+def parse_name(where: str, value: Any) -> str:
+    """A name that is compared, printed and written again, and must survive all three; raises
+    InvalidLease. None is the empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 253:
+        raise InvalidLease("%s %s is not printable text" % (where, show(value)))
+    return value
+
+
+def gateway(subnet: str) -> str:
+    """The host's own address in its subnet with the subnet's length: ``10.5.94.1/24``."""
+    network = ipaddress.ip_network(subnet)
+    return "%s/%d" % (network.network_address + 1, network.prefixlen)
+
+
+def subnet_env(config: NetworkConfig, lease: Lease, mtu: int, ipmasq: bool) -> str:
+    """``/run/flannel/subnet.env`` as flannel's ``WriteSubnetFile`` writes it."""
+    lines = ["FLANNEL_NETWORK=%s" % config.network, "FLANNEL_SUBNET=%s" % gateway(lease.subnet)]
+    if config.ipv6 and lease.subnet6:
+        lines.append("FLANNEL_IPV6_NETWORK=%s" % config.ipv6.network)
+        lines.append("FLANNEL_IPV6_SUBNET=%s" % gateway(lease.subnet6))
+    lines.append("FLANNEL_MTU=%d" % mtu)
+    lines.append("FLANNEL_IPMASQ=%s" % ("true" if ipmasq else "false"))
+    return "\n".join(lines) + "\n"

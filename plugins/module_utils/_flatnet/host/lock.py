@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two locks for whatever changes the overlay on a host, held by program or module alike.
+
+One is about what the kernel holds: the resident program never fights a run of the playbook, since
+each observes and applies as one step. The other is about what is installed, so that two controllers
+take turns. They are two because whoever installs waits for the program, which takes the first one.
+Nobody takes the second one while holding the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from ..errors import FlatnetError
+from .processes import name_of
+
+PATH = "/run/flatnet/lock"
+INSTALLING = "/run/flatnet/installing"
+_INSTALLED_BY = 180.0  # a start may wait for etcd, and a user for whoever installs packages
+_PAUSE = 0.02
+
+
+class Locked(FlatnetError):
+    """Somebody else holds the lock for too long."""
+
+
+def installing(timeout: float = _INSTALLED_BY) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock about files, users, services and firewall; raises Locked."""
+    return locked(timeout, INSTALLING, "installing on this host")
+
+
+@contextlib.contextmanager
+def locked(
+    timeout: float = 60.0, path: str = PATH, doing: str = "changing the overlay on this host"
+) -> Iterator[None]:
+    """Hold the lock; raises Locked after ``timeout`` seconds, naming the holder."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        # Root's alone to open, so nobody else can hold it.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        hint = "; changing the network needs root (CAP_NET_ADMIN)" if os.geteuid() else ""
+        raise Locked("the lock %s cannot be opened: %s%s" % (path, error.strerror, hint)) from None
+    try:
+        deadline = time.monotonic() + timeout
+        while not _take(descriptor):
+            if time.monotonic() > deadline:
+                raise Locked(
+                    "%s has been %s for %d seconds; wait for it, or end it"
+                    % (name_of(os.pread(descriptor, 20, 0)), doing, timeout)
+                )
+            time.sleep(_PAUSE)
+        os.pwrite(descriptor, b"%-20d" % os.getpid(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

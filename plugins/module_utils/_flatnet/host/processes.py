@@ -1,0 +1,76 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Processes of this host, as /proc tells of them, and commands that are run to their end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from ..errors import FlatnetError
+
+_PATIENCE = 120.0  # systemd's own limit for starting a unit is 90 s
+
+
+class CommandFailed(FlatnetError):
+    """A command of the host is not there, or does not end."""
+
+
+def born(pid: int) -> int | None:
+    """When a process began, in ticks since the boot, which tells it from another one that was given
+    its number later; None if it is not there, or has ended."""
+    found = _stat(pid)
+    return int(found[19]) if found and found[0] not in ("Z", "X") else None
+
+
+def parent(pid: int) -> int | None:
+    """The process that started it; None if it is not there."""
+    found = _stat(pid)
+    return int(found[1]) if found else None
+
+
+def name_of(text: str | bytes) -> str:
+    """A process as a person may look for it, by the number that it wrote into a lock of its own."""
+    try:
+        number = int(text)
+    except ValueError:
+        return "another process"
+    try:
+        with open("/proc/%d/comm" % number, encoding="utf-8", errors="replace") as file:
+            return "process %d (%s)" % (number, file.read().strip())
+    except OSError:
+        return "process %d" % number
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str]:
+    """A command's exit status and what it said. Raises CommandFailed if it is not there, or does
+    not end within two minutes."""
+    # Some users' path is without the system's own commands.
+    program = shutil.which(command[0]) or shutil.which(command[0], path="/usr/sbin:/sbin")
+    if not program:
+        raise CommandFailed("%s is not there" % command[0])
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandFailed("'%s' does not end" % " ".join(command)) from None
+    return done.returncode, done.stdout
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What follows the name in /proc/PID/stat: state, parent, …; see proc(5)."""
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None

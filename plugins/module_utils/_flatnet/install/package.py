@@ -1,0 +1,380 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The core as a package on a host, for the programs that stay there.
+
+    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
+    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/bytecode    what that was when it was made
+    <prefix>/lib/flatnet/current                        a link to the one in use
+    <prefix>/sbin/flatnet-sync, flatnet-relay           start the one in use
+
+The sources are those that the running module was itself imported from: Ansible sends a module what
+it imports, so nothing else has to be copied to a host. All programs are in the one package, which
+is there for as long as one of their commands is; each consists of some of its sources.
+
+Python runs bytecode as it finds it. So what is in place is compared whole: sources with those that
+came along, bytecode with what was written down about it. And the programs write none themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+from importlib.machinery import ModuleSpec
+from typing import NamedTuple
+
+from ..errors import FlatnetError
+
+VERSION = "0.1.0"  # the collection's, as in galaxy.yml
+NAME = "flatnet"
+# What is run, and by which command; all that they import comes along.
+COMMANDS = {"sync": "flatnet-sync", "relay": "flatnet-relay"}
+SUPERVISOR = "install/supervisor.py"  # the path in the package
+_ROOT = __name__.rpartition(".install.")[0]
+_PROGRAMS = (*("%s.command" % name for name in COMMANDS), "install.supervisor")
+_VERSION_FILE = "__init__.py"
+_MANIFEST = "bytecode"
+_CACHE = "__pycache__"
+
+_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
+_LAUNCHER = """\
+#!%s -IB
+import os
+import sys
+
+# The folder itself, not the link: an update must not mix two versions in one process.
+sys.path.insert(0, os.path.realpath("%s"))
+from flatnet.%s.command import main
+
+sys.exit(main())
+"""
+
+
+class NotInstalled(FlatnetError):
+    """The package cannot be put in place."""
+
+
+class Installed(NamedTuple):
+    """What is in place: the version's name (None: nothing), and what is wrong with it. ``stale``
+    are the programs that consist of something else."""
+
+    name: str | None
+    flaws: tuple[str, ...]
+    stale: frozenset[str] = frozenset(COMMANDS)
+
+    def __str__(self) -> str:
+        name = self.name or "none"
+        flaws = ", ".join(self.flaws[:3])
+        return "%s, but %s" % (name, flaws) if flaws else name
+
+
+def _payload() -> None:
+    """Never called. Ansible looks for imports to find what to send along with a module."""
+    from ..relay import command  # noqa: F401, PLC0415
+    from ..sync import command as _sync  # noqa: F401, PLC0415
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    return importlib.util.find_spec("%s.%s" % (_ROOT, name))
+
+
+def _is_folder(name: str) -> bool:
+    spec = _spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+@functools.cache
+def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
+    """A module's path in the package, its text, and the modules that it seems to import; None if
+    there is no such module, but what looked like an import in a docstring."""
+    spec = _spec(name)
+    if spec is None or spec.loader is None:
+        if name in _PROGRAMS:
+            raise NotInstalled("%s.%s was not sent along to this host" % (_ROOT, name))
+        return None
+    text: str = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
+    is_package = spec.submodule_search_locations is not None
+    path = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+    imported = _imported(name if is_package else name.rpartition(".")[0], text)
+    return path, text.encode(), tuple(imported)
+
+
+@functools.cache
+def _closure(*programs: str) -> dict[str, bytes]:
+    """The files that these consist of, by their path in the package."""
+    found = {}
+    todo = list(programs)
+    seen = set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        source = _source(name)
+        if source:
+            found[source[0]] = source[1]
+            folder = name.rpartition(".")[0]
+            todo += (*source[2], folder) if folder else source[2]
+    return found
+
+
+@functools.cache
+def sources() -> dict[str, bytes]:
+    """The package's files, by their path in it."""
+    found = dict(_closure(*_PROGRAMS))
+    digest = hashlib.sha256()
+    for path in sorted(found):
+        digest.update(b"%s %d\n" % (path.encode(), len(found[path])) + found[path])
+    version = "%s-%s" % (VERSION, digest.hexdigest()[:12])
+    found[_VERSION_FILE] = b'__version__ = "%s"\n' % version.encode()
+    return found
+
+
+def parts(program: str) -> frozenset[str]:
+    """The sources that a program, and what keeps it running, consist of."""
+    return frozenset(_closure("%s.command" % program, "install.supervisor"))
+
+
+def _imported(package: str, text: str) -> list[str]:
+    """The modules that relative imports in a source of ``package`` name."""
+    found = []
+    for dots, module, names in _IMPORT.findall(text):
+        parts = package.split(".") if package else []
+        parts = parts[: len(parts) - (len(dots) - 1)] + (module.split(".") if module else [])
+        found += [".".join(parts[: length + 1]) for length in range(len(parts))]
+        if not parts or _is_folder(found[-1]):
+            words = re.findall(r"\w+(?: as \w+)?", names)
+            found += [".".join([*parts, word.split()[0]]) for word in words]
+    return found
+
+
+def version() -> str:
+    """The name of the version that ``sources`` are."""
+    return sources()[_VERSION_FILE].decode().split('"')[1]
+
+
+def directory(prefix: str) -> str:
+    return os.path.join(prefix, "lib", NAME)
+
+
+def current(prefix: str) -> str:
+    """Where the version in use is; programs are started from here."""
+    return os.path.join(directory(prefix), "current")
+
+
+def launcher_path(prefix: str, program: str) -> str:
+    return os.path.join(prefix, "sbin", COMMANDS[program])
+
+
+def launcher(prefix: str, python: str, program: str) -> str:
+    """The file that is the program's command."""
+    if not os.path.isabs(python) or len(python.split()) != 1 or not os.access(python, os.X_OK):
+        raise NotInstalled("python: %s is not the absolute path of an interpreter" % python)
+    return _LAUNCHER % (python, current(prefix), program)
+
+
+def others(prefix: str, program: str) -> list[str]:
+    """The other programs that are in use."""
+    return [
+        each
+        for each in COMMANDS
+        if each != program and os.path.lexists(launcher_path(prefix, each))
+    ]
+
+
+def observe(prefix: str) -> Installed:
+    """What is in place, held against ``sources``."""
+    link = current(prefix)
+    try:
+        target = os.path.join(directory(prefix), os.readlink(link))
+    except OSError:
+        # A run that was cut short may have left something.
+        rests = ("rests of it are there",) if os.path.lexists(directory(prefix)) else ()
+        return Installed(None, rests)
+    flaws = _flaws(os.path.join(target, NAME), sources())
+    name = os.path.basename(target).partition("+")[0]
+    same = name == version()
+    stale = frozenset(
+        program
+        for program in COMMANDS
+        # What another version has besides is nobody's any more; in this one somebody put it there.
+        if any(path in parts(program) or (same and path not in sources()) for path in flaws)
+    )
+    # Another version differs, as it should.
+    return Installed(name, tuple(flaws.values()) if same else (), stale)
+
+
+def _flaws(top: str, wanted: dict[str, bytes]) -> dict[str, str]:
+    """What is not as it was installed, by the path of the source that it is about."""
+    bytecode = _read_manifest(top)
+    missing = {*wanted, *bytecode}
+    flaws = {} if bytecode else {_MANIFEST: "nothing tells of its bytecode"}
+    for folder, folders, files in os.walk(top):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for path in [folder, *(os.path.join(folder, name) for name in files + links)]:
+            short = os.path.relpath(path, top)
+            status = os.lstat(path)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            missing.discard(short)
+            if not is_folder and not _is_right(path, wanted.get(short), bytecode.get(short)):
+                flaws[_source_of(short)] = "%s was changed" % short
+            safe = 0o755 if is_folder else 0o644
+            if stat.S_IMODE(status.st_mode) != safe or status.st_uid != os.geteuid():
+                flaws.setdefault(_source_of(short), "%s has other permissions" % short)
+    for short in sorted(missing):
+        flaws.setdefault(_source_of(short), "%s is missing" % short)
+    return flaws
+
+
+def _is_right(path: str, source: bytes | None, digest: str | None) -> bool:
+    """Whether a file is the source, or the bytecode, that it should be."""
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    with open(path, "rb") as file:
+        found = file.read()
+    return found == source if digest is None else hashlib.sha256(found).hexdigest() == digest
+
+
+def _source_of(path: str) -> str:
+    """A file's source: of what is not bytecode, the file itself."""
+    folder, name = os.path.split(path)
+    above, last = os.path.split(folder)
+    return os.path.join(above, name.partition(".")[0] + ".py") if last == _CACHE else path
+
+
+def _manifest(top: str) -> str:
+    return os.path.join(os.path.dirname(top), _MANIFEST)
+
+
+def _read_manifest(top: str) -> dict[str, str]:
+    """What the bytecode was when it was made: digests by path; nothing if that cannot be told."""
+    try:
+        with open(_manifest(top), encoding="utf-8", errors="replace") as file:
+            lines = [line.rstrip("\n").partition(" ") for line in file]
+    except OSError:
+        return {}
+    return {path: digest for digest, dummy, path in lines}
+
+
+def _write_manifest(top: str) -> None:
+    lines = []
+    for folder, dummy, files in os.walk(top):
+        for name in files if os.path.basename(folder) == _CACHE else ():
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                digest = hashlib.sha256(file.read()).hexdigest()
+            lines.append("%s %s\n" % (digest, os.path.relpath(path, top)))
+    _write(_manifest(top), "".join(sorted(lines)).encode())
+
+
+def install(prefix: str, python: str) -> None:
+    """Put ``sources`` in place and in use; versions before it stay until ``clean``."""
+    top = directory(prefix)
+    target = os.path.join(top, version())
+    if os.path.lexists(target):  # damaged, or left by a run that was cut short
+        target += "+" + secrets.token_hex(4)
+    try:
+        for folder in (prefix, os.path.join(prefix, "lib")):
+            os.makedirs(folder, mode=0o755, exist_ok=True)
+        _folder(top)
+        _folder(target)
+        package = os.path.join(target, NAME)
+        _folder(package)
+        for path, content in sources().items():
+            for depth in range(path.count("/")):
+                _folder(os.path.join(package, *path.split("/")[: depth + 1]))
+            _write(os.path.join(package, path), content)
+        _compile(package, python)
+        _write_manifest(package)
+        _bring_to_disk(target)
+        draft = "%s.%s" % (current(prefix), secrets.token_hex(4))
+        os.symlink(os.path.basename(target), draft)
+        os.replace(draft, current(prefix))
+        _sync(top)
+    except OSError as error:
+        raise NotInstalled(
+            "the package cannot be put in place: %s: %s" % (error.filename, error.strerror)
+        ) from None
+
+
+def _folder(path: str) -> None:
+    """Root's alone, whatever the umask and the parent's group say."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
+    os.chown(path, os.geteuid(), os.getegid())
+    os.chmod(path, 0o755)
+
+
+def _write(path: str, content: bytes) -> None:
+    """A file in a folder that nobody uses yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o644), "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
+
+
+def _bring_to_disk(top: str) -> None:
+    """Whatever is in a folder: a host that loses its power has it whole, or does not use it."""
+    for folder, dummy, files in os.walk(top):
+        for path in [*(os.path.join(folder, name) for name in files), folder]:
+            _sync(path)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _compile(package: str, python: str) -> None:
+    """Bytecode, which the programs cannot write themselves; also shows that ``python`` works."""
+    done = subprocess.run(
+        [python, "-I", "-m", "compileall", "-q", package],
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o022,
+    )
+    if done.returncode:
+        raise NotInstalled(
+            "python: %s does not compile the package: %s"
+            % (python, (done.stdout + done.stderr).strip() or "status %d" % done.returncode)
+        )
+
+
+def clean(prefix: str) -> None:
+    """Remove versions that are not in use."""
+    top = directory(prefix)
+    used = {"current", os.path.basename(os.path.realpath(current(prefix)))}
+    for name in os.listdir(top):
+        path = os.path.join(top, name)
+        if name in used:
+            continue
+        if os.path.islink(path):
+            os.unlink(path)
+        else:
+            shutil.rmtree(path)
+
+
+def remove(prefix: str, program: str) -> None:
+    """Remove a command, and after the last one the package and folders that ``install`` made."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(launcher_path(prefix, program))
+    if others(prefix, program):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory(prefix))
+    if os.path.dirname(prefix) not in ("/", "/usr"):  # the system's own, as /usr/local
+        for folder in (os.path.join(prefix, "lib"), os.path.join(prefix, "sbin"), prefix):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

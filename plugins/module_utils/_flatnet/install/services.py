@@ -1,0 +1,294 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What keeps a program running on a host: systemd, or where there is none, our own supervisor.
+
+Both are asked in the same way: read() what is there, change() it. What a service is, its
+``definition``, is the one thing that differs: a unit's text, or a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..errors import FlatnetError
+from ..host import files
+from ..host.processes import CommandFailed, parent, run
+from . import supervisor
+
+UNITS = "/etc/systemd/system"
+RUN = "/run/flatnet"
+
+_STOPPED_BY = 15.0
+_PAUSE = 0.02
+_LINES = 10
+
+
+class ServiceFailed(FlatnetError):
+    """A service cannot be started, stopped or asked about."""
+
+
+class Service(NamedTuple):
+    """``definition`` empty: there is none. ``enabled``: started at boot. ``running`` None, of one
+    that is wanted: whether it runs is not ours to say, as of what a timer starts."""
+
+    name: str
+    definition: str = ""
+    enabled: bool = False
+    running: bool | None = False
+
+    def __str__(self) -> str:
+        if not self.definition:
+            return "absent"
+        words = ["enabled" if self.enabled else "not enabled"]
+        if self.running is not None:
+            words.append("running" if self.running else "not running")
+        return ", ".join(words)
+
+
+class Change(NamedTuple):
+    """``restart``: also if the service itself stays as it is. Where ``after.running`` is None, that
+    is to run it once now."""
+
+    before: Service
+    after: Service
+    restart: bool = False
+
+
+class Systemd:
+    """Units in /etc/systemd/system."""
+
+    def path(self, name: str) -> str:
+        """The file of a definition."""
+        return os.path.join(UNITS, name)
+
+    def read(self, names: Sequence[str]) -> list[Service]:
+        """What is there, under these names; ``running`` is never None."""
+        answer = _systemctl("show", "--property=UnitFileState,ActiveState,SubState", *names)
+        found = []
+        for name, text in zip(names, answer.split("\n\n")):
+            values = dict(line.partition("=")[::2] for line in text.split("\n"))
+            found.append(
+                Service(
+                    name,
+                    read_file(self.path(name)),
+                    values.get("UnitFileState") == "enabled",
+                    values.get("ActiveState") in ("active", "reloading") or _starts(values),
+                )
+            )
+        return found
+
+    def runs(self, name: str, pid: int) -> bool:
+        """Whether this process is the service's own."""
+        return _systemctl("show", "--property=MainPID", name).strip() == "MainPID=%d" % pid
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Carry out all of them; a started service is ready when this returns."""
+        todo = list(changes)
+        gone = [each.before.name for each in todo if not each.after.definition]
+        if gone:
+            _systemctl("disable", "--now", *gone)
+            for name in gone:
+                files.remove(self.path(name))
+        kept = [each for each in todo if each.after.definition]
+        for before, after, dummy in kept:
+            if before.definition != after.definition:
+                files.replace(self.path(after.name), after.definition.encode(), 0o644)
+        # Always, since a run that was cut short may have written them without.
+        _systemctl("daemon-reload")
+        if gone:
+            # One that failed would be remembered; systemctl minds those that did not.
+            run(["systemctl", "reset-failed", *gone])
+        _systemctl_all("reenable", [c.after.name for c in kept if c.after.enabled and _redo(c)])
+        _systemctl_all(
+            "disable", [c.after.name for c in kept if c.before.enabled and not c.after.enabled]
+        )
+        _systemctl_all(
+            "stop", [c.after.name for c in kept if c.before.running and c.after.running is False]
+        )
+        for each in kept:
+            if each.restart and each.after.running is None:
+                # To its end. How that was is for the program's own status to tell.
+                run(["systemctl", "start", each.after.name])
+        started = [c.after.name for c in kept if c.after.running and _restarts(c)]
+        try:
+            _systemctl_all("restart", started)
+        except (CommandFailed, ServiceFailed) as error:
+            raise ServiceFailed("%s; %s" % (error, self.said(started))) from None
+
+    def said(self, names: Sequence[str]) -> str:
+        """The last lines that they logged."""
+        chosen = ["--unit=" + name for name in names]
+        return _tail(run(["journalctl", "--no-pager", "--lines=%d" % _LINES, *chosen])[1])
+
+
+class Supervised:
+    """Commands under supervisor.py, each of which has a definition in /run/flatnet.
+
+    Whatever boots the host starts them again: that is beyond a program's reach.
+    """
+
+    def __init__(self, program: str, python: str) -> None:
+        self._program = program
+        self._python = python
+
+    def path(self, name: str) -> str:
+        return os.path.join(RUN, name + ".json")
+
+    def read(self, names: Sequence[str]) -> list[Service]:
+        found = []
+        for name in names:
+            definition = read_file(self.path(name))
+            up = supervisor.running(self.path(name)) is not None
+            found.append(Service(name, definition, bool(definition), up))
+        return found
+
+    def runs(self, name: str, pid: int) -> bool:
+        """Whether this process is the service's own."""
+        found = supervisor.running(self.path(name))
+        return found is not None and parent(pid) == found.pid
+
+    def change(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            path = self.path(change.after.name)
+            starts = bool(change.after.running) and _restarts(change)
+            if not change.after.running:
+                self._stop(path)
+            if not change.after.definition:
+                # What tells of the rest goes last.
+                for each in (*_beside(path), path):
+                    files.remove(each)
+                continue
+            if change.before.definition != change.after.definition:
+                files.replace(path, change.after.definition.encode(), 0o644)
+            if starts and not self._begin_anew(path):
+                self._stop(path)
+                self._start(path)
+
+    def said(self, names: Sequence[str]) -> str:
+        return _tail("\n".join(read_file(supervisor.log_path(self.path(name))) for name in names))
+
+    def _start(self, path: str) -> None:
+        # Without the environment of whoever runs the playbook.
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"}
+        code, output = run([self._python, "-I", self._program, path], env)
+        if code:
+            raise ServiceFailed(output.strip() or "the supervisor of %s does not start" % path)
+
+    def _begin_anew(self, path: str) -> bool:
+        """Have a supervisor that runs begin anew, which keeps the program's sockets; whether it
+        did."""
+        found = supervisor.running(path)
+        if found is None or found.script != (self._python, self._program):
+            return False
+        with _process(path) as handle:
+            if handle is None:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGHUP)
+            until = time.monotonic() + _STOPPED_BY
+            while time.monotonic() < until:
+                if select.select([handle], [], [], _PAUSE)[0]:
+                    return False
+                now = supervisor.running(path)
+                if now and now.times > found.times:
+                    return True
+        return False
+
+    def _stop(self, path: str) -> None:
+        with _process(path) as handle:
+            if handle is None:
+                return
+            for what in (signal.SIGTERM, signal.SIGKILL):
+                signal.pidfd_send_signal(handle, what)
+                if select.select([handle], [], [], _STOPPED_BY)[0]:
+                    return
+            raise ServiceFailed("the process that %s is about does not end" % path)
+
+
+@contextlib.contextmanager
+def _process(path: str) -> Iterator[int | None]:
+    """The supervisor of a definition, as a handle that never becomes another process's; None if
+    there is none."""
+    found = supervisor.running(path)
+    handle = None
+    if found:
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(found.pid)
+    try:
+        # If it had ended before, the handle would be of another process.
+        still = supervisor.running(path)
+        yield handle if found and still and still.pid == found.pid else None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def definition(
+    command: Sequence[str], every: float = 0.0, pause: float = 0.0, sockets: int = 0
+) -> str:
+    """A command for Supervised; see supervisor.py."""
+    found = {"command": list(command), "every": every, "pause": pause}
+    return json.dumps({**found, "sockets": sockets} if sockets else found) + "\n"
+
+
+def has_systemd() -> bool:
+    """Whether systemd runs this host: see sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def _starts(values: dict[str, str]) -> bool:
+    """Whether a unit is being started, and not waiting to be after it failed."""
+    substate = values.get("SubState", "")
+    return values.get("ActiveState") == "activating" and not substate.startswith("auto-restart")
+
+
+def _redo(change: Change) -> bool:
+    return not change.before.enabled or change.before.definition != change.after.definition
+
+
+def _restarts(change: Change) -> bool:
+    return (
+        change.restart
+        or not change.before.running
+        or change.before.definition != change.after.definition
+    )
+
+
+def _systemctl_all(verb: str, names: Sequence[str]) -> None:
+    if names:
+        _systemctl(verb, *names)
+
+
+def _systemctl(*arguments: str) -> str:
+    code, output = run(["systemctl", *arguments])
+    if code:
+        raise ServiceFailed(
+            "'systemctl %s' failed: %s"
+            % (" ".join(arguments), output.strip() or "status %d" % code)
+        )
+    return output
+
+
+def read_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _beside(path: str) -> tuple[str, ...]:
+    log = supervisor.log_path(path)
+    return supervisor.pid_path(path), supervisor.notify_path(path), log, log + ".1"
+
+
+def _tail(text: str) -> str:
+    lines = text.strip().splitlines()[-_LINES:]
+    return "it said: %s" % " | ".join(lines) if lines else "it said nothing"

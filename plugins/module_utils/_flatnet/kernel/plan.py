@@ -1,0 +1,160 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: what has to change in a kernel, in which order, and how to take it back.
+
+Pure, and the only place that compares desired with observed. A change is an object before and the
+same object after; None stands for "not there". Everything else follows from that: the diff is the
+two columns, the inverse is the columns swapped and read backwards.
+
+    desired   {key: entry} ---+
+                              +--> changes --> --check prints them
+    observed  {key: entry} ---+           \\--> kernel.apply() does them, unwinds on failure
+
+Order, for a packet that is on its way while the kernel changes: what a route needs is there before
+the route is (device, address, neighbour, FDB, route), and a route is gone before what it needs is
+taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Callable, NamedTuple
+
+from ..errors import FlatnetError
+from .entries import Address, Entry, Fdb, Link, Neigh, Route, word
+
+_ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
+
+# rtm_protocol of routes that the kernel makes for addresses.
+_KERNEL = 2
+
+
+class RouteTaken(FlatnetError):
+    """Somebody else's route stands where one of ours has to be; ``places`` are the keys."""
+
+    def __init__(self, message: str, places: frozenset[Hashable]) -> None:
+        super().__init__(message)
+        self.places = places
+
+
+class Change(NamedTuple):
+    """One object of a kernel, before and after."""
+
+    before: Entry | None
+    after: Entry | None
+
+    @property
+    def kind(self) -> type[Entry]:
+        return type(self.before if self.after is None else self.after)  # type: ignore[return-value]
+
+    @property
+    def inverse(self) -> Change:
+        return Change(self.after, self.before)
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return "add %s" % (self.after,)
+        if self.after is None:
+            return "remove %s" % (self.before,)
+        before, after = self
+        if isinstance(before, Link) and isinstance(after, Link):
+            return "change link %s: %s" % (after.name, ", ".join(_steps(before, after)))
+        return "change %s to %s" % (before, after)
+
+
+Changes = tuple[Change, ...]
+
+
+def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
+    """The changes that make ``observed`` equal ``desired``.
+
+    ``observed`` holds only what may be changed or removed: whoever calls decides what is theirs.
+    """
+    want = _index(desired)
+    have = _index(observed)
+    put: list[Change] = []
+    drop: list[Change] = []
+    for key, entry in want.items():
+        before = have.get(key)
+        if before != entry:
+            put.append(Change(before, entry))
+    for key, entry in have.items():
+        if key not in want:
+            drop.append(Change(entry, None))
+    # Sorting is stable and by kind only: entries keep the order in which they were desired.
+    put.sort(key=lambda change: _ORDER[change.kind])
+    drop.sort(key=lambda change: -_ORDER[change.kind])
+    return tuple(put + drop)
+
+
+def claim(
+    wanted: Iterable[Entry], routes: Iterable[Route], ours: Callable[[Route], bool]
+) -> list[Route]:
+    """The ``routes`` that may be changed or removed so that the ``wanted`` ones are there.
+
+    These are ours, and of somebody else's those that stand in a wanted place and say the same
+    apart from their protocol: they are adopted. Any other in a wanted place raises RouteTaken.
+    The kernel's own are never ours, nor is what a Route cannot express.
+    """
+    places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
+    found: list[Route] = []
+    taken: dict[Hashable, str] = {}
+    for route in routes:
+        place = places.get(route.key)
+        free = route.simple and route.protocol != _KERNEL
+        same = place and place == route._replace(protocol=place.protocol)
+        if free and (ours(route) or same):
+            found.append(route)
+        elif place:
+            taken[place.key] = "%s is wanted, and there is %s" % (place, route)
+    if taken:
+        raise RouteTaken(
+            "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "
+            "yours another metric" % "; ".join(taken.values()),
+            frozenset(taken),
+        )
+    return found
+
+
+def inverse(changes: Iterable[Change]) -> Changes:
+    """The changes that undo ``changes``."""
+    return tuple(change.inverse for change in reversed(tuple(changes)))
+
+
+def outcome(changes: Iterable[Change], observed: Iterable[Entry]) -> list[Entry]:
+    """What there is of ``observed`` after ``changes``."""
+    entries = _index(observed)
+    for before, after in changes:
+        if before is not None:
+            entries.pop(before.key, None)
+        if after is not None:
+            entries[after.key] = after
+    return list(entries.values())
+
+
+def diff(changes: Iterable[Change]) -> dict[str, str]:
+    """Ansible's before and after, a line for every object that changes."""
+    changes = tuple(changes)
+    return {
+        side: "".join(
+            "%s\n" % (entry,)
+            for entry in (getattr(change, side) for change in changes)
+            if entry is not None
+        )
+        for side in ("before", "after")
+    }
+
+
+def _steps(before: Link, after: Link) -> list[str]:
+    """What changes about a device, each as ``mtu 1450 to 1400``."""
+    old, new = before.to_dict(), after.to_dict()
+    return [
+        "%s %s to %s" % (name, word(old.get(name)), word(value))
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
+
+
+def _index(entries: Iterable[Entry]) -> dict[Hashable, Entry]:
+    return {entry.key: entry for entry in entries}

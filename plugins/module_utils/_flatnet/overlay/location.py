@@ -1,0 +1,108 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who this host is and where it meets its peers."""
+
+from __future__ import annotations
+
+import platform
+import re
+from typing import NamedTuple
+
+from .. import checks
+from ..errors import InvalidInput, option
+from ..flannel.assignment import Host
+from ..flannel.config import NetworkConfig
+from ..flannel.identity import host_id
+from ..flannel.lease import parse_name, parse_public_ip
+from ..kernel.entries import Address
+from ..kernel.kernel import Kernel
+from . import underlay
+from .underlay import Underlay
+
+_MACHINE_ID = "/etc/machine-id"
+
+
+class Choice(NamedTuple):
+    """What the user said about it; None leaves it to be found out. See underlay.choose."""
+
+    interface: str | None = None
+    interface_regex: str | None = None
+    can_reach: str | None = None
+    public_ip: str | None = None
+    host_id: str | None = None
+    hostname: str | None = None
+
+
+class Place(NamedTuple):
+    """This host in its underlay. ``addresses`` are those that are not the overlay's own."""
+
+    host: Host
+    underlay: Underlay
+    addresses: tuple[Address, ...]
+
+
+def check(choice: Choice) -> None:
+    """Raise InvalidInput for what cannot be, on whatever host."""
+    for name in ("public_ip", "can_reach"):
+        given = getattr(choice, name)
+        if given:
+            checks.address(name, given, 4)
+    for name in ("host_id", "hostname"):
+        given = getattr(choice, name)
+        if given:
+            parse_name(name, given)
+    try:
+        re.compile(choice.interface_regex or "")
+    except re.error as error:
+        raise InvalidInput(
+            "%s %r is not a regular expression: %s"
+            % (option("interface_regex"), choice.interface_regex, error)
+        ) from None
+
+
+def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
+    """Look at the kernel and the machine id; raises InvalidInput or NoUnderlay."""
+    check(choice)
+    addresses = kernel.addresses()
+    # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.
+    pool = config.ipv4
+    own = {config.backend.device} | {
+        each.dev
+        for each in addresses
+        if underlay.between(each.address, pool.subnet_min, pool.subnet_max)
+    }
+    found = underlay.choose(
+        kernel.interfaces(),
+        addresses,
+        kernel.routes(foreign=True),
+        interface=choice.interface,
+        pattern=choice.interface_regex,
+        can_reach=choice.can_reach,
+        ignore=[name for name in own if name],
+    )
+    if config.backend.mtu and config.backend.mtu > found.mtu:
+        raise InvalidInput(
+            "Backend.MTU %d of the network is more than the %d of %s, which packets leave by"
+            % (config.backend.mtu, found.mtu, found.interface)
+        )
+    host = Host(
+        host_id=identify(choice.host_id),
+        hostname=parse_name("hostname", choice.hostname or platform.node()),
+        public_ip=parse_public_ip("public_ip", choice.public_ip or found.ip),
+    )
+    others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
+    return Place(host, found, others)
+
+
+def identify(given: str | None) -> str:
+    """The host id: as given, or made from the machine id."""
+    if given:
+        return parse_name("host_id", given)
+    try:
+        with open(_MACHINE_ID, encoding="ascii") as file:
+            return host_id(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            "%s is not set and %s cannot be read: %s" % (option("host_id"), _MACHINE_ID, error)
+        ) from None

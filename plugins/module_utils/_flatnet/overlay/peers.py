@@ -1,0 +1,346 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host's kernel should hold so that it reaches every peer.
+
+Pure: leases, this host and its underlay in, entries out.
+
+From a packet's point of view, VXLAN (flannel's scheme): a pod's packet to 10.5.94.7 meets the
+route ``10.5.94.0/24 via 10.5.94.0 dev flannel.1 onlink``. The next hop 10.5.94.0 is nobody's
+address; it stands for the peer's VTEP, and the permanent *neighbour* entry gives that VTEP's MAC,
+since nobody could answer an ARP request for it. With the MAC the frame reaches the VXLAN device,
+whose *FDB* says which underlay address a frame for this MAC is sent to. So a peer is three
+entries, and a packet passes them in the order route, neighbour, FDB.
+
+With host-gw, or a directly routed peer, the peer's underlay address is itself the next hop and one
+route is all. That is only true if the peer is on the underlay's own link: a gateway in between
+knows nothing of our subnets and would drop or, worse, misroute the packet.
+
+With udp, the whole network is routed to a TUN device, and a process finds the peer: see relay/.
+The kernel holds nothing for a peer; its table (backends/udp/) takes the place of entries.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..errors import FlatnetError, option
+from ..flannel.clashes import Clashes, seniority
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease
+from ..kernel.entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
+from ..kernel.plan import Changes, claim, plan
+from .underlay import Reach, Underlay, foreign
+
+# What a lease's BackendType must be to be reached with the network's backend; the udp backend
+# carries packets to any lease's public IP.
+LEASE_TYPE = {"vxlan": "vxlan", "host-gw": "host-gw"}
+
+# 0.0.0.0/8, in which no host has an address, and 169.254.0.0/16.
+_THIS_NETWORK = 1 << 24
+_LINK_LOCAL = 0xA9FE
+
+
+class NotAdjacent(FlatnetError):
+    """host-gw: peers that are not on the underlay's link."""
+
+
+class LosingAllPeers(FlatnetError):
+    """No peer is left in etcd while the kernel still reaches some."""
+
+
+class Skipped(NamedTuple):
+    """A lease that is not used as a peer, and why."""
+
+    lease: Lease
+    reason: str
+
+    def __str__(self) -> str:
+        return "lease %s of %s is not used: %s" % (self.lease.subnet, self.lease.owner, self.reason)
+
+
+class Peers(NamedTuple):
+    """The leases to reach, and those that must not be."""
+
+    usable: tuple[Lease, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class Rules:
+    """Which leases this host may send packets to.
+
+    ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
+    of the overlay itself; ``needed`` are addresses that it has to reach apart from the overlay,
+    with what they are. What one lease says is judged by ``refusal``; what leases may not say
+    together, by ``choose``. With ``link``, peers that host-gw cannot reach are refused as well.
+
+    A subnet has to be one that the network leases. One that it does not lease any more, since its
+    config was changed, is told from one that it never leased by etcd's revisions, which nobody can
+    write: its key is older than the config's last change, which ``config_revision`` is. Where
+    either is not known (0), nothing shows that the lease was ever right.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        own: Lease,
+        addresses: Iterable[Address],
+        link: Adjacency | None = None,
+        *,
+        config_revision: int = 0,
+        needed: Mapping[str, str] | None = None,
+    ) -> None:
+        self._config = config
+        self._config_revision = config_revision
+        self._own = own
+        self._link = link
+        self._network = _span(config.network)
+        self._local = {own.public_ip}
+        self._broadcast: set[str] = set()
+        pool = config.ipv4
+        self._pool = _span(str(pool.subnet_min))[0], _span(str(pool.subnet_max))[1]
+        self._size = 1 << 32 - pool.subnet_len
+        # Compared as (first, last) numbers: thousands of leases, a handful of networks.
+        self._blocked = [(_span(own.subnet), "this host's own subnet %s" % own.subnet)]
+        self._needed = [(_number(each), each, words) for each, words in (needed or {}).items()]
+        for address in addresses:
+            if ":" in address.address:
+                continue
+            connected = ipaddress.ip_interface(address.address)
+            self._local.add(str(connected.ip))
+            if connected.network.prefixlen < 31:
+                self._broadcast.add(str(connected.network.network_address))
+                self._broadcast.add(str(connected.network.broadcast_address))
+            words = "%s, which this host is connected to" % (connected.network,)
+            self._blocked.append((_span(str(connected.network)), words))
+
+    def refusal(self, lease: Lease) -> str | None:
+        """Why this lease must not be used, whatever the others are; None if it may be."""
+        low, high = _span(lease.subnet)
+        if low < self._network[0] or high > self._network[1]:
+            return "it is outside the network %s" % self._config.network
+        for (start, end), words in self._blocked:
+            if low <= end and start <= high:
+                return "it overlaps " + words
+        for number, address, words in self._needed:
+            if low <= number <= high:
+                return "it covers %s, which is %s" % (address, words)
+        if not self._leased(low, high, lease.create_revision):
+            pool = self._config.ipv4
+            return "it is not a /%d between SubnetMin %s and SubnetMax %s, and %s" % (
+                pool.subnet_len,
+                pool.subnet_min.network_address,
+                pool.subnet_max.network_address,
+                "its key is newer than the network's config"
+                if lease.create_revision and self._config_revision
+                else "nothing shows that it was leased under an older config",
+            )
+        return self._unreachable(lease) or self._unsuitable(lease)
+
+    def _leased(self, low: int, high: int, created: int) -> bool:
+        """Whether the network leases this subnet, or did before its config was changed."""
+        now = high - low + 1 == self._size and self._pool[0] <= low and high <= self._pool[1]
+        return now or 0 < created < self._config_revision
+
+    def _unreachable(self, lease: Lease) -> str | None:
+        """Why no packet may be sent to its public IP."""
+        number = _number(lease.public_ip)
+        low, high = _span(lease.subnet)
+        if low <= number <= high:
+            return "its public IP %s is inside its own subnet" % lease.public_ip
+        if self._pool[0] <= number <= self._pool[1]:
+            return "its public IP %s is inside the overlay" % lease.public_ip
+        if lease.public_ip in self._broadcast:
+            return "its public IP %s is a broadcast address here" % lease.public_ip
+        if lease.public_ip in self._local:
+            return "its public IP is one of this host's"
+        if number < _THIS_NETWORK:
+            return "its public IP %s cannot be the address of a host" % lease.public_ip
+        if number >> 16 == _LINK_LOCAL and _number(self._own.public_ip) >> 16 != _LINK_LOCAL:
+            return "its public IP %s is of a link alone" % lease.public_ip
+        return None
+
+    def _unsuitable(self, lease: Lease) -> str | None:
+        """Why the network's backend cannot carry packets to it."""
+        backend = self._config.backend
+        wanted = LEASE_TYPE.get(backend.type)
+        if wanted and lease.backend_type != wanted:
+            kind = lease.backend_type or "udp or alloc"
+            return "its backend is %s, the network's is %s" % (kind, wanted)
+        if wanted == "vxlan" and lease.vni not in (None, backend.vni):
+            return "its VNI is %s, the network's is %s" % (lease.vni, backend.vni)
+        if wanted == "vxlan" and lease.vtep_mac == self._own.vtep_mac:
+            return "its VTEP MAC %s is this host's too" % lease.vtep_mac
+        return self._link.away(lease) if self._link and backend.type == "host-gw" else None
+
+    def is_own(self, lease: Lease) -> bool:
+        """Whether it is this host's lease."""
+        return lease.key_name == self._own.key_name
+
+    def select(self, leases: Iterable[Lease]) -> Peers:
+        """Those that may be used, in the order of their keys."""
+        able: list[Lease] = []
+        skipped: list[Skipped] = []
+        for lease in leases:
+            reason = None if self.is_own(lease) else self.refusal(lease)
+            if reason is None:
+                able.append(lease)
+            else:
+                skipped.append(Skipped(lease, reason))
+        chosen = self.choose(able)
+        return Peers(
+            chosen.usable,
+            tuple(sorted((*skipped, *chosen.skipped), key=_name)),
+        )
+
+    def choose(self, leases: Iterable[Lease]) -> Peers:
+        """The same of leases that may each be used: of those that clash the senior one."""
+        usable: list[Lease] = []
+        skipped: list[Skipped] = []
+        held = Clashes()
+        for lease in sorted(leases, key=seniority):
+            if self.is_own(lease):
+                continue
+            reason = held.reason(lease)
+            if reason is None:
+                usable.append(lease)
+                held.add(lease)
+            else:
+                skipped.append(Skipped(lease, reason))
+        return Peers(tuple(sorted(usable, key=_name)), tuple(sorted(skipped, key=_name)))
+
+
+def _name(found: Lease | Skipped) -> str:
+    return (found.lease if isinstance(found, Skipped) else found).key_name
+
+
+class Adjacency:
+    """How peers' underlay addresses are reached: without a gateway, or not."""
+
+    def __init__(self, underlay: Underlay, routes: Iterable[Route]) -> None:
+        self.underlay = underlay
+        self._reach = Reach(foreign(routes))
+
+    def away(self, lease: Lease) -> str | None:
+        """Why the peer is not on the underlay's link; None if it is."""
+        route = self._reach.route(lease.public_ip)
+        if route is None:
+            return "there is no route to it"
+        if route.dev != self.underlay.interface or route.gateway:
+            return "it is reached through %s" % (route.gateway or route.dev)
+        return None
+
+
+def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tuple[Entry, ...]:
+    """What reaches usable ``peers``; host-gw takes them to be on the link."""
+    backend = config.backend
+    # The udp backend's device takes all of the network; it has no entries for peers.
+    device = backend.device if backend.type == "vxlan" else None
+    wanted: list[Entry] = []
+    for lease in peers:
+        if backend.type == "host-gw" or (
+            device and backend.direct_routing and not link.away(lease)
+        ):
+            wanted.append(Route(lease.subnet, link.underlay.interface, lease.public_ip))
+        elif device and lease.vtep_mac:
+            hop = lease.subnet.partition("/")[0]
+            wanted.append(Neigh(device, hop, lease.vtep_mac))
+            wanted.append(Fdb(device, lease.vtep_mac, lease.public_ip))
+            wanted.append(Route(lease.subnet, device, hop, onlink=True))
+    return tuple(wanted)
+
+
+def entries(
+    config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
+) -> tuple[Entry, ...]:
+    """The same, but raises NotAdjacent naming every host-gw peer off the link."""
+    peers = tuple(peers)
+    link = Adjacency(underlay, routes)
+    if config.backend.type == "host-gw":
+        reasons = ((lease, link.away(lease)) for lease in peers)
+        missed = ["%s (%s)" % (lease.owner, reason) for lease, reason in reasons if reason]
+        if missed:
+            raise NotAdjacent(
+                "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
+                "backend, with DirectRouting for the hosts that do share a link"
+                % (underlay.interface, underlay.address, ", ".join(missed))
+            )
+    return encode(config, peers, link)
+
+
+def standing(config: NetworkConfig) -> tuple[Route, ...]:
+    """Routes that are there whatever peers there are: with udp, all of the network's."""
+    backend = config.backend
+    if backend.type != "udp" or not backend.device:
+        return ()
+    return (Route(config.network, backend.device),)
+
+
+def changes(
+    wanted: Iterable[Entry],
+    device: str | None,
+    held: Iterable[Entry],
+    routes: Iterable[Route],
+    unsure: Iterable[str] = (),
+    allow_no_peers: bool = True,
+) -> Changes:
+    """What to change so that the kernel reaches exactly the wanted peers.
+
+    ``held`` are the neighbours and FDB entries of the overlay's ``device``, ``routes`` all of the
+    main table's. Ours are the routes of our protocol and those through our device, whoever made
+    them: the device is ours. A foreign route in a wanted place is adopted if it says the same
+    apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
+
+    ``unsure`` are subnets whose key is there with a value that nobody understands. That is missing
+    information: whatever the kernel does for them stays.
+    """
+    wanted = tuple(wanted)
+
+    def ours(route: Route) -> bool:
+        return route.protocol == PROTOCOL or route.dev == device
+
+    own = claim(wanted, routes, ours)
+    observed: list[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
+    observed += own
+    reached = sum(map(ours, own))
+    if reached and not wanted and not allow_no_peers:
+        raise LosingAllPeers(
+            "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "
+            "was removed; if the fleet really shrank to this host, set %s"
+            % (reached, option("allow_no_peers"))
+        )
+    return plan(wanted, _without(observed, wanted, frozenset(unsure)))
+
+
+def _without(
+    observed: list[Entry], wanted: Iterable[Entry], subnets: frozenset[str]
+) -> list[Entry]:
+    """``observed`` without what reaches ``subnets``, unless something else is wanted there."""
+    if not subnets:
+        return observed
+    firsts = {subnet.partition("/")[0] for subnet in subnets}
+    macs = {e.mac for e in observed if isinstance(e, Neigh) and e.address in firsts}
+    keys = {entry.key for entry in wanted}
+
+    def stays(entry: Entry) -> bool:
+        if isinstance(entry, Route):
+            return entry.dst in subnets
+        if isinstance(entry, Neigh):
+            return entry.address in firsts
+        return isinstance(entry, Fdb) and entry.mac in macs
+
+    return [entry for entry in observed if entry.key in keys or not stays(entry)]
+
+
+def _span(prefix: str) -> tuple[int, int]:
+    """First and last address of an IPv4 prefix, as numbers."""
+    address, length = prefix.split("/")
+    first = _number(address)
+    return first, first + (1 << 32 - int(length)) - 1
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")

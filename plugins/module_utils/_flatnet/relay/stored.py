@@ -1,0 +1,104 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The UDP sockets, which outlive the process: whoever keeps the relay running keeps them open.
+
+From a port's point of view: it is bound when the relay starts for the first time, and a copy of
+each socket goes to systemd's store of file descriptors, or to our own supervisor, who speaks the
+same protocol (sd_notify(3), FDSTORE=1). A relay that ends, however it ends, leaves them bound, and
+what arrives meanwhile waits in them. The next one is started with them (sd_listen_fds(3)) and goes
+on. So nobody else on the host gets hold of the port, and of what peers send to it, before the
+service is stopped.
+
+Sockets that no longer are as the settings have them are taken out of the store, and closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import NamedTuple
+
+from ..host.journal import notify
+from . import device
+
+_FIRST = 3  # sd_listen_fds(3): descriptors are handed on from here
+
+
+class _Stored(NamedTuple):
+    name: str
+    udp: socket.socket
+
+
+class Stored:
+    """The sockets of one address and port. ``survived``: there is one from before this start."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._address = address
+        self._port = port
+        self._kept: list[_Stored] = []
+        self._names: set[str] = set()
+        for each in _handed_on():
+            fits = device.fits(each.udp, address, port) and each.name not in self._names
+            self._names.add(each.name)
+            if fits:
+                self._kept.append(each)
+            else:
+                self._drop(each)
+        self.survived = bool(self._kept)
+
+    def hold(self) -> None:
+        """Have at least one, so that the port is ours; raises device.DeviceUnavailable."""
+        if not self._kept:
+            self._add(device.bind(self._address, self._port, beside=False))
+
+    def sockets(self, count: int) -> list[socket.socket]:
+        """So many, and no more are left; raises device.DeviceUnavailable."""
+        while len(self._kept) > count:
+            self._drop(self._kept.pop())
+        self.hold()
+        for each in self._kept:
+            device.share(each.udp, count > 1)
+        try:
+            self._fill(count)
+        except device.DeviceUnavailable:
+            # Those that were handed on may be of a user that the relay was before.
+            while self._kept:
+                self._drop(self._kept.pop())
+            self.hold()
+            device.share(self._kept[0].udp, count > 1)
+            self._fill(count)
+        return [each.udp for each in self._kept]
+
+    def _fill(self, count: int) -> None:
+        while len(self._kept) < count:
+            self._add(device.bind(self._address, self._port, beside=True))
+
+    def _add(self, udp: socket.socket) -> None:
+        numbers = (number for number in range(1 << 16))
+        name = next(each for each in map("udp-%d".__mod__, numbers) if each not in self._names)
+        self._names.add(name)
+        self._kept.append(_Stored(name, udp))
+        # Not looked at by systemd: an error on it is no reason to let it go.
+        notify("FDSTORE=1\nFDNAME=%s\nFDPOLL=0" % name, [udp.fileno()])
+
+    def _drop(self, each: _Stored) -> None:
+        each.udp.close()
+        if each.name not in [other.name for other in self._kept]:
+            notify("FDSTOREREMOVE=1\nFDNAME=%s" % each.name)
+
+
+def _handed_on() -> list[_Stored]:
+    """What was handed on to this process, by name, and to none that it may start."""
+    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    pid, count, words = (os.environ.pop(name, "") for name in names)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    found = []
+    labels = words.split(":") + ["unknown"] * int(count)
+    for name, number in zip(labels, range(_FIRST, _FIRST + int(count))):
+        with contextlib.suppress(OSError):
+            os.set_inheritable(number, False)
+            found.append(_Stored(name, socket.socket(fileno=number)))
+    return found

@@ -1,0 +1,152 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This host's own lease, for the agent: got back, brought up to date, kept alive.
+
+Only ever as the config has it that the host goes by, and never in another place: a host's subnet
+and its lease's backend are moved by the playbook, not under its containers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Sequence
+from typing import Callable
+
+from ..errors import FlatnetError
+from ..flannel.assignment import Decision, Host, Wish, decide, held
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease
+from ..host.journal import NOTICE
+from ..leases import Registry, Snapshot
+from ..overlay.backends.udp.keeper import RelayKeeper
+from ..overlay.location import Place
+from ..overlay.presence import refuse_clone
+from .settings import Settings
+from .takeover import misfit
+
+# How often a lease is taken back from another machine that takes it for its own, within so many
+# seconds: each would do so for ever.
+_TAKEN_BACK, _WITHIN = 3, 600.0
+
+
+class OwnLeaseLost(FlatnetError):
+    """This host cannot hold the subnet that its data plane uses."""
+
+
+class OwnLease:
+    """``lease`` is the one that the data plane uses, None before there is one; ``stored`` is what
+    etcd has instead of it while the two differ."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        relay: RelayKeeper,
+        log: Callable[[int, str], None],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._relay = relay
+        self._log = log
+        self.lease: Lease | None = None
+        self.stored: Lease | None = None
+        # When it was taken back, by time.monotonic().
+        self._taken_back: list[float] = []
+
+    def find(
+        self, leases: Sequence[Lease], host: Host, config: NetworkConfig | None
+    ) -> Lease | None:
+        """What etcd has; of several that a move has left the one that fits ``config``."""
+        fitting = [
+            each
+            for each in leases
+            if config and each.host_id == host.host_id and not misfit(config, each)
+        ]
+        return held(fitting or leases, host)
+
+    def hold(
+        self,
+        config: NetworkConfig,
+        snapshot: Snapshot,
+        place: Place,
+        waiting: bool,
+        wanted: NetworkConfig | None,
+    ) -> tuple[Lease, tuple[Lease, ...], str]:
+        """The lease to use, all leases, and why etcd does not have it as it should be, or nothing.
+
+        ``waiting``: etcd's config is another one, ``wanted``, which the playbook has to carry out:
+        a lease that is not of ``config`` any more is the playbook's, and none is written where
+        there is none.
+        """
+        leases, previous = snapshot.leases, self.lease
+        mine = held(leases, place.host)
+        self.stored = self.find(leases, place.host, wanted)
+        if waiting and previous and (mine is None or misfit(config, mine)):
+            problem = "" if mine else "etcd names no lease of this host, and has another config"
+            return previous, leases, problem
+        host = place.host._replace(
+            vtep_mac=self._settings.vtep_mac, vector=self._relay.vector(config, mine, previous)
+        )
+        try:
+            wish = self._wish(mine, place)
+            decision = decide(config, leases, snapshot.taken, host, wish)
+            before = decision.before
+            if decision.moved and before:
+                raise OwnLeaseLost(
+                    "the lease of %s does not fit the network any more; a host's subnet is moved "
+                    "by the playbook, not under its containers" % before.subnet
+                )
+            if before and self._as_decided(decision, before):
+                return before, leases, ""
+            self._contest(before, host)
+            outcome = self._registry.acquire(
+                host,
+                wish,
+                self._settings.ttl,
+                approve=lambda decision, _config: refuse_clone(decision, host),
+                under=config if previous else None,
+            )
+        except FlatnetError as error:
+            if previous is None:
+                raise
+            return previous, leases, str(error)
+        after = self.stored = outcome.decision.after
+        self._log(NOTICE, "this host holds the lease of %s" % after.subnet)
+        gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
+        return after, (*(each for each in leases if each.key_name not in gone), after), ""
+
+    def _contest(self, found: Lease | None, host: Host) -> None:
+        """Raise OwnLeaseLost if another machine keeps writing its address there."""
+        ours = self.lease is not None and self.lease.public_ip == host.public_ip
+        if not ours or found is None or found.public_ip == host.public_ip:
+            return
+        now = time.monotonic()
+        self._taken_back = [each for each in self._taken_back if now - each < _WITHIN]
+        if len(self._taken_back) >= _TAKEN_BACK:
+            raise OwnLeaseLost(
+                "another machine writes its address %s into the lease of %s, again and again, and "
+                "%s has taken it back %d times: a cloned machine? give one of them a machine-id of "
+                "its own" % (found.public_ip, found.subnet, host, _TAKEN_BACK)
+            )
+        self._taken_back.append(now)
+
+    def _wish(self, mine: Lease | None, place: Place) -> Wish:
+        """The subnet in use and no other, if there is one; containers have its addresses."""
+        if self.lease and mine is None:
+            return Wish(subnet=self.lease.subnet)
+        networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
+        used = self.lease.subnet if self.lease else None
+        return Wish(prefer=used, avoid=tuple(map(str, networks)))
+
+    def _as_decided(self, decision: Decision, before: Lease) -> bool:
+        # A further lease of this host's may be one that a run of the playbook is moving it to, and
+        # what an interrupted one has left the next one takes away.
+        renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
+        return renewable and before.same_content(decision.after)
+
+    def keep_alive(self) -> bool:
+        """Renew the lease if it has a TTL; False if it is gone."""
+        lease = self.stored or self.lease
+        return self._registry.keep_alive(lease) if lease else True

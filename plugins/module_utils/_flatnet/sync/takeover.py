@@ -1,0 +1,68 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a host may go over to another config of the network.
+
+Pure. A config is one write to etcd, and every host hears of it at once. Followed at once, one that
+is wrong, or that the playbook has not carried out yet, would take all data planes down together: so
+the former config holds until this host's lease, which the playbook moves, fits the new one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease
+from ..overlay.peers import LEASE_TYPE
+
+
+def misfit(config: NetworkConfig, own: Lease | None) -> str | None:
+    """Why this host cannot be in such a network with its lease as it is in etcd; None if it can."""
+    backend = config.backend
+    if config.ipv6:
+        return "the network has EnableIPv6, and IPv4 only can be provisioned"
+    if own is None:
+        return "etcd names no lease of this host"
+    if not _inside(config, own):
+        return "this host's subnet %s is outside the network %s" % (own.subnet, config.network)
+    wanted = LEASE_TYPE.get(backend.type, "")
+    if own.backend_type != wanted:
+        return "this host's lease is for the backend %s, the network's is %s" % (
+            own.backend_type or "udp or alloc",
+            backend.type,
+        )
+    if wanted == "vxlan" and own.vni not in (None, backend.vni):
+        return "this host's lease is for VNI %s, the network's is %s" % (own.vni, backend.vni)
+    return None
+
+
+def left_outside(
+    former: NetworkConfig, config: NetworkConfig, usable: Iterable[Lease]
+) -> str | None:
+    """Which peers, reached until now, the new network has no place for; None if there are none."""
+    if config.network == former.network:
+        return None
+    outside = [lease for lease in usable if not _inside(config, lease)]
+    if not outside:
+        return None
+    return "%d peers would be outside the network %s: %s%s" % (
+        len(outside),
+        config.network,
+        ", ".join("%s of %s" % (each.subnet, each.owner) for each in outside[:3]),
+        ", ..." if len(outside) > 3 else "",
+    )
+
+
+def _inside(config: NetworkConfig, lease: Lease) -> bool:
+    """Whether a lease's subnet is in the network; such a one is reached by all, also where the
+    network leases others by now: see peers.Rules."""
+    network = config.ipv4.network
+    first = ipaddress.IPv4Address(lease.subnet.partition("/")[0])
+    longer = int(lease.subnet.partition("/")[2]) >= network.prefixlen
+    return first in network and longer
+
+
+def describe(config: NetworkConfig) -> str:
+    return "%s over %s" % (config.network, config.backend.type)

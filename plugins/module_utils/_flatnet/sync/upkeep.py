@@ -1,0 +1,177 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Brings the kernel after what the agent knows: the overlay's devices, and what reaches the peers.
+
+What one lease asks for fails alone. The kernel refuses some next hops for reasons of its own, and
+whoever can write leases can write such a one: nobody else's peers must hang on it. A refused lease
+is tried again after a while, or once it was changed; not before, since an attempt that is taken
+back looks like drift, and that would begin the next attempt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease
+from ..kernel.entries import MAIN_TABLE, Address, Link
+from ..kernel.kernel import Kernel
+from ..kernel.plan import Change, Changes, RouteTaken
+from ..overlay import devices, peers
+from ..overlay.backends.udp.keeper import RelayKeeper
+from ..overlay.location import Place
+from ..overlay.table import PeerTable
+
+_RETRY = 0.5  # of the time between two checks
+
+
+class View(NamedTuple):
+    """All that the kernel's state follows from. ``unsure`` are subnets whose key has a value that
+    nobody understands."""
+
+    config: NetworkConfig
+    own: Lease
+    place: Place
+    table: PeerTable
+    unsure: tuple[str, ...]
+
+
+class Outcome(NamedTuple):
+    """``taken``: somebody else's routes are in the way. ``left``: what else could not be done."""
+
+    changes: Changes
+    taken: str
+    left: str
+
+
+class _Refused(NamedTuple):
+    lease: Lease
+    reason: str
+    until: float
+
+
+class Upkeep:
+    """One host's kernel. Whoever calls holds the lock. ``former`` is the gateway of the subnet
+    that the host had before, which its bridge may still have."""
+
+    def __init__(
+        self, kernel: Kernel, relay: RelayKeeper, bridge: str | None, interval: float
+    ) -> None:
+        self._kernel = kernel
+        self._relay = relay
+        self._bridge = bridge
+        self._interval = interval
+        self.former = ""
+        self._refused: dict[str, _Refused] = {}
+        self._taken: frozenset[Hashable] = frozenset()
+
+    def refused(self, table: PeerTable) -> dict[str, str]:
+        """Leases that the kernel refuses to reach, by key name, with its reason."""
+        return {
+            name: each.reason
+            for name, each in self._refused.items()
+            if _same(table.leases.get(name), each.lease)
+        }
+
+    def reached(self, table: PeerTable) -> int:
+        """How many peers packets get to."""
+        missed = set(self.refused(table)) | {table.owner(key) or "" for key in self._taken}
+        return table.peers - len(missed & table.names)
+
+    def converge(self, view: View) -> Outcome:
+        """Compare everything, and put right what differs. Raises KernelError if devices cannot be
+        made; then nothing was changed."""
+        self._forget(view.table)
+        waiting = frozenset(self._refused)
+        taken, self._taken = "", frozenset()
+        try:
+            changes, refused = self._attempt(view, waiting, frozenset())
+        except RouteTaken as error:
+            taken, self._taken = str(error), error.places
+            # All of what such a peer has in the kernel, or nothing.
+            owners = {view.table.owner(key) or "" for key in error.places}
+            changes, refused = self._attempt(view, waiting | owners, error.places)
+        until = time.monotonic() + self._interval * _RETRY
+        left = []
+        for name, reason in refused.items():
+            lease = view.table.leases.get(name)
+            if lease:
+                self._refused[name] = _Refused(lease, reason, until)
+            else:
+                left.append(reason)
+        return Outcome(changes, taken, "; ".join(left[:3]))
+
+    def _forget(self, table: PeerTable) -> None:
+        """Those that are to be tried again."""
+        now = time.monotonic()
+        self._refused = {
+            name: each
+            for name, each in self._refused.items()
+            if now < each.until and _same(table.leases.get(name), each.lease)
+        }
+
+    def _attempt(
+        self, view: View, waiting: frozenset[str], places: frozenset[Hashable]
+    ) -> tuple[Changes, dict[str, str]]:
+        def part(change: Change) -> str | None:
+            if change.kind in (Link, Address):
+                return None
+            entry = change.before if change.after is None else change.after
+            return (entry and view.table.owner(entry.key)) or str(entry)
+
+        return self._kernel.converge_apart(
+            lambda failed: self._compute(view, waiting | failed, places), part
+        )
+
+    def _compute(self, view: View, without: frozenset[str], places: frozenset[Hashable]) -> Changes:
+        """All that differs; ``without`` these leases, and what stands where somebody else's route
+        is."""
+        changes: Changes = ()
+        routes = self._kernel.routes(None)
+        held = {}
+        for device in self.devices(view):
+            name = device.link.name
+            held[name] = self._kernel.held(name, routes)
+            changes += devices.plan(device, self._kernel.link(name), held[name]).changes
+        tunnel = view.config.backend.device
+        table = view.table
+        wanted = [
+            entry
+            for key, entry in table.desired.items()
+            if key not in places and not (without and table.owner(key) in without)
+        ]
+        standing = peers.standing(view.config)
+        wanted += standing if self._relay.settings else ()
+        # Of a relay that nothing is known of, the route stays as it is.
+        left = () if self._relay.settings else {route.key for route in standing}
+        routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
+        found = peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, view.unsure)
+        # What could not be taken away was told, and is not tried at once again.
+        return changes + tuple(
+            change
+            for change in found
+            if not (change.after is None and str(change.before) in without)
+        )
+
+    def devices(self, view: View) -> list[devices.Device]:
+        """The overlay's devices on this host."""
+        config, own, underlay = view.config, view.own, view.place.underlay
+        found = []
+        if self._bridge:
+            new = self._bridge not in self._kernel.interfaces()
+            # Under containers of the former subnet its gateway stays.
+            used = bool(self.former) and bool(self._kernel.ports(self._bridge))
+            former = "" if used else self.former
+            found.append(devices.bridge(self._bridge, config, own, underlay, new, former))
+        if config.backend.type == "vxlan":
+            found.append(devices.vtep(config, own, underlay))
+        if self._relay.settings:
+            found.append(devices.tun(self._relay.settings))
+        return found
+
+
+def _same(now: Lease | None, then: Lease) -> bool:
+    return now is not None and now.same_content(then)

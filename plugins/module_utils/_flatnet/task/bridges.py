@@ -1,0 +1,141 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bridge that a task asks for.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple
+
+from .. import checks
+from ..errors import FlatnetError, InvalidInput, option
+from ..kernel.entries import Address, Entry, Link
+from ..kernel.links import LinkPlan, plan_link, remove_link
+
+
+class OtherAddress(FlatnetError):
+    """The bridge has an address that it should not have."""
+
+
+class PortsLeft(FlatnetError):
+    """A bridge that is to go, or to be of another subnet, is in use."""
+
+
+class Bridge(NamedTuple):
+    """``addresses`` None: not looked at. ``former`` are those of a subnet that was this host's, to
+    be removed. ``force`` allows the bridge's removal while it has ports."""
+
+    link: Link
+    addresses: tuple[Address, ...] | None
+    former: tuple[str, ...]
+    exclusive: bool
+    force: bool
+
+
+def parse(params: Mapping[str, Any]) -> Bridge:
+    """The bridge as asked for; what is not said is left open."""
+    name = checks.device("name", params["name"])
+    checks.number("mtu", params["mtu"], 68, 65535)
+    if params["exclusive"] and params["addresses"] is None:
+        raise InvalidInput("exclusive: needs addresses, the ones that are to stay")
+    if params["exclusive"] and params["state"] == "absent":
+        raise InvalidInput("exclusive: goes with state=present only")
+    given = params["addresses"]
+    former = checks.interface_addresses("former", params["former"])
+    for each in former:
+        if each in (given or ()):
+            raise InvalidInput("former: %s is one of addresses, so it is to stay" % each)
+    return Bridge(
+        Link(
+            name,
+            "bridge",
+            mtu=params["mtu"],
+            mac=None if params["mac"] is None else checks.mac("mac", params["mac"]),
+            options=() if params["stp"] is None else (("stp", params["stp"]),),
+        ),
+        None
+        if given is None
+        else tuple(Address(name, each) for each in checks.interface_addresses("addresses", given)),
+        tuple(former),
+        params["exclusive"],
+        params["force"],
+    )
+
+
+def change(
+    asked: Bridge,
+    observed: Link | None,
+    held: Iterable[Entry],
+    mac: str | None,
+    ports: Callable[[], Sequence[str]],
+) -> LinkPlan:
+    """What makes the bridge as asked for; ``mac`` is what a new one gets by default, ``ports``
+    tells what is plugged into it."""
+    held = list(held)
+    wanted = asked.addresses or ()
+    families = {":" in each.address for each in wanted}
+    keys = {each.key for each in wanted}
+    have = [each for each in held if isinstance(each, Address) and each.key not in keys]
+    going = [each.address for each in have if each.address in asked.former]
+    stay = [each for each in have if each.address not in asked.former]
+    other = [each.address for each in stay if (":" in each.address) in families]
+    link = asked.link if mac is None else asked.link._replace(mac=mac)
+    all_wanted = wanted if asked.exclusive else (*wanted, *stay)
+    planned = plan_link(link, observed, all_wanted, held, exclusive=True)
+    refuse_ports(asked.link.name, going, ports)
+    if other and not asked.exclusive:
+        raise OtherAddress(
+            "addresses: %s also has %s, which is not listed, as when a subnet changed; to remove "
+            "it, set exclusive" % (link.name, ", ".join(other))
+        )
+    return planned
+
+
+def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[str]]) -> None:
+    """Raise PortsLeft if addresses are to go whose subnet is in use."""
+    left = ports() if going else ()
+    if left:
+        raise PortsLeft(
+            "%s cannot be of another subnet: it has the ports %s, whose containers have addresses "
+            "of the subnet of %s; end them first, and run this again"
+            % (name, ", ".join(left), ", ".join(going))
+        )
+
+
+def in_the_way(
+    held: Iterable[Address], gateway: str, former: Collection[str], network: str | None
+) -> tuple[list[str], list[str]]:
+    """Of the IPv4 addresses that a bridge has beside ``gateway``, its own: those of subnets that
+    were this host's, and those of somebody else.
+
+    ``former`` are gateways that this host is known to have had. ``network`` is the overlay's, if a
+    gateway of whatever subnet of it counts as well.
+    """
+    known: list[str] = []
+    other: list[str] = []
+    for each in held:
+        if ":" in each.address or each.address == gateway:
+            continue
+        address = ipaddress.IPv4Interface(each.address)
+        shaped = address.ip == address.network.network_address + 1
+        inside = network is not None and address.network.subnet_of(ipaddress.IPv4Network(network))
+        (known if each.address in former or (shaped and inside) else other).append(each.address)
+    return known, other
+
+
+def removal(
+    asked: Bridge, observed: Link | None, held: Iterable[Entry], ports: Sequence[str]
+) -> LinkPlan:
+    """What takes the bridge away. Raises PortsLeft while something is plugged into it."""
+    planned = remove_link("bridge", observed, held)
+    if ports and not asked.force:
+        raise PortsLeft(
+            "name: %s still has the ports %s; remove them first, or set %s"
+            % (asked.link.name, ", ".join(ports), option("force"))
+        )
+    return planned

@@ -1,0 +1,149 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules share that change the kernel: one course of check mode, diff and result."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any, Callable, NamedTuple, Protocol
+
+from ..host.lock import locked
+from ..kernel.entries import Entry, Link
+from ..kernel.kernel import Kernel
+from ..kernel.links import LinkPlan, describe
+from ..kernel.plan import Change, Changes, diff, outcome
+from .ansible import AnsibleModule
+
+
+def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock that the resident program takes as well; check mode needs none."""
+    return contextlib.nullcontext() if module.check_mode else locked()
+
+
+class Besides(Protocol):
+    """What a run changes apart from the kernel: relay_table.TableRun."""
+
+    def plan(self) -> tuple[Any, ...]: ...
+
+    def write(self) -> None: ...
+
+    def inform(self, check_mode: bool) -> tuple[Any, str]: ...
+
+
+class Around(NamedTuple):
+    """What is done with the lock held, before all else, and, but in check mode, after it."""
+
+    first: Callable[[], None]
+    last: Callable[[], None]
+
+
+def converge(
+    module: AnsibleModule,
+    kernel: Kernel,
+    compute: Callable[[], Changes],
+    relay: Besides | None = None,
+    around: Around | None = None,
+    **result: Any,
+) -> None:
+    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
+    is what there is to change apart from the kernel; the relay is told without the lock."""
+
+    def make() -> tuple[Changes, dict[str, str]]:
+        return kernel.converge(compute, module.check_mode), {}
+
+    _converge(module, make, str, relay, around, result)
+
+
+def converge_apart(
+    module: AnsibleModule,
+    kernel: Kernel,
+    compute: Callable[[frozenset[str]], Changes],
+    part: Callable[[Change], str | None],
+    name: Callable[[str], str],
+    relay: Besides | None = None,
+    around: Around | None = None,
+    **result: Any,
+) -> None:
+    """The same, but what one part asks for fails alone: all that can be done is done, and then the
+    run fails, with a ``name`` for every part that was refused."""
+
+    def make() -> tuple[Changes, dict[str, str]]:
+        return kernel.converge_apart(compute, part, module.check_mode)
+
+    _converge(module, make, name, relay, around, result)
+
+
+def _converge(
+    module: AnsibleModule,
+    make: Callable[[], tuple[Changes, dict[str, str]]],
+    name: Callable[[str], str],
+    relay: Besides | None,
+    around: Around | None,
+    result: dict[str, Any],
+) -> None:
+    more: tuple[Any, ...] = ()
+    with changing(module):
+        if around:
+            around.first()
+        if relay:
+            more = relay.plan()
+        made, refused = make()
+        if relay and not module.check_mode:
+            relay.write()
+        if around and not module.check_mode:
+            around.last()
+    changes: tuple[Any, ...] = (*made, *more)
+    if relay:
+        late, problem = relay.inform(module.check_mode)
+        changes = (*changes, late) if late else changes
+        if problem:
+            module.warn(problem)
+    result.update(changed=bool(changes), diff=diff(changes))
+    if not refused:
+        module.exit_json(**result)
+    named = ["%s: %s" % (name(each), reason) for each, reason in refused.items()]
+    module.fail_json(
+        msg="the kernel refuses what %d peers need, all else is done: %s%s%s"
+        % (
+            len(named),
+            "; ".join(named[:5]),
+            "; ..." if len(named) > 5 else "",
+            "; changing the network needs root (CAP_NET_ADMIN)" if "EPERM" in named[0] else "",
+        ),
+        refused=named,
+        **result,
+    )
+
+
+def converge_link(
+    module: AnsibleModule,
+    kernel: Kernel,
+    name: str,
+    compute: Callable[[Link | None, list[Entry]], LinkPlan],
+) -> tuple[LinkPlan, dict[str, Any]]:
+    """The same for one device; ``compute`` is given it and all it holds. Returns the plan, and the
+    module's result with the device and its addresses as they are, or in check mode would be."""
+    looks: list[tuple[list[Entry], LinkPlan]] = []
+
+    def look() -> Changes:
+        link, held = kernel.link(name), kernel.held(name)
+        looks.append((([link] if link else []) + held, compute(link, held)))
+        return looks[-1][1].changes
+
+    with changing(module):
+        changes = kernel.converge(look, module.check_mode)
+    before, planned = looks[0]
+    if module.check_mode:
+        after: Iterable[Entry | None] = outcome(changes, before)
+    else:
+        after = [kernel.link(name), *kernel.addresses(name)]
+    for reason in planned.recreated:
+        made = "would be" if module.check_mode else "was"
+        module.warn("device %s %s made anew: %s" % (name, made, reason))
+    return planned, {
+        "changed": bool(changes),
+        "diff": diff(changes),
+        **describe(name, after),
+    }

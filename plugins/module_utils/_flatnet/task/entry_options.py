@@ -1,0 +1,302 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task asks of a device's entries: one or a list of FDB entries, neighbours or routes.
+
+Pure. The three modules for entries take the same form, so the same rules hold for all: a single
+entry's options or ``entries``; present or absent; everything else purged with ``exclusive``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from .. import checks
+from ..errors import InvalidInput
+from ..kernel.entries import Entry, Fdb, Link, Neigh, Route, default_destination
+from ..kernel.links import kind_of
+from ..kernel.plan import Changes, claim, plan
+
+MAX_VNI = (1 << 24) - 1
+_MAX_U32 = (1 << 32) - 1
+_MIN_MTU = {4: 68, 6: 1280}
+_MAX_MTU = 65520  # the kernel takes more and makes it this (ip_metrics_convert)
+_V6_METRIC = 1024
+
+E = TypeVar("E", Fdb, Neigh, Route)
+
+
+class Asked(NamedTuple):
+    """One entry as asked for: ``fields`` are only those given, named as the entry names them.
+
+    ``where`` is what errors begin with: ``entries[2].``, or nothing for a single entry.
+    """
+
+    where: str
+    fields: dict[str, Any]
+
+
+class _Form(NamedTuple):
+    """``names`` are the options of one entry, by the fields they become; the first identifies."""
+
+    entry: type
+    names: dict[str, str]
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.names))
+
+
+FDB = _Form(Fdb, {name: name for name in "mac dst port vni via src_vni".split()})
+NEIGH = _Form(Neigh, {"address": "address", "mac": "mac"})
+ROUTE = _Form(
+    Route,
+    {"prefix": "dst", "device": "dev", **{n: n for n in "gateway onlink mtu src metric".split()}},
+)
+
+
+def items(form: _Form, params: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The given options of each entry, with the words that its errors begin with."""
+    if params["exclusive"] and params["state"] == "absent":
+        raise InvalidInput(
+            "exclusive: goes with state=present only; there, empty entries remove everything"
+        )
+    names = list(form.names)
+    if params["entries"] is not None:
+        # The device of routes is both: that of the single route, or of all in the list.
+        both = [name for name in names if name != "device" and params[name] is not None]
+        if both:
+            raise InvalidInput("%s: goes into the entries when entries is given" % both[0])
+        found = [("entries[%d]." % n, each) for n, each in enumerate(params["entries"])]
+    elif params[form.first] is None:
+        raise InvalidInput("%s: needed, unless entries is given" % form.first)
+    else:
+        found = [("", {name: params[name] for name in names})]
+    return [
+        (where, {name: each[name] for name in names if each.get(name) is not None})
+        for where, each in found
+    ]
+
+
+def fdb(params: Mapping[str, Any]) -> list[Asked]:
+    """FDB entries of ``device``."""
+    checks.device("device", params["device"])
+    found = []
+    for where, given in items(FDB, params):
+        given["mac"] = checks.mac(where + "mac", given["mac"], many=True)
+        for name, low, high in (("port", 1, 65535), ("vni", 0, MAX_VNI), ("src_vni", 0, MAX_VNI)):
+            checks.number(where + name, given.get(name), low, high)
+        if "via" in given:
+            checks.device(where + "via", given["via"])
+        if "dst" in given:
+            given["dst"] = checks.address(where + "dst", given["dst"])
+            if ipaddress.ip_address(given["dst"]).is_unspecified:
+                raise InvalidInput("%sdst: %s is nobody's address" % (where, given["dst"]))
+        elif params["state"] == "present":
+            raise InvalidInput("%sdst: needed, the VTEP that frames are sent to" % where)
+        elif Fdb("", given["mac"], "").many:
+            raise InvalidInput(
+                "%sdst: needed, since %s can have several destinations" % (where, given["mac"])
+            )
+        found.append(Asked(where, given))
+    return _consistent(FDB, params, found)
+
+
+def neigh(params: Mapping[str, Any]) -> list[Asked]:
+    """Neighbours on ``device``."""
+    checks.device("device", params["device"])
+    found = []
+    for where, given in items(NEIGH, params):
+        given["address"] = checks.address(where + "address", given["address"])
+        address = ipaddress.ip_address(given["address"])
+        if address.is_multicast or address.is_unspecified:
+            raise InvalidInput("%saddress: %s is no neighbour's address" % (where, address))
+        if "mac" in given:
+            given["mac"] = checks.mac(where + "mac", given["mac"])
+        elif params["state"] == "present":
+            raise InvalidInput("%smac: needed, the neighbour's MAC address" % where)
+        found.append(Asked(where, given))
+    return _consistent(NEIGH, params, found)
+
+
+def routes(params: Mapping[str, Any]) -> list[Asked]:
+    """Routes of ``protocol`` in ``table``, through ``device`` where they do not say otherwise."""
+    common = params["device"]
+    if common is not None:
+        checks.device("device", common)
+    checks.number("table", params["table"], 1, _MAX_U32)
+    # What the kernel makes of its own accord is not to be had: unspec, redirect, kernel.
+    checks.number("protocol", params["protocol"], 3, 255)
+    found = []
+    for where, given in items(ROUTE, params):
+        device = given.setdefault("device", common)
+        if device is None:
+            del given["device"]
+            if params["state"] == "present":
+                raise InvalidInput("%sdevice: needed, the device that packets leave by" % where)
+        elif common not in (None, device):
+            raise InvalidInput(
+                "%sdevice: %s is not the device of all, %s" % (where, device, common)
+            )
+        else:
+            checks.device(where + "device", device)
+        _route(where, given, params["state"] == "present")
+        fields = {ROUTE.names[name]: value for name, value in given.items()}
+        found.append(Asked(where, fields))
+    return _consistent(ROUTE, params, found)
+
+
+def _consistent(form: _Form, params: Mapping[str, Any], asked: list[Asked]) -> list[Asked]:
+    """``asked``, unless an entry is in it twice."""
+    if params["state"] == "present":
+        wanted(form, params, asked)
+        return asked
+    seen: dict[tuple[Any, ...], str] = {}
+    for where, fields in asked:
+        other = seen.setdefault(tuple(sorted(fields.items())), where)
+        if other != where:
+            raise InvalidInput("%s%s: is already in %s" % (where, form.first, other.rstrip(".")))
+    return asked
+
+
+def _route(where: str, given: dict[str, Any], present: bool) -> None:
+    """Check one route's options and make them canonical."""
+    given["prefix"] = checks.network(where + "prefix", given["prefix"])
+    family = ipaddress.ip_network(given["prefix"]).version
+    if "gateway" in given:
+        given["gateway"] = checks.address(where + "gateway", given["gateway"])
+        gateway = ipaddress.ip_address(given["gateway"])
+        if gateway.is_multicast or gateway.is_unspecified:
+            raise InvalidInput("%sgateway: %s is nobody's address" % (where, gateway))
+        if family == 6 and gateway.version == 4:
+            raise InvalidInput(
+                "%sgateway: %s is IPv4, %s is IPv6" % (where, gateway, given["prefix"])
+            )
+    elif given.get("onlink") and present:
+        raise InvalidInput("%sonlink: says of a gateway that it is on the link; set it" % where)
+    if "src" in given:
+        given["src"] = checks.address(where + "src", given["src"], family)
+    checks.number(where + "mtu", given.get("mtu"), _MIN_MTU[family], _MAX_MTU)
+    checks.number(where + "metric", given.get("metric"), 0, _MAX_U32)
+    if family == 6 and given.get("metric") == _V6_METRIC:
+        given["metric"] = 0
+
+
+def settle(asked: Iterable[Asked], link: Link) -> list[Asked]:
+    """FDB entries as the kernel will report them of this device: without what is the device's own.
+
+    Raises InvalidInput for what the device cannot hold.
+    """
+    if link.kind != "vxlan":
+        raise InvalidInput(
+            "device: %s is %s, not a VXLAN device; the FDB of a bridge's ports is not managed here"
+            % (link.name, kind_of(link))
+        )
+    own = link.option
+    outer = own["local"] or own["group"] or ""
+    family = None if own["external"] else 6 if ":" in outer else 4
+    found = []
+    for where, given in asked:
+        fields = dict(given)
+        if family and "dst" in fields:
+            checks.address(where + "dst", fields["dst"], family)
+        if "src_vni" in fields and not own["external"] and fields["src_vni"] != own["id"]:
+            raise InvalidInput(
+                "%ssrc_vni: only a device made with `external` tells frames apart by it" % where
+            )
+        for name, value in (("port", own["dstport"]), ("vni", own["id"]), ("src_vni", own["id"])):
+            if fields.get(name) == value:
+                del fields[name]
+        if "dst" in fields and Fdb(link.name, **fields) == default_destination(link):
+            raise InvalidInput(
+                "%sdst: %s is the device's own group, which the kernel sends to by itself"
+                % (where, fields["dst"])
+            )
+        found.append(Asked(where, fields))
+    return found
+
+
+def wanted(form: _Form, params: Mapping[str, Any], asked: Iterable[Asked]) -> list[Any]:
+    """The entries asked for. Raises InvalidInput if two of them cannot both be."""
+    names = ("table", "protocol") if form is ROUTE else ()
+    common = {name: params[name] for name in names} or {"dev": params["device"]}
+    found: dict[Any, tuple[str, Any]] = {}
+    for where, fields in asked:
+        entry = form.entry(**{**common, **fields})
+        other, same = found.setdefault(entry.key, (where, entry))
+        if other != where:
+            why = "is already in %s" % other.rstrip(".")
+            if same != entry:
+                why += " and says otherwise: %s" % (same,)
+                if form is FDB:
+                    why += "; the kernel keeps one destination for a unicast MAC"
+            raise InvalidInput("%s%s: %s %s" % (where, form.first, entry, why))
+    return [entry for dummy, entry in found.values()]
+
+
+def exist(
+    form: _Form, params: Mapping[str, Any], asked: Iterable[Asked], known: Container[str]
+) -> None:
+    """Raises InvalidInput for a device that is named and is not ``known``, so not there."""
+    named = [("device", params["device"])]
+    for where, fields in asked:
+        named += [
+            (where + option, fields.get(field))
+            for option, field in form.names.items()
+            if option in ("via", "device")
+        ]
+    for option, name in named:
+        if name is not None and name not in known:
+            raise InvalidInput("%s: device %s does not exist on this host" % (option, name))
+
+
+def changes(
+    form: _Form, params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[E]
+) -> Changes:
+    """What makes the entries be there, and with ``exclusive`` no others; or be gone."""
+    if params["state"] == "absent":
+        return _removals(form, asked, observed)
+    desired: list[E] = wanted(form, params, asked)
+    keys = {entry.key for entry in desired}
+    every = params["exclusive"]
+    return plan(desired, [entry for entry in observed if every or entry.key in keys])
+
+
+def route_changes(
+    params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[Route]
+) -> Changes:
+    """The same for routes, of which ``observed`` has everybody's. Raises plan.RouteTaken."""
+    desired = wanted(ROUTE, params, asked) if params["state"] == "present" else []
+    places = {route.key for route in desired}
+    device = params["device"]
+
+    def ours(route: Route) -> bool:
+        here = device in (None, route.dev) or route.key in places
+        return here and route.protocol == params["protocol"]
+
+    return changes(ROUTE, params, asked, claim(desired, observed, ours))
+
+
+def _removals(form: _Form, asked: Iterable[Asked], observed: Iterable[E]) -> Changes:
+    """What removes each observed entry that fits all the fields of one asked for."""
+    first = form.names[form.first]
+    by_first: dict[Any, list[dict[str, Any]]] = {}
+    for dummy, fields in asked:
+        by_first.setdefault(fields[first], []).append(fields)
+    gone: list[Entry] = [
+        entry
+        for entry in observed
+        if any(
+            all(getattr(entry, name) == value for name, value in fields.items())
+            for fields in by_first.get(getattr(entry, first), ())
+        )
+    ]
+    return plan((), gone)
+
+
+def results(form: _Form, asked: Iterable[Asked]) -> list[dict[str, Any]]:
+    """The entries for a module's result, under the names of its options."""
+    options_of = {field: option for option, field in form.names.items()}
+    return [{options_of[name]: value for name, value in fields.items()} for dummy, fields in asked]

@@ -1,0 +1,108 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relay as the module ``tun_relay`` asks for it: from its options to what is missing.
+
+What asks etcd is the caller's, who gives it as a function; it is only asked if the options say so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Callable, NamedTuple
+
+from .. import checks
+from ..errors import FlatnetError, InvalidInput
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease
+from ..host import users
+from ..install import relay
+from ..install.relay import RelayPlan
+from ..kernel.kernel import Kernel
+from ..overlay import devices
+from ..overlay.backends.udp import relay_table
+from ..relay.config import RelaySettings, RelayTable
+from . import relay_options
+
+
+class Found(NamedTuple):
+    """What etcd has, as far as the table is concerned: the leases that this host may use, subnets
+    that somebody seems to hold, and ``own``, this host's lease, of ``host``."""
+
+    config: NetworkConfig
+    host: object
+    own: Lease | None
+    usable: tuple[Lease, ...]
+    unsure: tuple[str, ...]
+    revision: int
+
+
+def plan(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> RelayPlan:
+    """What is missing, or with state ``absent`` what is there; raises FlatnetError."""
+    if not os.path.isabs(option["prefix"]):
+        raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
+    return (
+        _absent(option, kernel) if option["state"] == "absent" else _present(option, kernel, read)
+    )
+
+
+def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> RelayPlan:
+    users.check("user", option["user"])
+    asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
+    wanted = relay.Wanted(
+        asked,
+        devices.tun(asked),
+        option["python"] or sys.executable,
+        option["unit"] and relay_options.unit(option["unit"], asked.user),
+        _table(option, asked, read),
+        option["state"] == "restarted",
+    )
+    return relay.Present(option["prefix"], wanted, kernel)
+
+
+def _absent(option: Mapping[str, Any], kernel: Kernel) -> RelayPlan:
+    return relay.Absent(
+        option["prefix"],
+        checks.device("name", option["name"]),
+        option["user"],
+        relay_options.path("table_file", option["table_file"]) or "",
+        kernel,
+    )
+
+
+def _table(
+    option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], Found]
+) -> RelayTable | None:
+    """The table, from wherever it is to be had; None if somebody else sees to it."""
+    if option["table"] is not None:
+        if option["from_leases"]:
+            raise InvalidInput("from_leases: the table is given already")
+        return relay_options.table(option["table"], asked)
+    return _of_leases(option, asked, read) if option["from_leases"] else None
+
+
+def _of_leases(
+    option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], Found]
+) -> RelayTable:
+    found = read()
+    before = relay_table.read(asked.table_file)
+    if before and 0 < found.revision < before.revision:
+        # Somebody was faster; or if it still is lower, etcd was restored, and is believed.
+        found = read()
+        before = relay_table.read(asked.table_file)
+    if found.own is None:
+        raise FlatnetError(
+            "from_leases: etcd names no lease of this host, %s; nothing was changed" % (found.host,)
+        )
+    for name, here, there in (
+        ("network", asked.network, found.config.network),
+        ("subnet", asked.subnet, found.own.subnet),
+    ):
+        if here != there:
+            raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
+    wanted = relay_table.desired(found.usable, found.unsure, before or RelayTable(), found.revision)
+    allowed = option["allow_no_peers"]
+    # Another revision alone is no difference.
+    return wanted if relay_table.changes(before, wanted, allowed) or not before else before
