@@ -45,7 +45,10 @@ cat /etc/flatnet/relay-table.json 2>/dev/null; true
 
 _WRITE = """
 import json, sys
-from ansible_collections.flatnet.overlay.plugins.module_utils.etcd import EtcdClient, Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
+    EtcdClient,
+    Op,
+)
 endpoints, values = json.load(sys.stdin)
 puts = [Op.put(key, value) for key, value in values.items()]
 with EtcdClient(endpoints) as client:

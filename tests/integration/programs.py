@@ -190,7 +190,7 @@ class Program:
 
     def _argv(self, *arguments: str) -> list[str]:
         python = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
-        return [python, "-m", "flatnet.sync", *arguments]
+        return [python, "-m", "flatnet.sync.command", *arguments]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(self._package)}

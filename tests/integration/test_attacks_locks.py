@@ -25,7 +25,7 @@ _MAKE_A_USER = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 subprocess.run(["mount", "--bind", sys.argv[2], "/etc"], check=True)
-from ansible_collections.flatnet.overlay.plugins.module_utils import system_lock, system_user
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import system_lock, users
 kind, seconds, patience = sys.argv[3], sys.argv[4], float(sys.argv[5])
 HOLDER = '''
 import fcntl, os, sys, time
@@ -45,10 +45,10 @@ holder.stdout.readline()
 print(holder.pid, flush=True)
 system_lock.run_with_users.__kwdefaults__["patience"] = patience
 try:
-    print(system_user.make("flatnet-locktest").pw_gecos)
+    print(users.make("flatnet-locktest").pw_gecos)
     held = holder.poll() is None
-    system_user.remove("flatnet-locktest")
-    print(system_user.find("flatnet-locktest"), held)
+    users.remove("flatnet-locktest")
+    print(users.find("flatnet-locktest"), held)
 except Exception as error:
     print(type(error).__name__, error)
 holder.kill()

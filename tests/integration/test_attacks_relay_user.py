@@ -154,7 +154,7 @@ class Relay:
     def __init__(self, program: Program) -> None:
         self._path = str(_socket(program.host))
         self.process = subprocess.Popen(
-            program.host.command(["/usr/bin/python3", "-m", "flatnet.relay", "run"]),
+            program.host.command(["/usr/bin/python3", "-m", "flatnet.relay.command", "run"]),
             env=program._environment(),
             stderr=subprocess.DEVNULL,
         )

@@ -93,7 +93,14 @@ def start(tmp_path: Path, command: str, endpoints: list[str]) -> subprocess.Pope
     }
     (tmp_path / "sync.json").write_text(json.dumps(found))
     return subprocess.Popen(
-        [sys.executable, "-m", "flatnet.sync", "--settings", str(tmp_path / "sync.json"), command],
+        [
+            sys.executable,
+            "-m",
+            "flatnet.sync.command",
+            "--settings",
+            str(tmp_path / "sync.json"),
+            command,
+        ],
         env={
             **os.environ,
             "PYTHONPATH": str(tmp_path),
@@ -152,7 +159,7 @@ import socket, sys, time
 sys.path.insert(0, {path!r})
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
-from flatnet.etcd import EtcdClient, EtcdUnreachable
+from flatnet.etcd.client import EtcdClient, EtcdUnreachable
 begin = time.monotonic()
 with EtcdClient(["http://etcd.example.com:2379"], timeout=1) as client:
     for dummy in range(2):

@@ -489,7 +489,9 @@ def udp(bare: Overlay, tmp_path: Path) -> t.Iterator[Overlay]:
     ):
         ip(host, line)
     (tmp_path / "flatnet").symlink_to(CORE)
-    relay = Running(host, [PYTHON, "-m", "flatnet.relay", "run"], {"PYTHONPATH": str(tmp_path)})
+    relay = Running(
+        host, [PYTHON, "-m", "flatnet.relay.command", "run"], {"PYTHONPATH": str(tmp_path)}
+    )
     try:
         wait(lambda: in_use(bare) is not None or not relay.alive, "the relay")
         yield bare

@@ -153,7 +153,7 @@ def _processes(host: RelayHost) -> list[int]:
     found = []
     for pid in netns_pids([host.host.netns]):
         with open("/proc/%d/cmdline" % pid, "rb") as file:
-            if b"flatnet.relay" in file.read():
+            if b"flatnet.relay.command" in file.read():
                 found.append(pid)
     return sorted(found, key=lambda pid: (pid != main, pid))
 

@@ -328,7 +328,7 @@ def test_one_joins_thousands(fleet: Programs, program: Program) -> None:
         fleet.delete(name)
     host = program.host
     relay = subprocess.Popen(
-        host.command(["/usr/bin/python3", "-m", "flatnet.relay", "run"]),
+        host.command(["/usr/bin/python3", "-m", "flatnet.relay.command", "run"]),
         env=program._environment(),
         stderr=subprocess.DEVNULL,
     )

@@ -191,7 +191,14 @@ class RelayHost:
             return False
 
     def relay_command(self, *words: str) -> list[str]:
-        return [PYTHON, "-m", "flatnet.relay", "--settings", "/run/relay/settings.json", *words]
+        return [
+            PYTHON,
+            "-m",
+            "flatnet.relay.command",
+            "--settings",
+            "/run/relay/settings.json",
+            *words,
+        ]
 
     def configure(self, **settings: t.Any) -> None:
         found = config.RelaySettings(
