@@ -25,7 +25,10 @@ _MAKE_A_USER = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 subprocess.run(["mount", "--bind", sys.argv[2], "/etc"], check=True)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import system_lock, users
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import (
+    system_lock,
+    users,
+)
 kind, seconds, patience = sys.argv[3], sys.argv[4], float(sys.argv[5])
 HOLDER = '''
 import fcntl, os, sys, time
