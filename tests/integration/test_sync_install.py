@@ -171,7 +171,7 @@ def test_only_root_can_change_it(running: Installed) -> None:
         assert found.st_uid == 0
         assert path.is_symlink() or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
     assert stat.S_IMODE((top / "sync.json").stat().st_mode) == 0o600
-    bytecode = list((top / "lib/flatnet/current/flatnet/__pycache__").glob("*.pyc"))
+    bytecode = list((top / "lib/flatnet/current/flatnet").rglob("__pycache__/*.pyc"))
     assert len(bytecode) > 20
 
 
