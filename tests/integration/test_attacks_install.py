@@ -34,7 +34,7 @@ def running(lab: Lab) -> t.Iterator[Installed]:
 
 
 def bytecode(installed: Installed, name: str) -> str:
-    top = installed.host.etc / "flatnet/lib/flatnet/current/flatnet/__pycache__"
+    top = installed.host.etc / "flatnet/lib/flatnet/current/flatnet/sync/__pycache__"
     (found,) = top.glob(f"{name}.*.pyc")
     return str(found)
 
@@ -57,7 +57,7 @@ def test_spoilt_bytecode_is_made_anew(running: Installed) -> None:
     crash(running)
     done = running.make()
     assert running.diff(done, "package")[0].endswith(
-        "but __pycache__/%s was changed\n" % os.path.basename(path)
+        "but sync/__pycache__/%s was changed\n" % os.path.basename(path)
     )
     assert done["restarted"]
     assert done["sync"]["connected"]
@@ -68,13 +68,13 @@ def test_spoilt_bytecode_is_made_anew(running: Installed) -> None:
 def test_bytecode_is_what_was_made_here(running: Installed, what: str) -> None:
     """It went missing, or somebody put something there, also for a source that does not exist; or
     nobody knows any more what it should be."""
-    path = bytecode(running, "sync")
+    path = bytecode(running, "command")
     if what == "gone":
         os.unlink(path)
     elif what == "another's":
         os.chmod(path, 0o666)
     elif what == "one more":
-        (running.host.etc / "flatnet/lib/flatnet/current/flatnet/__pycache__/x.pyc").touch()
+        (running.host.etc / "flatnet/lib/flatnet/current/flatnet/sync/__pycache__/x.pyc").touch()
     else:
         (running.host.etc / "flatnet/lib/flatnet/current/bytecode").unlink()
     assert running.make()["restarted"]
