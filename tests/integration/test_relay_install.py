@@ -114,7 +114,7 @@ class Relay:
         return self.host.exec([COMMAND, "status"]).returncode == 0
 
     def reaches(self, other: Relay) -> bool:
-        words = ["ping", "-n", "-c", "1", "-W", "1", "-I", self.address, other.address]
+        words = ["ping", "-n", "-c", "1", "-W", "5", "-I", self.address, other.address]
         return self.host.exec(words).returncode == 0
 
     def diff(self, result: Result, where: str) -> tuple[str, str]:

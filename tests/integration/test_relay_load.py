@@ -219,7 +219,7 @@ def test_a_table_that_is_no_good_changes_nothing(fleet: Fleet, what: str) -> Non
     assert "error" in answer
     found = one.ask("status")["table"]
     assert (found["revision"], found["peers"]) == (5, 1)
-    assert one.pod.exec(["ping", "-c1", "-W2", other.pod.address]).returncode == 0
+    assert one.pod.exec(["ping", "-c1", "-W60", other.pod.address]).returncode == 0
     assert one.reload(good, 7)["revision"] == 7
     assert not one.ask("status")["table_error"]
 

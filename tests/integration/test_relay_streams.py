@@ -22,7 +22,7 @@ from tests.lab import Lab
 from tests.relay.ends import HERE, THERE, Ends, ends, send
 from tests.relay.flows import Flows, Offloaded
 from tests.relay.hosts import Fleet
-from tests.relay.packets import Packet, unnumbered
+from tests.relay.packets import Packet, udp, unnumbered
 from tests.relay.sockets import Frames, silence
 from tests.relay.traffic import Tuning, datagrams, exchange, sysctls
 
@@ -50,6 +50,9 @@ TROUBLES: dict[str, dict[str, float]] = {
     "reordered": {"late": 0.05, "twice": 0.02},
     "all of it": {"loss": 0.005, "late": 0.02, "twice": 0.01, "spoil": 0.005},
 }
+
+# Of the last packet of those that are compared.
+LAST = b"the last of them"
 
 Packets = t.Sequence[t.Union[bytes, Offloaded]]
 
@@ -89,6 +92,15 @@ def _same(expected: t.Iterable[bytes], found: t.Iterable[bytes], what: str) -> N
         assert len(left) == len(right), "%s: packets of %s" % (what, flow)
 
 
+def _rest(receive: t.Callable[..., list[bytes]], come: list[bytes], count: int) -> list[bytes]:
+    """All that comes: what has come, until the last one is there, and as many as of the others."""
+    while len(come) < count or not any(LAST in each for each in come):
+        more = receive(1)
+        assert more, "%d have come, and no more" % len(come)
+        come = come + more
+    return come + receive()
+
+
 def _some(found: Packets) -> t.Iterator[Packets]:
     """As many at a time as fit in the smallest queue on the way."""
     for at in range(0, len(found), 150):
@@ -105,7 +117,7 @@ def test_packets_on_the_way_in(apart: Apart, seed: int) -> None:
         here: list[bytes] = []
         for some in _some(found):
             way.wire.send_batches(t.cast("list[bytes]", some))
-            here += way.pod.received(quiet=0.03)
+            here += way.pod.received(len(some))
         come.append(here + way.pod.received())
         way.host.check()
     assert len(come[0]) == len(found)
@@ -129,7 +141,8 @@ def test_packets_on_the_way_out(apart: Apart, seed: int) -> None:
         for packet in found:
             send(way.pod, packet, way.mac)
             here += way.wire.received(quiet=0.0005 if isinstance(packet, bytes) else 0.004)
-        come.append(here + way.wire.received())
+        send(way.pod, udp(HERE, THERE, 9, 9, LAST), way.mac)
+        come.append(_rest(way.wire.received, here, len(come[0]) if come else 0))
         way.host.check()
     assert len(come[0]) > len(found)
     _same(*come, "seed %d" % seed)
@@ -148,25 +161,26 @@ def fleet(lab_factory: t.Callable[..., Lab]) -> t.Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def through(fleet: Fleet) -> t.Iterator[t.Callable[[Packets], list[bytes]]]:
+def through(fleet: Fleet) -> t.Iterator[t.Callable[[Packets, int], list[bytes]]]:
     """What of packets from the first host's pod comes to the second's."""
     one, other = fleet.hosts
     mac = one.mac()
     with Frames(one.pod) as sending, Frames(other.pod) as receiving:
 
-        def pass_(found: Packets) -> list[bytes]:
+        def pass_(found: Packets, count: int) -> list[bytes]:
             receiving.clear()
             come: list[bytes] = []
             for packet in found:
                 send(sending, packet, mac)
                 come += receiving.received(quiet=0.0005 if isinstance(packet, bytes) else 0.004)
-            return come + receiving.received()
+            send(sending, udp(one.pod.address, other.pod.address, 9, 9, LAST), mac)
+            return _rest(receiving.received, come, count)
 
         yield pass_
 
 
 def test_packets_through_both_ends(
-    fleet: Fleet, through: t.Callable[[Packets], list[bytes]]
+    fleet: Fleet, through: t.Callable[[Packets, int], list[bytes]]
 ) -> None:
     one, other = (each.pod.address for each in fleet.hosts)
     sent: dict[int, Packets] = {}
@@ -178,7 +192,7 @@ def test_packets_through_both_ends(
     for way, kinds in WAYS.items():
         fleet.carry(*kinds, **SETTINGS.get(way, {}))
         for seed, found in sent.items():
-            come = through(found)
+            come = through(found, len(expected.get(seed, [])))
             assert len(come) > len(found), way
             for each in fleet.hosts:
                 each.check()

@@ -25,7 +25,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay imp
 
 from tests.lab import Host, Lab, Pod
 from tests.lab.system import ip_batch, netns_pids
-from tests.lab.waiting import wait
+from tests.lab.waiting import PATIENCE, wait
 from tests.relay.sockets import offload
 
 NETWORK = "10.5.0.0/16"
@@ -98,7 +98,7 @@ class Running:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
         try:
-            return self.process.wait(10)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -224,7 +224,7 @@ class RelayHost:
         self.write_table(peers, revision)
         return self.ask("reload")
 
-    def ask(self, command: str, timeout: float = 5.0) -> dict[str, t.Any]:
+    def ask(self, command: str, timeout: float = PATIENCE) -> dict[str, t.Any]:
         """The relay's answer; OSError if there is none."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout)

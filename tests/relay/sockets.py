@@ -15,6 +15,7 @@ import typing as t
 from pathlib import Path
 
 from tests.lab import Node
+from tests.lab.waiting import PATIENCE
 
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL = 0x8946
@@ -113,7 +114,7 @@ class Frames:
             pass
 
     def received(
-        self, count: int | None = None, quiet: float = 0.3, longest: float = 10
+        self, count: int | None = None, quiet: float = 0.3, longest: float = PATIENCE
     ) -> list[bytes]:
         """Packets until there are so many, or until none comes for a while."""
         found: list[bytes] = []
@@ -170,7 +171,7 @@ class Wire:
             pass
 
     def received(
-        self, count: int | None = None, quiet: float = 0.3, longest: float = 10
+        self, count: int | None = None, quiet: float = 0.3, longest: float = PATIENCE
     ) -> list[bytes]:
         """Datagrams until there are so many, or until none comes for a while."""
         found: list[bytes] = []
