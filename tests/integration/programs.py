@@ -279,7 +279,7 @@ class Programs:
         (self._package / "flatnet").symlink_to(_CORE)
         self.all: list[Program] = []
         # A thread in a namespace of the lab has a way to its etcd, which this process has not.
-        self._inside = ThreadPoolExecutor(1, initializer=_enter, initargs=(f"{lab.name}-router",))
+        self._inside = ThreadPoolExecutor(1, initializer=enter, initargs=(f"{lab.name}-router",))
         self.client = EtcdClient(lab.etcd.endpoints, timeout=10)
 
     def close(self) -> None:
@@ -435,7 +435,8 @@ class Pinging:
         return [line for line in told if "/0%" not in line]
 
 
-def _enter(netns: str) -> None:
+def enter(netns: str) -> None:
+    """Have this thread, and those that it starts, in a namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/run/netns/" + netns) as file:
         if libc.setns(file.fileno(), _CLONE_NEWNET):

@@ -16,8 +16,9 @@ _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
 class Proxy:
-    """Passes on requests of HTTP 1.1, and meddles with transactions that write.
+    """Passes on requests of HTTP 1.1, and meddles with transactions that write, and with lists.
 
+    ``before_list``: called each time that etcd has answered a list, before the answer is passed on.
     ``before_write``: called one after the other, each before one such request is passed on.
     ``lose_answers``: so many times the connection ends when etcd has answered such a request.
     ``lose_requests``: so many times it ends instead of the request being passed on.
@@ -28,6 +29,7 @@ class Proxy:
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.before_list: t.Callable[[], object] | None = None
         self.before_write: list[t.Callable[[], object]] = []
         self.lose_answers = 0
         self.lose_requests = 0
@@ -73,6 +75,8 @@ class Proxy:
                     return
                 server.sendall(request)
                 answer = _message(server)
+                if self.before_list and b"/v3/kv/range" in request and b"range_end" in request:
+                    self.before_list()
                 if writes and self.lose_answers:
                     self.lose_answers -= 1
                     return

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import threading
-import time
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.integration.overlay import PREFIX, Overlay, host_gw_lease
+from tests.integration.programs import enter
+from tests.integration.proxy import Proxy
 from tests.lab import Lab
 from tests.lab.system import netns_pids
 from tests.lab.waiting import wait
@@ -109,32 +112,41 @@ def test_who_read_the_leases_too_early_reads_them_again(overlay: Overlay) -> Non
     assert _reached(overlay) == {"10.5.2.0/24", "10.5.3.0/24"}
 
 
+@contextlib.contextmanager
+def _proxied(overlay: Overlay) -> t.Iterator[Proxy]:
+    """Before etcd, where the host reaches it."""
+    url, netns = overlay.etcd.endpoint(1), overlay.host.netns
+    with (
+        ThreadPoolExecutor(1, initializer=enter, initargs=(netns,)) as inside,
+        contextlib.ExitStack() as stack,
+    ):
+        # Entered there and not here: its sockets are in the namespace of the thread that starts it.
+        proxy = inside.submit(lambda: Proxy(url).__enter__()).result()
+        stack.push(proxy)
+        yield proxy
+
+
 def test_whoever_is_always_newer_is_left_to_it(overlay: Overlay) -> None:
     """While a fleet joins, flatnet-sync has applied newer leases whenever a listing is there."""
-    note = _applied(overlay)
-    note.unlink()
-    # Each look at it finds another revision.
-    os.mkfifo(note)
-    results: list[dict[str, t.Any]] = []
-    others = set(netns_pids([overlay.host.netns]))
-    late = threading.Thread(target=lambda: results.append(overlay.run(MODULE)))
-    late.start()
-    looks = 0
-    while late.is_alive():
-        try:
-            number = os.open(note, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody looks
-            time.sleep(0.005)
-            continue
-        looks += 1
-        with open(number, "w", encoding="ascii") as file:
-            json.dump({"10.5.0.0/16": 1000000 + looks} if looks < 30 else {}, file)
-        wait(lambda: not _has_open(overlay, note, others), "the look to end")
-    late.join()
-    assert looks < 30
-    assert not results[0]["changed"]
-    (warning,) = results[0]["warnings"]
+    note, lists = _applied(overlay), 0
+
+    def apply_newer() -> None:
+        nonlocal lists
+        lists += 1
+        # So that one who would list for ever comes to an end.
+        known = {"10.5.0.0/16": 1000000 + lists} if lists < 30 else {}
+        draft = note.with_suffix(".draft")
+        draft.write_text(json.dumps(known))
+        draft.replace(note)
+
+    with _proxied(overlay) as proxy:
+        proxy.before_list = apply_newer
+        done = overlay.run(MODULE, etcd_endpoints=[proxy.url])
+    assert 1 < lists < 30
+    assert not done["changed"]
+    (warning,) = done["warnings"]
     assert "left as it is; leases change all the time" in warning
+    assert json.loads(note.read_text()) == {"10.5.0.0/16": 1000000 + lists}
 
 
 def test_an_etcd_of_a_lower_revision_is_believed_in_the_end(overlay: Overlay) -> None:
