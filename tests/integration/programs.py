@@ -211,8 +211,10 @@ class Program:
     def errors(self) -> str:
         return "; ".join(each["text"] for each in self.told("errors", []))
 
-    def repairs(self) -> str:
-        return "; ".join(each["what"] for each in self.told("repairs", []))
+    def repairs(self, since: float = 0) -> str:
+        """The last of them, of those since a time."""
+        found = self.told("repairs", [])
+        return "; ".join(each["what"] for each in found if each["time"] >= since)
 
     def saved_revision(self) -> int:
         """etcd's revision that its state on disk is of; 0 without one."""
@@ -377,9 +379,17 @@ class Programs:
 
     def saved(self, program: Program) -> None:
         """Wait until the host's state on disk has all that is in etcd now."""
-        # A key that decides nothing, so that there is a revision to wait for.
-        revision = self.inside(self.client.put, PREFIX + "/flatnet/test", "")
+        revision = self._beat()
         wait(lambda: program.saved_revision() >= revision, "the state of " + program.host.name)
+
+    def told(self, program: Program) -> None:
+        """Wait until the host's status tells of all that it has done until now."""
+        revision = self._beat()
+        wait(lambda: program.told("revision", 0) >= revision, "the status of " + program.host.name)
+
+    def _beat(self) -> int:
+        """Write a key that decides nothing, so that there is a revision to wait for."""
+        return self.inside(self.client.put, PREFIX + "/flatnet/test", "")
 
     def reaches(self, program: Program, peers: t.Iterable[Peer]) -> None:
         """Wait until the host reaches exactly these, apart from itself."""

@@ -356,7 +356,7 @@ def test_restore_waits_for_the_underlay(running: Installed) -> None:
         assert b"waiting for" in restore.stderr.readline()
         plug(host, host.address)
         assert restore.wait(PATIENCE) == 0
-    assert comparable(running.kernel()) == before
+    wait(lambda: comparable(running.kernel()) == before, "the kernel as it was")
 
 
 def test_restore_refuses_another_underlay(running: Installed) -> None:

@@ -12,6 +12,7 @@ import random
 import subprocess
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
@@ -67,6 +68,13 @@ def vectors(host: Host) -> list[int]:
     return [each[1] for each in table(host).values()]
 
 
+def write(path: Path, text: str) -> None:
+    """Put a file in place whole: one that is half written would be damaged to who reads it then."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
 @pytest.fixture
 def fleet(programs: Programs) -> t.Iterator[Programs]:
     """Hosts as tun_relay left them, each with other settings than it should have by now."""
@@ -105,9 +113,9 @@ def test_what_it_makes_of_leases(fleet: Programs, program: Program) -> None:
 
 def test_what_the_playbook_sets_is_not_overruled(fleet: Programs, program: Program) -> None:
     path = program.host.etc / SETTINGS
-    path.write_text(json.dumps({**settings(program.host), "workers": 3, "vector": False}))
+    write(path, json.dumps({**settings(program.host), "workers": 3, "vector": False}))
     checks = program.told("updated", 0)
-    path.write_text(json.dumps({**settings(program.host), "port": 9999, "mtu": 1000}))
+    write(path, json.dumps({**settings(program.host), "port": 9999, "mtu": 1000}))
     wait(lambda: settings(program.host).get("mtu") == 1472, "the repair")
     found = settings(program.host)
     assert (found["workers"], found["vector"], found.get("port", 8285)) == (3, False, 8285)
@@ -152,7 +160,7 @@ def test_damaged_files_are_written_anew(program: Program, damage: str | None) ->
         wanted = read(program.host)
         path.unlink() if damage is None else path.write_text(damage)
         wait(lambda read=read, wanted=wanted: read(program.host) == wanted, file)  # type: ignore[misc]
-    assert program.told("errors") == []
+    wait(lambda: program.told("errors") == [], "the status")
     assert program.dump() == before
 
 
@@ -198,7 +206,7 @@ def test_without_settings_nothing_is_torn_down(program: Program) -> None:
     assert "relay.json" in program.errors()
     assert program.dump() == before
     # And what is there comes into use without a word.
-    (program.host.etc / SETTINGS).write_text(json.dumps({**FIRST, "listen": program.host.address}))
+    write(program.host.etc / SETTINGS, json.dumps({**FIRST, "listen": program.host.address}))
     wait(lambda: program.told("errors") == [], "the status")
     wait(lambda: settings(program.host)["subnet"] == program.told("subnet"), "the settings")
     assert program.dump() == before
