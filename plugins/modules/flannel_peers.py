@@ -261,7 +261,7 @@ def reach(module, kernel, listing, known):
             backend.device,
             held_by(kernel, backend),
             routes,
-            unsure=snapshot.unsure,
+            unreadable=snapshot.unreadable,
             # A relay has its peers in its table.
             allow_no_peers=module.params["allow_no_peers"] or bool(chosen.usable),
         )
@@ -317,7 +317,7 @@ def relayed(module, config, usable, snapshot):
     present = module.params["state"] == "present"
     return relay_table.TableRun(
         usable,
-        snapshot.unsure if present else (),
+        snapshot.unreadable if present else (),
         snapshot.revision,
         module.params["allow_no_peers"] or not present,
     )

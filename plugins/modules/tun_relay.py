@@ -275,7 +275,9 @@ def read(module, kernel):
         chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
         usable = chosen.usable
         warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
-    return relay_setup.Found(config, place.host, own, usable, snapshot.unsure, snapshot.revision)
+    return relay_setup.Found(
+        config, place.host, own, usable, snapshot.unreadable, snapshot.revision
+    )
 
 
 def main():

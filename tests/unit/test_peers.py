@@ -386,12 +386,12 @@ def test_losing_all_peers_is_refused_unless_it_is_allowed() -> None:
 
 def test_what_reaches_a_subnet_with_an_unreadable_lease_stays() -> None:
     kernel = split([*REACHED, *ROUTES])
-    unsure = ["100.96.57.0/24"]
-    assert changes(REACHED[:3], "flannel.1", *kernel, unsure=unsure) == ()
-    found = changes((), "flannel.1", *kernel, unsure=unsure)
+    unreadable = ["100.96.57.0/24"]
+    assert changes(REACHED[:3], "flannel.1", *kernel, unreadable=unreadable) == ()
+    found = changes((), "flannel.1", *kernel, unreadable=unreadable)
     assert {change.before for change in found} == set(REACHED[:3])
     direct = split([*DIRECT, *ROUTES])
-    assert changes(DIRECT[:1], None, *direct, unsure=unsure) == ()
+    assert changes(DIRECT[:1], None, *direct, unreadable=unreadable) == ()
 
 
 def test_an_unreadable_lease_does_not_keep_what_somebody_else_is_reached_by() -> None:
@@ -402,7 +402,9 @@ def test_an_unreadable_lease_does_not_keep_what_somebody_else_is_reached_by() ->
         REACHED[2],
     ]
     kernel = kernel_of([*REACHED, *ROUTES])
-    found = changes(moved, "flannel.1", *split(list(kernel.values())), unsure=["100.96.57.0/24"])
+    found = changes(
+        moved, "flannel.1", *split(list(kernel.values())), unreadable=["100.96.57.0/24"]
+    )
     after = apply(found, kernel)
     assert {key: after[key] for key in kernel_of(moved)} == kernel_of(moved)
     assert after[REACHED[5].key] == REACHED[5]

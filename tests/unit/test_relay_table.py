@@ -79,11 +79,11 @@ def test_a_table_is_the_usable_leases_in_one_order() -> None:
 
 def test_whose_key_has_a_value_that_nobody_understands_stays() -> None:
     before = RelayTable((SEVEN, EIGHT), 8)
-    unsure = ["10.5.7.0/24", "10.5.9.0/24"]
-    assert relay_table.desired([], unsure, before, 9).peers == (SEVEN,)
+    unreadable = ["10.5.7.0/24", "10.5.9.0/24"]
+    assert relay_table.desired([], unreadable, before, 9).peers == (SEVEN,)
     # Unless there is a lease of that subnet all the same.
     moved = SEVEN._replace(address="192.0.2.99")
-    assert relay_table.desired([lease(moved)], unsure, before, 9).peers == (moved,)
+    assert relay_table.desired([lease(moved)], unreadable, before, 9).peers == (moved,)
 
 
 @given(tables, tables)

@@ -82,11 +82,11 @@ class Snapshot(NamedTuple):
     @property
     def taken(self) -> tuple[str, ...]:
         """The subnets of all keys, also of those with a garbage value."""
-        return tuple(lease.subnet for lease in self.leases) + self.unsure
+        return tuple(lease.subnet for lease in self.leases) + self.unreadable
 
     @property
-    def unsure(self) -> tuple[str, ...]:
-        """Subnets that somebody seems to hold, nobody can say who."""
+    def unreadable(self) -> tuple[str, ...]:
+        """The subnets of keys whose value nobody can read: somebody seems to hold them."""
         return tuple(each.subnet for each in self.garbage if each.subnet)
 
 

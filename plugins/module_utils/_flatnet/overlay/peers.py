@@ -284,7 +284,7 @@ def changes(
     device: str | None,
     held: Iterable[Entry],
     routes: Iterable[Route],
-    unsure: Iterable[str] = (),
+    unreadable: Iterable[str] = (),
     allow_no_peers: bool = True,
 ) -> Changes:
     """What to change so that the kernel reaches exactly the wanted peers.
@@ -294,7 +294,7 @@ def changes(
     them: the device is ours. A foreign route in a wanted place is adopted if it says the same
     apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
 
-    ``unsure`` are subnets whose key is there with a value that nobody understands. That is missing
+    ``unreadable`` are subnets whose key is there with a value that nobody understands. That is missing
     information: whatever the kernel does for them stays.
     """
     wanted = tuple(wanted)
@@ -312,7 +312,7 @@ def changes(
             "was removed; if the fleet really shrank to this host, set %s"
             % (reached, option("allow_no_peers"))
         )
-    return plan(wanted, _without(observed, wanted, frozenset(unsure)))
+    return plan(wanted, _without(observed, wanted, frozenset(unreadable)))
 
 
 def _without(

@@ -78,7 +78,7 @@ class Agent:
         self._upkeep = Upkeep(kernel, self._relay, settings.bridge, settings.check_interval)
         self._remembered: state.State | None = None
         # Key names whose value is no lease, and leases that this etcd does not name.
-        self._unsure: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._retention = Retention(settings.retention)
         self._saved: object = None
         self._cluster = 0
@@ -156,7 +156,7 @@ class Agent:
             self.failed("lease", "%s; the data plane stays as it is" % problem)
         else:
             self.status.healed("lease")
-        self._unsure = {
+        self._unreadable = {
             self._registry.lease_name(each.key) or "": each.reason for each in snapshot.garbage
         }
         kept = self._still_reached(snapshot, {lease.key_name for lease in leases}, own)
@@ -177,7 +177,7 @@ class Agent:
             reason = "it names no peer at all"
         elif not reason and gone:
             gone, reason = self._undeleted(missing(known, snapshot))
-        garbage = [name for name in self._unsure if name in known.keys and name not in names]
+        garbage = [name for name in self._unreadable if name in known.keys and name not in names]
         leases = self._leases() if garbage or reason else {}
         if reason:
             missed = [leases[name] for name in gone if name not in names and name in leases]
@@ -324,13 +324,13 @@ class Agent:
                     except InvalidLease as error:
                         if name == own.key_name:
                             return False
-                        self._unsure[name] = str(error)
+                        self._unreadable[name] = str(error)
                         table.rewritten(name, event.kv.mod_revision)
                         self._log(WARNING, "key %r is not used: %s" % (name, error))
                         continue
                 if self._waiting and lease and lease.host_id and lease.host_id == own.host_id:
                     return False  # perhaps the playbook has moved it
-                if self._unsure.pop(name, None) and name not in table.leases:
+                if self._unreadable.pop(name, None) and name not in table.leases:
                     unknown = True
                 if name == own.key_name:
                     if lease is None or not lease.same_content(own):
@@ -352,7 +352,7 @@ class Agent:
         changes = table.update(changed)
         if self._relay.settings:
             with locked():
-                found = self._relay.follow(table.usable, self._unsure_subnets(), self.revision)
+                found = self._relay.follow(table.usable, self._unreadable_subnets(), self.revision)
                 self._note()
             self._tell("events", found)
             self._inform_relay("events")
@@ -392,7 +392,7 @@ class Agent:
         self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
         self._table.replace(leases)
         self.status.place(config, own, place)
-        self.status.known(self._table, self._unsure, self.revision)
+        self.status.known(self._table, self._unreadable, self.revision)
 
     def _rules(
         self, config: NetworkConfig, own: Lease, place: Place, foreign: list[Route]
@@ -452,7 +452,7 @@ class Agent:
             self._learn_relay()
             view = self._view or view
             done = self._upkeep.converge(view)
-            relay = self._relay.keep(view.table.usable, view.unsure, self.revision)
+            relay = self._relay.keep(view.table.usable, view.unreadable, self.revision)
             self._note()
         for kind, text in (("routes", done.taken), ("kernel", done.left)):
             if text:
@@ -497,7 +497,7 @@ class Agent:
             self.status.healed("leases")
         idle = config.backend.type == "udp" and not self._relay.settings
         reached = 0 if idle else self._upkeep.reached(table)
-        self.status.known(table, self._unsure, self.revision, reached, refused)
+        self.status.known(table, self._unreadable, self.revision, reached, refused)
         self.status.retained = len(self._retention.leases)
 
     def _note(self) -> None:
@@ -520,13 +520,13 @@ class Agent:
     def _view(self) -> View | None:
         if not (self._config and self._own.lease and self._place and self._table):
             return None
-        unsure = tuple(self._unsure_subnets())
-        return View(self._config, self._own.lease, self._place, self._table, unsure)
+        unreadable = tuple(self._unreadable_subnets())
+        return View(self._config, self._own.lease, self._place, self._table, unreadable)
 
-    def _unsure_subnets(self) -> list[str]:
+    def _unreadable_subnets(self) -> list[str]:
         """Those whose key has a value that nobody understands."""
         leases = self._table.leases if self._table else {}
-        found = (subnet_of_key(name) for name in self._unsure if name not in leases)
+        found = (subnet_of_key(name) for name in self._unreadable if name not in leases)
         return [subnet for subnet in found if subnet]
 
     # --- what is left on disk --------------------------------------------------------------------

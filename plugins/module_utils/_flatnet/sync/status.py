@@ -65,7 +65,7 @@ class Status:
     def known(
         self,
         table: PeerTable,
-        unsure: Mapping[str, str],
+        unreadable: Mapping[str, str],
         revision: int,
         reached: int | None = None,
         refused: Mapping[str, str] = _NOTHING,
@@ -75,13 +75,13 @@ class Status:
         self._revision = revision
         if reached is not None:
             self._peers = reached
-        if table.skipped or unsure or refused or self._skipped:
+        if table.skipped or unreadable or refused or self._skipped:
             self._skipped = [str(each) for each in table.skipped.values()]
             self._skipped += [
                 str(Skipped(table.leases[name], "the kernel refuses to " + reason))
                 for name, reason in refused.items()
             ]
-            self._skipped += ["key %s: %s" % each for each in unsure.items()]
+            self._skipped += ["key %s: %s" % each for each in unreadable.items()]
 
     def applied(self, changes: Sequence[object]) -> None:
         self._changes += len(changes)

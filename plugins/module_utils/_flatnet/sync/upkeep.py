@@ -29,14 +29,14 @@ _RETRY = 0.5  # of the time between two checks
 
 
 class View(NamedTuple):
-    """All that the kernel's state follows from. ``unsure`` are subnets whose key has a value that
+    """All that the kernel's state follows from. ``unreadable`` are subnets whose key has a value that
     nobody understands."""
 
     config: NetworkConfig
     own: Lease
     place: Place
     table: PeerTable
-    unsure: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 class Outcome(NamedTuple):
@@ -148,7 +148,7 @@ class Upkeep:
         # Of a relay that nothing is known of, the route stays as it is.
         left = () if self._relay.settings else {route.key for route in standing}
         routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
-        found = peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, view.unsure)
+        found = peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, view.unreadable)
         # What could not be taken away was told, and is not tried at once again.
         return changes + tuple(
             change

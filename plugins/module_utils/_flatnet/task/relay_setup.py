@@ -35,7 +35,7 @@ class Found(NamedTuple):
     host: object
     own: Lease | None
     usable: tuple[Lease, ...]
-    unsure: tuple[str, ...]
+    unreadable: tuple[str, ...]
     revision: int
 
 
@@ -102,7 +102,9 @@ def _of_leases(
     ):
         if here != there:
             raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
-    wanted = relay_table.desired(found.usable, found.unsure, before or RelayTable(), found.revision)
+    wanted = relay_table.desired(
+        found.usable, found.unreadable, before or RelayTable(), found.revision
+    )
     allowed = option["allow_no_peers"]
     # Another revision alone is no difference.
     return wanted if relay_table.changes(before, wanted, allowed) or not before else before

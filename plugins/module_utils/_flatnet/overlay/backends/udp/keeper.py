@@ -60,24 +60,24 @@ class RelayKeeper:
         )
 
     def keep(
-        self, usable: Iterable[Lease], unsure: Iterable[str], revision: int
+        self, usable: Iterable[Lease], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
         """Compare both files with what they should be, and put right what differs; what did. The
         relay is to be told with ``inform`` once the host's lock is let go."""
         if self.settings is None:
             return ()
         corrected = self._correct(self.settings)
-        kept = self._put(relay_table.read(self.settings.table_file), usable, unsure, revision)
+        kept = self._put(relay_table.read(self.settings.table_file), usable, unreadable, revision)
         return ("settings %s" % self._path, *kept) if corrected else kept
 
     def follow(
-        self, usable: Iterable[Lease], unsure: Iterable[str], revision: int
+        self, usable: Iterable[Lease], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
         """The same after an event: the table is taken to be as it was left, since reading it takes
         a while with thousands of peers."""
         if self.settings is None:
             return ()
-        return self._put(self._table, usable, unsure, revision)
+        return self._put(self._table, usable, unreadable, revision)
 
     def inform(self, look: bool) -> Heed | None:
         """Have the relay use what was written. ``look``: see that it does, whoever wrote it, since
@@ -96,12 +96,12 @@ class RelayKeeper:
         self,
         before: RelayTable | None,
         usable: Iterable[Lease],
-        unsure: Iterable[str],
+        unreadable: Iterable[str],
         revision: int,
     ) -> tuple[object, ...]:
         if self.settings is None:
             return ()
-        wanted = relay_table.desired(usable, unsure, before or RelayTable(), revision)
+        wanted = relay_table.desired(usable, unreadable, before or RelayTable(), revision)
         changes = relay_table.changes(before, wanted)
         if changes or before is None:
             relay_table.write(self.settings.table_file, wanted)

@@ -43,14 +43,14 @@ class RelayChange(NamedTuple):
 
 
 def desired(
-    usable: Iterable[Lease], unsure: Iterable[str], present: RelayTable, revision: int
+    usable: Iterable[Lease], unreadable: Iterable[str], present: RelayTable, revision: int
 ) -> RelayTable:
-    """The table for usable leases. ``unsure`` are subnets whose key has a value that nobody
+    """The table for usable leases. ``unreadable`` are subnets whose key has a value that nobody
     understands: what is in the table for them stays."""
     found = {
         lease.subnet: RelayPeer(lease.subnet, lease.public_ip, lease.vector) for lease in usable
     }
-    kept = frozenset(unsure)
+    kept = frozenset(unreadable)
     for peer in present.peers:
         if peer.subnet in kept:
             found.setdefault(peer.subnet, peer)
@@ -174,13 +174,17 @@ class TableRun:
     as in check mode."""
 
     def __init__(
-        self, usable: Iterable[Lease], unsure: Iterable[str], revision: int, allow_no_peers: bool
+        self,
+        usable: Iterable[Lease],
+        unreadable: Iterable[str],
+        revision: int,
+        allow_no_peers: bool,
     ) -> None:
         try:
             self._settings: RelaySettings | None = load_settings()
         except InvalidRelayConfig:
             self._settings = None
-        self._usable, self._unsure, self._revision = usable, unsure, revision
+        self._usable, self._unreadable, self._revision = usable, unreadable, revision
         self._allowed = allow_no_peers
         self._before: RelayTable | None = None
         self._after: RelayTable | None = None
@@ -198,7 +202,9 @@ class TableRun:
     def plan(self) -> tuple[RelayChange, ...]:
         """What is to change."""
         self._before = read(self._path)
-        after = desired(self._usable, self._unsure, self._before or RelayTable(), self._revision)
+        after = desired(
+            self._usable, self._unreadable, self._before or RelayTable(), self._revision
+        )
         found = changes(self._before, after, self._allowed)
         # Of another history, and lower: else it would be taken for newer from then on.
         lower = 0 < self._revision < (self._before.revision if self._before else 0)
