@@ -152,7 +152,7 @@ device:
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    held,
+    current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import (
     Kernel,
@@ -227,7 +227,7 @@ def read(module):
 
 
 def own_lease(snapshot, host):
-    lease = held(snapshot.leases, host)
+    lease = current_lease(snapshot.leases, host)
     if lease is None:
         raise NoLease(
             "etcd names no lease of this host, %s, among the %d there are: nothing was changed; "

@@ -63,7 +63,7 @@ mtu:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    held,
+    current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
@@ -104,7 +104,7 @@ def main():
             listing = store.listing()
             config, leases = listing.config, listing.snapshot.leases
             place = observe(module, kernel, config)
-            own = held(leases, place.host)
+            own = current_lease(leases, place.host)
             if own is None:
                 raise PingFailed(
                     "%s holds no lease, so it is not part of the overlay" % (place.host,)

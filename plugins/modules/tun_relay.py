@@ -207,7 +207,7 @@ relay:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    held,
+    current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
@@ -269,7 +269,7 @@ def read(module, kernel):
         listing = store.listing()
     config, snapshot = listing.config, listing.snapshot
     place = observe(module, kernel, config)
-    own = held(snapshot.leases, place.host)
+    own = current_lease(snapshot.leases, place.host)
     usable = ()
     if own:
         chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)

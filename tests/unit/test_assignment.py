@@ -22,8 +22,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     Host,
     LeaseWouldMove,
     Wish,
+    current_lease,
     decide,
-    held,
     vtep_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
@@ -252,7 +252,7 @@ def test_a_host_with_several_leases_keeps_that_of_its_present_address() -> None:
     decision = ask([stale, fresh], host)
     assert decision.before is fresh
     assert decision.surplus == decision.obsolete == (stale,)
-    assert held([stale, fresh], host) is fresh
+    assert current_lease([stale, fresh], host) is fresh
 
 
 # Whatever else is in etcd
@@ -298,7 +298,7 @@ def test_a_forged_lease_of_this_host_does_not_move_it() -> None:
     forged = lease_of(HOST, "100.96.1.0/24")._replace(create_revision=9)
     decision = ask([forged, mine])
     assert (decision.before, decision.obsolete) == (mine, (forged,))
-    assert held([forged, mine], HOST) is mine
+    assert current_lease([forged, mine], HOST) is mine
     # Nor does an older one: the host knows which subnet it uses.
     forged = forged._replace(create_revision=2)
     assert ask([forged, mine], prefer=mine.subnet).obsolete == (forged,)
@@ -343,7 +343,7 @@ def test_a_flannelds_lease_of_our_address_is_adopted_with_its_subnet() -> None:
     assert decision.after.key_name == theirs.key_name
     assert decision.after.host_id == host.host_id
     assert not decision.obsolete
-    assert held(fleet(), host) == theirs
+    assert current_lease(fleet(), host) == theirs
 
 
 def test_our_own_lease_goes_before_an_adoptable_one_which_stays() -> None:
@@ -467,7 +467,7 @@ def test_carrying_a_decision_out_settles_it(
     assert not (takeover and clones)
     again = ask(after, host, config)
     assert again._replace(notes=()) == Decision(decision.after, decision.after)
-    assert held(after, host) == decision.after
+    assert current_lease(after, host) == decision.after
     if decision.before and not decision.moved:
         return
     subnet = ipaddress.ip_network(decision.after.subnet)

@@ -135,7 +135,7 @@ def decide(
     return Decision(before, after, surplus, notes)
 
 
-def held(leases: Iterable[Lease], host: Host) -> Lease | None:
+def current_lease(leases: Iterable[Lease], host: Host) -> Lease | None:
     """The lease that ``host`` uses now: its own, else one that a flanneld wrote for its address."""
     found = [
         lease

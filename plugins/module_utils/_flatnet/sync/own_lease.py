@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Callable
 
 from ..errors import FlatnetError
-from ..flannel.assignment import Decision, Host, Wish, decide, held
+from ..flannel.assignment import Decision, Host, Wish, current_lease, decide
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..host.journal import NOTICE
@@ -64,7 +64,7 @@ class OwnLease:
             for each in leases
             if config and each.host_id == host.host_id and not misfit(config, each)
         ]
-        return held(fitting or leases, host)
+        return current_lease(fitting or leases, host)
 
     def hold(
         self,
@@ -81,7 +81,7 @@ class OwnLease:
         there is none.
         """
         leases, previous = snapshot.leases, self.lease
-        mine = held(leases, place.host)
+        mine = current_lease(leases, place.host)
         self.stored = self.find(leases, place.host, wanted)
         if waiting and previous and (mine is None or misfit(config, mine)):
             problem = "" if mine else "etcd names no lease of this host, and has another config"
