@@ -331,7 +331,7 @@ def former(kernel, names, addresses, host_id, mac):
             continue
         link, macs = kernel.link(name), (mac, vtep_mac(host_id, int(number)))
         if vtep.is_former(link, kernel.addresses(name), addresses, macs):
-            changes += remove_link("vxlan", link, kernel.held(name)).changes
+            changes += remove_link("vxlan", link, kernel.entries_on(name)).changes
     return changes
 
 

@@ -143,7 +143,7 @@ class Present(RelayPlan):
             device.link,
             kernel.link(name),
             device.addresses,
-            kernel.held(name, routes),
+            kernel.entries_on(name, routes),
             device.exclusive,
         ).changes
         own = claim(
@@ -155,7 +155,7 @@ class Present(RelayPlan):
         for former in self._former:
             link = kernel.link(former)
             if link and link.kind == device.link.kind:
-                held = [each for each in kernel.held(former, routes) if each not in own]
+                held = [each for each in kernel.entries_on(former, routes) if each not in own]
                 changes += remove_link(link.kind, link, held).changes
         return changes
 
@@ -238,7 +238,7 @@ class Absent(RelayPlan):
         changes: Changes = ()
         for name in self._names:
             link = self._kernel.link(name)
-            changes += remove_link("tun", link, self._kernel.held(name)).changes
+            changes += remove_link("tun", link, self._kernel.entries_on(name)).changes
         return changes
 
     def settle(self) -> None:

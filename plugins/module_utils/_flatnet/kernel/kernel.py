@@ -168,7 +168,7 @@ class Kernel:
         """Whether packets to an IPv4 address go into the overlay: see way.py."""
         return way.overlaid(self._netlink, address)
 
-    def held(self, dev: str, routes: Iterable[Route] | None = None) -> list[Entry]:
+    def entries_on(self, dev: str, routes: Iterable[Route] | None = None) -> list[Entry]:
         """All that a device holds and would lose with it: addresses, neighbours, FDB, routes of
         all tables. Routes that the kernel makes by itself for an address are left out.
 

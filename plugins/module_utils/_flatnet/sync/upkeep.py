@@ -134,7 +134,7 @@ class Upkeep:
         held = {}
         for device in self.devices(view):
             name = device.link.name
-            held[name] = self._kernel.held(name, routes)
+            held[name] = self._kernel.entries_on(name, routes)
             changes += devices.plan(device, self._kernel.link(name), held[name]).changes
         tunnel = view.config.backend.device
         table = view.table

@@ -128,7 +128,7 @@ def converge_link(
     looks: list[tuple[list[Entry], LinkPlan]] = []
 
     def look() -> Changes:
-        link, held = kernel.link(name), kernel.held(name)
+        link, held = kernel.link(name), kernel.entries_on(name)
         looks.append((([link] if link else []) + held, compute(link, held)))
         return looks[-1][1].changes
 
