@@ -294,8 +294,8 @@ def changes(
     them: the device is ours. A foreign route in a wanted place is adopted if it says the same
     apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
 
-    ``unreadable`` are subnets whose key is there with a value that nobody understands. That is missing
-    information: whatever the kernel does for them stays.
+    ``unreadable`` are subnets whose key is there with a value that nobody understands. That is
+    missing information: whatever the kernel does for them stays.
     """
     wanted = tuple(wanted)
 

@@ -29,8 +29,8 @@ _RETRY = 0.5  # of the time between two checks
 
 
 class View(NamedTuple):
-    """All that the kernel's state follows from. ``unreadable`` are subnets whose key has a value that
-    nobody understands."""
+    """All that the kernel's state follows from. ``unreadable`` are subnets whose key has a value
+    that nobody understands."""
 
     config: NetworkConfig
     own: Lease
