@@ -18,7 +18,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
     Change,
     RouteTaken,
-    claim,
+    adoptable_routes,
     diff,
     inverse,
     plan,
@@ -206,20 +206,20 @@ def test_only_our_routes_and_identical_ones_may_be_changed(
     in_the_way = [route for route in foreign if route.key in places and route not in alike]
     if in_the_way:
         with pytest.raises(RouteTaken, match="nothing was changed") as caught:
-            claim(wanted, there, is_ours)
+            adoptable_routes(wanted, there, is_ours)
         for route in in_the_way[-1:]:
             assert str(route) in str(caught.value)
             assert str(places[route.key]) in str(caught.value)
         return
-    found = claim(wanted, there, is_ours)
+    found = adoptable_routes(wanted, there, is_ours)
     assert found == [route for route in there if route not in foreign or route in alike]
 
 
 def test_a_route_with_another_metric_is_not_in_the_way() -> None:
     foreign = PLACE._replace(metric=50, protocol=4, gateway="10.168.0.99")
-    assert claim([PLACE], [foreign], is_ours) == []
+    assert adoptable_routes([PLACE], [foreign], is_ours) == []
 
 
 def test_an_adopted_route_changes_nothing_but_its_protocol() -> None:
     foreign = PLACE._replace(protocol=3)
-    assert plan([PLACE], claim([PLACE], [foreign], is_ours)) == (Change(foreign, PLACE),)
+    assert plan([PLACE], adoptable_routes([PLACE], [foreign], is_ours)) == (Change(foreign, PLACE),)

@@ -22,7 +22,7 @@ from ..host.lock import locked
 from ..kernel.entries import Link, Route
 from ..kernel.kernel import Kernel
 from ..kernel.links import plan_link, remove_link
-from ..kernel.plan import Changes, claim, diff, plan
+from ..kernel.plan import Changes, adoptable_routes, diff, plan
 from ..overlay.backends.udp import relay_table
 from ..overlay.devices import Device
 from ..relay.config import (
@@ -146,7 +146,7 @@ class Present(RelayPlan):
             kernel.entries_on(name, routes),
             device.exclusive,
         ).changes
-        own = claim(
+        own = adoptable_routes(
             [wanted],
             [route for route in routes if route.table == wanted.table],
             lambda route: route.dev in (name, *self._former),

@@ -88,7 +88,7 @@ def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
     return tuple(put + drop)
 
 
-def claim(
+def adoptable_routes(
     wanted: Iterable[Entry], routes: Iterable[Route], ours: Callable[[Route], bool]
 ) -> list[Route]:
     """The ``routes`` that may be changed or removed so that the ``wanted`` ones are there.

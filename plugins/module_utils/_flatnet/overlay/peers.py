@@ -32,7 +32,7 @@ from ..flannel.clashes import Clashes, seniority
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..kernel.entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
-from ..kernel.plan import Changes, claim, plan
+from ..kernel.plan import Changes, adoptable_routes, plan
 from .underlay import Reach, Underlay, foreign
 
 # What a lease's BackendType must be to be reached with the network's backend; the udp backend
@@ -302,7 +302,7 @@ def changes(
     def ours(route: Route) -> bool:
         return route.protocol == PROTOCOL or route.dev == device
 
-    own = claim(wanted, routes, ours)
+    own = adoptable_routes(wanted, routes, ours)
     observed: list[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
     observed += own
     reached = sum(map(ours, own))

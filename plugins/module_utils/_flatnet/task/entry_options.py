@@ -17,7 +17,7 @@ from .. import checks
 from ..errors import InvalidInput
 from ..kernel.entries import Entry, Fdb, Link, Neigh, Route, default_destination
 from ..kernel.links import kind_of
-from ..kernel.plan import Changes, claim, plan
+from ..kernel.plan import Changes, adoptable_routes, plan
 
 MAX_VNI = (1 << 24) - 1
 _MAX_U32 = (1 << 32) - 1
@@ -276,7 +276,7 @@ def route_changes(
         here = device in (None, route.dev) or route.key in places
         return here and route.protocol == params["protocol"]
 
-    return changes(ROUTE, params, asked, claim(desired, observed, ours))
+    return changes(ROUTE, params, asked, adoptable_routes(desired, observed, ours))
 
 
 def _removals(form: _Form, asked: Iterable[Asked], observed: Iterable[E]) -> Changes:
