@@ -12,11 +12,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     SubnetExhausted,
     SubnetUnavailable,
     choose,
-    claim,
     is_member,
     is_within,
     near,
     overlapping,
+    require_free,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
@@ -78,7 +78,7 @@ def test_the_chosen_subnet_is_in_the_pool_and_overlaps_nothing_taken(
     else:
         assert chosen in free
         assert is_member(pool, chosen)
-        assert claim(pool, taken, chosen) == chosen
+        assert require_free(pool, taken, chosen) == chosen
 
 
 @given(pools_and_taken(), st.text())
@@ -202,17 +202,17 @@ def test_a_subnet_that_is_insisted_on_is_had_or_refused(
     possible = wanted in members(pool)
     in_the_way = [each for each in taken if possible and overlap(each, wanted)]
     if possible and not in_the_way:
-        assert claim(pool, taken, wanted) == wanted
+        assert require_free(pool, taken, wanted) == wanted
         return
     with pytest.raises(SubnetUnavailable) as caught:
-        claim(pool, taken, wanted)
+        require_free(pool, taken, wanted)
     assert str(caught.value).startswith("subnet %s " % wanted)
     assert (in_the_way[0] if possible else str(pool.network)) in str(caught.value)
 
 
 def test_a_subnet_in_another_spelling_is_had_in_the_usual_one() -> None:
     pool = pool_of("10.5.0.0/16")
-    assert claim(pool, (), "10.5.8.0/255.255.255.0") == "10.5.8.0/24"
+    assert require_free(pool, (), "10.5.8.0/255.255.255.0") == "10.5.8.0/24"
     assert choose(pool, (), "host", prefer="10.5.8.0/255.255.255.0") == "10.5.8.0/24"
 
 

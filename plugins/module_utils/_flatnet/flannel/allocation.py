@@ -88,7 +88,7 @@ def choose(
     return str(_subnet(pool, index))
 
 
-def claim(pool: Pool, taken: Iterable[str], subnet: str) -> str:
+def require_free(pool: Pool, taken: Iterable[str], subnet: str) -> str:
     """``subnet`` itself if it is one of the pool's and overlaps no lease; SubnetUnavailable."""
     if not is_member(pool, subnet):
         raise SubnetUnavailable(

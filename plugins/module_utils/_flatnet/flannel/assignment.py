@@ -254,13 +254,13 @@ def _subnet(
     pool = config.ipv4
     if not held_now:
         if wish.subnet:
-            return allocation.claim(pool, others, wish.subnet)
+            return allocation.require_free(pool, others, wish.subnet)
         return allocation.choose(pool, others, host.host_id, wish.prefer, wish.avoid)
     own = held_now[0]
     kept = _is_kept(config, own, host, wish)
     tied = _is_established(own, host, wish) and not wish.move
     if wish.subnet and not (kept and wish.subnet == own.subnet):
-        wanted = allocation.claim(pool, others, wish.subnet)
+        wanted = allocation.require_free(pool, others, wish.subnet)
         if tied and wanted != own.subnet:
             raise LeaseWouldMove(
                 "%s: %s holds the lease of %s, and would move to %s; containers with addresses of "
