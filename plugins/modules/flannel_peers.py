@@ -306,8 +306,8 @@ def reach(module, kernel, listing, known):
 
 def routes_of_peers(kernel, config):
     """Those of the main table without what is there for no peer, such as the udp backend's."""
-    standing = {route.key for route in peers.standing(config)}
-    return [route for route in kernel.routes() if route.key not in standing]
+    network_routes = {route.key for route in peers.network_routes(config)}
+    return [route for route in kernel.routes() if route.key not in network_routes]
 
 
 def relayed(module, config, usable, snapshot):

@@ -192,8 +192,8 @@ def test_the_device_is_made_anew_only_for_what_cannot_change() -> None:
 
 
 def test_the_networks_route_stands_whatever_peers_there_are() -> None:
-    assert peers.standing(UDP) == (Route("10.5.0.0/16", "flannel0"),)
-    assert peers.standing(VXLAN) == ()
+    assert peers.network_routes(UDP) == (Route("10.5.0.0/16", "flannel0"),)
+    assert peers.network_routes(VXLAN) == ()
 
 
 # --- its files ------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ def entries(
     return encode(config, peers, link)
 
 
-def standing(config: NetworkConfig) -> tuple[Route, ...]:
+def network_routes(config: NetworkConfig) -> tuple[Route, ...]:
     """Routes that are there whatever peers there are: with udp, all of the network's."""
     backend = config.backend
     if backend.type != "udp" or not backend.device:

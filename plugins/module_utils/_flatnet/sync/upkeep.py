@@ -143,10 +143,10 @@ class Upkeep:
             for key, entry in table.desired.items()
             if key not in places and not (without and table.owner(key) in without)
         ]
-        standing = peers.standing(view.config)
-        wanted += standing if self._relay.settings else ()
+        network_routes = peers.network_routes(view.config)
+        wanted += network_routes if self._relay.settings else ()
         # Of a relay that nothing is known of, the route stays as it is.
-        left = () if self._relay.settings else {route.key for route in standing}
+        left = () if self._relay.settings else {route.key for route in network_routes}
         routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
         found = peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, view.unreadable)
         # What could not be taken away was told, and is not tried at once again.
