@@ -75,7 +75,9 @@ class Link(NamedTuple):
     def __str__(self) -> str:
         words = ["link %s" % self.name] + ["type %s" % self.kind] * bool(self.kind)
         words += [
-            "%s %s" % (name, word(value)) for name, value in self.options if value is not None
+            "%s %s" % (name, format_option(value))
+            for name, value in self.options
+            if value is not None
         ]
         for name, value in (("mtu", self.mtu), ("address", self.mac), ("master", self.master)):
             if value:
@@ -204,7 +206,7 @@ class Route(NamedTuple):
 Entry = Union[Link, Address, Neigh, Fdb, Route]
 
 
-def word(value: Any) -> str:
+def format_option(value: Any) -> str:
     """A device option's value as ip-link prints it."""
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import FlatnetError
-from .entries import Address, Entry, Link, word
+from .entries import Address, Entry, Link, format_option
 from .plan import Change, Changes, plan
 
 # What vxlan_changelink (drivers/net/vxlan) takes on a live device; it refuses the rest, or, for
@@ -114,7 +114,8 @@ def kind_of(link: Link) -> str:
 def _reasons(target: Link, observed: Link) -> tuple[str, ...]:
     have = observed.option
     return tuple(
-        "%s %s cannot become %s on a live device" % (name, word(have.get(name)), word(value))
+        "%s %s cannot become %s on a live device"
+        % (name, format_option(have.get(name)), format_option(value))
         for name, value in target.options
         if name not in LIVE and have.get(name) != value
     )

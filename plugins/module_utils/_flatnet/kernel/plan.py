@@ -22,7 +22,7 @@ from collections.abc import Hashable, Iterable
 from typing import Callable, NamedTuple
 
 from ..errors import FlatnetError
-from .entries import Address, Entry, Fdb, Link, Neigh, Route, word
+from .entries import Address, Entry, Fdb, Link, Neigh, Route, format_option
 
 _ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
 
@@ -150,7 +150,7 @@ def _steps(before: Link, after: Link) -> list[str]:
     """What changes about a device, each as ``mtu 1450 to 1400``."""
     old, new = before.to_dict(), after.to_dict()
     return [
-        "%s %s to %s" % (name, word(old.get(name)), word(value))
+        "%s %s to %s" % (name, format_option(old.get(name)), format_option(value))
         for name, value in new.items()
         if old.get(name) != value
     ]
