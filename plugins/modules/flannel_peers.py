@@ -240,9 +240,9 @@ def reach(module, kernel, listing, known):
     """Converge on all usable leases; exits, or raises Outdated unless it named ``known``."""
     config, snapshot = listing.config, listing.snapshot
     backend = config.backend
-    place = observe(module, kernel, config)
-    own = own_lease(snapshot, place.host)
-    chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
+    location = observe(module, kernel, config)
+    own = own_lease(snapshot, location.host)
+    chosen = rules(module, kernel, listing, own, location).select(snapshot.leases)
     if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
         raise KernelError(
             "device %s does not exist; make it with %s first"
@@ -255,7 +255,7 @@ def reach(module, kernel, listing, known):
     def compute(failed):
         routes = routes_of_peers(kernel, config)
         usable = [lease for name, lease in leases.items() if name not in failed]
-        wanted = peers.entries(config, usable, place.underlay, routes)
+        wanted = peers.entries(config, usable, location.underlay, routes)
         return peers.changes(
             wanted,
             backend.device,
@@ -269,7 +269,7 @@ def reach(module, kernel, listing, known):
     def part(change):
         """The lease that a change is for; what is for none any more stands alone."""
         if not owners:
-            link = peers.Adjacency(place.underlay, kernel.routes())
+            link = peers.Adjacency(location.underlay, kernel.routes())
             for name, lease in leases.items():
                 owners.update((entry.key, name) for entry in peers.encode(config, [lease], link))
         entry = change.before if change.after is None else change.after

@@ -337,14 +337,16 @@ def acquire(module, store, kernel):
     if option["bridge"]:
         checks.device("bridge", option["bridge"])
     planned = parse_planned(module)
-    place = observe(module, kernel, planned.config or store.config())
-    host = place.host._replace(
+    location = observe(module, kernel, planned.config or store.config())
+    host = location.host._replace(
         vtep_mac=option["vtep_mac"], vector=VECTOR if option["vector"] else 0
     )
     wish = Wish(
         subnet=option["subnet"],
         prefer=overlap.remembered(option["subnet_file"]),
-        avoid=tuple(str(ipaddress.ip_interface(each.address).network) for each in place.addresses),
+        avoid=tuple(
+            str(ipaddress.ip_interface(each.address).network) for each in location.addresses
+        ),
         takeover=option["takeover"],
         move=option["move"],
     )
@@ -359,7 +361,7 @@ def acquire(module, store, kernel):
     before, lease = outcome.decision.before, outcome.decision.after
     # In check mode there is no etcd lease yet; what would be written has one if there is a TTL.
     after = lease._replace(etcd_lease=option["ttl"])
-    mtu = backend.overlay_mtu(place.underlay.mtu)
+    mtu = backend.overlay_mtu(location.underlay.mtu)
     obsolete = "".join(show(each, store.prefix) for each in outcome.decision.surplus)
     module.exit_json(
         changed=outcome.changed,
@@ -374,7 +376,7 @@ def acquire(module, store, kernel):
             "learning": backend.learning,
             "direct_routing": backend.direct_routing,
         },
-        underlay={**place.underlay._asdict(), "ip": place.underlay.ip},
+        underlay={**location.underlay._asdict(), "ip": location.underlay.ip},
         former=ground.former,
         gateway=gateway(lease.subnet),
         vtep_address=lease.subnet.partition("/")[0] + "/32",

@@ -99,13 +99,13 @@ ARGUMENTS = {
 def check(files):
     """Each file's mode as a number; errors name the option."""
     modes = []
-    for place, each in enumerate(files):
+    for index, each in enumerate(files):
         if not os.path.isabs(each["path"]):
-            raise InvalidInput("files[%d].path: %s is not an absolute path" % (place, each["path"]))
+            raise InvalidInput("files[%d].path: %s is not an absolute path" % (index, each["path"]))
         try:
             modes.append(int(each["mode"], 8))
         except ValueError:
-            raise InvalidInput("files[%d].mode: %s is not octal" % (place, each["mode"])) from None
+            raise InvalidInput("files[%d].mode: %s is not octal" % (index, each["mode"])) from None
     return modes
 
 

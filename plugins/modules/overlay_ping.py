@@ -103,14 +103,14 @@ def main():
         with registry(module) as store, Kernel() as kernel:
             listing = store.listing()
             config, leases = listing.config, listing.snapshot.leases
-            place = observe(module, kernel, config)
-            own = current_lease(leases, place.host)
+            location = observe(module, kernel, config)
+            own = current_lease(leases, location.host)
             if own is None:
                 raise PingFailed(
-                    "%s holds no lease, so it is not part of the overlay" % (place.host,)
+                    "%s holds no lease, so it is not part of the overlay" % (location.host,)
                 )
-            judge = rules(module, kernel, listing, own, place)
-        mtu = config.backend.overlay_mtu(place.underlay.mtu)
+            judge = rules(module, kernel, listing, own, location)
+        mtu = config.backend.overlay_mtu(location.underlay.mtu)
         chosen = judge.select(leases).usable
         by_address = {target(lease): lease for lease in chosen}
         lost = ping(

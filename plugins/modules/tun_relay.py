@@ -268,15 +268,15 @@ def read(module, kernel):
     with registry(module) as store:
         listing = store.listing()
     config, snapshot = listing.config, listing.snapshot
-    place = observe(module, kernel, config)
-    own = current_lease(snapshot.leases, place.host)
+    location = observe(module, kernel, config)
+    own = current_lease(snapshot.leases, location.host)
     usable = ()
     if own:
-        chosen = rules(module, kernel, listing, own, place).select(snapshot.leases)
+        chosen = rules(module, kernel, listing, own, location).select(snapshot.leases)
         usable = chosen.usable
         warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
     return relay_setup.Found(
-        config, place.host, own, usable, snapshot.unreadable, snapshot.revision
+        config, location.host, own, usable, snapshot.unreadable, snapshot.revision
     )
 
 

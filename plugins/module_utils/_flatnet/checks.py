@@ -78,12 +78,12 @@ def interface_addresses(option: str, values: Sequence[str]) -> list[str]:
     """Addresses with their prefix lengths, none of them twice."""
     found: dict[str, int] = {}
     texts = []
-    for place, value in enumerate(values):
-        text = interface_address("%s[%d]" % (named(option), place), value)
-        other = found.setdefault(text.partition("/")[0], place)
-        if other != place:
+    for index, value in enumerate(values):
+        text = interface_address("%s[%d]" % (named(option), index), value)
+        other = found.setdefault(text.partition("/")[0], index)
+        if other != index:
             raise InvalidInput(
-                "%s[%d]: %s is %s[%d] too" % (named(option), place, text, named(option), other)
+                "%s[%d]: %s is %s[%d] too" % (named(option), index, text, named(option), other)
             )
         texts.append(text)
     return texts

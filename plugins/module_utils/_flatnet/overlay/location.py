@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     hostname: str | None = None
 
 
-class Place(NamedTuple):
+class HostLocation(NamedTuple):
     """This host in its underlay. ``addresses`` are those that are not the overlay's own."""
 
     host: Host
@@ -61,7 +61,7 @@ def check(choice: Choice) -> None:
         ) from None
 
 
-def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
+def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
     """Look at the kernel and the machine id; raises InvalidInput or NoUnderlay."""
     check(choice)
     addresses = kernel.addresses()
@@ -92,7 +92,7 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> Place:
         public_ip=parse_public_ip("public_ip", choice.public_ip or found.ip),
     )
     others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
-    return Place(host, found, others)
+    return HostLocation(host, found, others)
 
 
 def identify(given: str | None) -> str:

@@ -36,7 +36,7 @@ from ..kernel.plan import Changes
 from ..leases import Found, NoNetwork, Registry, Snapshot
 from ..overlay import applied, peers
 from ..overlay.backends.udp.keeper import RelayKeeper
-from ..overlay.location import Place, find
+from ..overlay.location import HostLocation, find
 from ..overlay.needs import Needs
 from ..overlay.table import PeerTable
 from ..relay.config import InvalidRelayConfig
@@ -68,7 +68,7 @@ class Agent:
         self._config_revision = 0
         # Another config that etcd has, and that this host cannot go over to yet.
         self._waiting: Found | None = None
-        self._place: Place | None = None
+        self._location: HostLocation | None = None
         self._foreign: list[Route] = []
         self._needs = Needs(settings.etcd.endpoints, settings.controllers, kernel.overlaid)
         self._needed: dict[str, str] = {}
@@ -106,20 +106,20 @@ class Agent:
         known = self._remembered
         if known is None or self._table is not None:
             return False
-        place = find(self._kernel, known.config, self._settings.choice)
-        if place.underlay.ip != known.address.partition("/")[0]:
+        location = find(self._kernel, known.config, self._settings.choice)
+        if location.underlay.ip != known.address.partition("/")[0]:
             raise PlaceChanged(
                 "the underlay's address was %s on %s and is %s on %s now: nothing is restored; the "
                 "service will move the lease when etcd answers"
                 % (
                     known.address,
                     known.interface,
-                    place.underlay.address,
-                    place.underlay.interface,
+                    location.underlay.address,
+                    location.underlay.interface,
                 )
             )
         leases = known.leases
-        self._place = place
+        self._location = location
         self._learn(known.config, known.own_lease, leases)
         return True
 
@@ -147,10 +147,10 @@ class Agent:
         snapshot = found.snapshot
         self._needs.seen(self._registry.reached)
         self._needs.resolve_aside()
-        config, place = self._choose(found)
-        self._place = place
+        config, location = self._choose(found)
+        self._location = location
         own, leases, problem = self._own.hold(
-            config, snapshot, place, self._waiting is not None, found.config
+            config, snapshot, location, self._waiting is not None, found.config
         )
         if problem:
             self.failed("lease", "%s; the data plane stays as it is" % problem)
@@ -213,28 +213,28 @@ class Agent:
 
     # --- the network's config -------------------------------------------------------------------
 
-    def _choose(self, found: Found) -> tuple[NetworkConfig, Place]:
-        """The config to go by, and the place that it gives this host."""
+    def _choose(self, found: Found) -> tuple[NetworkConfig, HostLocation]:
+        """The config to go by, and the location that it gives this host."""
         former = self._config
         if former is None or former == found.config:
             if found.config is None:
                 raise NoNetwork(found.problem)
-            place = find(self._kernel, found.config, self._settings.choice)
+            location = find(self._kernel, found.config, self._settings.choice)
             self._take(found)
-            return found.config, place
-        place = find(self._kernel, former, self._settings.choice)
+            return found.config, location
+        location = find(self._kernel, former, self._settings.choice)
         leases = found.snapshot.leases
-        mine = self._own.find(leases, place.host, found.config)
+        mine = self._own.find(leases, location.host, found.config)
         if found.config is None and mine is None:
             # Not even that: as it is after etcd was emptied.
             raise NoNetwork(found.problem)
         reason = self._obstacle(found, mine, leases)
         if found.config is None or reason:
             self._wait(found, former, reason or found.problem)
-            return former, place
-        place = find(self._kernel, found.config, self._settings.choice)
+            return former, location
+        location = find(self._kernel, found.config, self._settings.choice)
         self._take(found)
-        return found.config, place
+        return found.config, location
 
     def _take(self, found: Found) -> None:
         if found.config and self._config and found.config != self._config:
@@ -270,14 +270,14 @@ class Agent:
         if reason or former is None or mine is None:
             return reason
         try:
-            place = find(self._kernel, config, self._settings.choice)
-            RelayKeeper().learn(config, mine, place.underlay)
+            location = find(self._kernel, config, self._settings.choice)
+            RelayKeeper().learn(config, mine, location.underlay)
         except FlatnetError as error:
             return str(error)
         if misfit(former, mine) or applied.newest(config.network):
             return None  # the playbook has been here
         # Not to lose peers by a network that is only smaller.
-        rules = self._rules(former, mine, place, self._kernel.routes(foreign=True))
+        rules = self._rules(former, mine, location, self._kernel.routes(foreign=True))
         return left_outside(former, config, rules.select(leases).usable)
 
     def _look_again(self) -> None:
@@ -289,7 +289,7 @@ class Agent:
         if reason:
             self._wait(found, self._config or found.config, reason)
             return
-        self._place = find(self._kernel, found.config, self._settings.choice)
+        self._location = find(self._kernel, found.config, self._settings.choice)
         self._take(found)
         self._learn(found.config, own, list(table.leases.values()))
 
@@ -375,8 +375,8 @@ class Agent:
         self._tell_known()
 
     def _learn(self, config: NetworkConfig, own: Lease, leases: Iterable[Lease]) -> None:
-        place = self._place
-        if place is None:
+        location = self._location
+        if location is None:
             return
         before = self._own.lease
         if before and before.subnet != own.subnet:
@@ -386,32 +386,32 @@ class Agent:
         self._config, self._own.lease = config, own
         self._learn_relay()
         self._foreign = self._kernel.routes(foreign=True)
-        link = peers.Adjacency(place.underlay, self._foreign)
-        self._needed = self._needs.look(place.addresses, self._foreign)
-        rules = self._rules(config, own, place, self._foreign)
+        link = peers.Adjacency(location.underlay, self._foreign)
+        self._needed = self._needs.look(location.addresses, self._foreign)
+        rules = self._rules(config, own, location, self._foreign)
         self._table = PeerTable(rules, lambda usable: peers.encode(config, usable, link))
         self._table.replace(leases)
-        self.status.place(config, own, place)
+        self.status.located(config, own, location)
         self.status.known(self._table, self._unreadable, self.revision)
 
     def _rules(
-        self, config: NetworkConfig, own: Lease, place: Place, foreign: list[Route]
+        self, config: NetworkConfig, own: Lease, location: HostLocation, foreign: list[Route]
     ) -> peers.Rules:
         return peers.Rules(
             config,
             own,
-            place.addresses,
-            peers.Adjacency(place.underlay, foreign),
+            location.addresses,
+            peers.Adjacency(location.underlay, foreign),
             config_revision=self._config_revision,
-            needed=self._needs.look(place.addresses, foreign),
+            needed=self._needs.look(location.addresses, foreign),
         )
 
     def _learn_relay(self) -> None:
-        config, own, place = self._config, self._own.lease, self._place
-        if config is None or own is None or place is None:
+        config, own, location = self._config, self._own.lease, self._location
+        if config is None or own is None or location is None:
             return
         try:
-            self._relay.learn(config, own, place.underlay)
+            self._relay.learn(config, own, location.underlay)
         except InvalidRelayConfig as error:
             self.failed("relay", "%s; the playbook installs the relay" % error)
         else:
@@ -429,8 +429,8 @@ class Agent:
 
         ``why`` is ``drift`` where nothing should differ: what is changed then is a repair.
         """
-        place = self._place
-        if self._view is None or self._config is None or place is None:
+        location = self._location
+        if self._view is None or self._config is None or location is None:
             return ()
         self._look_again()
         now = find(self._kernel, self._config, self._settings.choice)
@@ -439,14 +439,14 @@ class Agent:
         needed = self._needs.look(now.addresses, foreign)
         expired = self._expire()
         view = self._view
-        if now != self._place or foreign != self._foreign or needed != self._needed or expired:
-            self._place = now
+        if now != self._location or foreign != self._foreign or needed != self._needed or expired:
+            self._location = now
             leases = view.table.leases
             self._learn(self._config, view.own, [leases[n] for n in leases if n not in expired])
-        if now.underlay.ip != place.underlay.ip:
+        if now.underlay.ip != location.underlay.ip:
             raise PlaceChanged(
                 "the address of %s changed from %s to %s"
-                % (now.underlay.interface, place.underlay.ip, now.underlay.ip)
+                % (now.underlay.interface, location.underlay.ip, now.underlay.ip)
             )
         with locked():
             self._learn_relay()
@@ -518,10 +518,10 @@ class Agent:
 
     @property
     def _view(self) -> View | None:
-        if not (self._config and self._own.lease and self._place and self._table):
+        if not (self._config and self._own.lease and self._location and self._table):
             return None
         unreadable = tuple(self._unreadable_subnets())
-        return View(self._config, self._own.lease, self._place, self._table, unreadable)
+        return View(self._config, self._own.lease, self._location, self._table, unreadable)
 
     def _unreadable_subnets(self) -> list[str]:
         """Those whose key has a value that nobody understands."""
@@ -534,17 +534,17 @@ class Agent:
     def save(self) -> None:
         """Keep the applied state for the next boot, and write subnet.env; if they changed."""
         own = self._own.lease
-        if self._config is None or own is None or self._table is None or self._place is None:
+        if self._config is None or own is None or self._table is None or self._location is None:
             return
         retained = tuple(name for name in self._retention.leases if name in self._table.leases)
         size = len(self._table.leases)
         # Now and then also for how long it is retained.
         needed = (tuple(sorted(self._needs.etcd)), tuple(sorted(self._needs.within)))
         kept = (retained, self._retention.tenths, needed)
-        mark = (self.revision, self._config, own, self._place, size, kept)
+        mark = (self.revision, self._config, own, self._location, size, kept)
         if mark == self._saved:
             return
-        underlay = self._place.underlay
+        underlay = self._location.underlay
         leases = {**self._table.leases, own.key_name: own}
         state.save(
             self._settings.state_file,
@@ -568,8 +568,8 @@ class Agent:
 
     def write_subnet_env(self) -> None:
         """For the container runtime: see flannel.subnet_env."""
-        if self._config and self._own.lease and self._place:
-            mtu = self._config.backend.overlay_mtu(self._place.underlay.mtu)
+        if self._config and self._own.lease and self._location:
+            mtu = self._config.backend.overlay_mtu(self._location.underlay.mtu)
             text = subnet_env(self._config, self._own.lease, mtu, self._settings.ipmasq)
             files.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
 
@@ -584,7 +584,7 @@ class Agent:
         view = self._view
         devices = self._upkeep.devices(view) if view else ()
         names = frozenset(device.link.name for device in devices)
-        return names, self._place.underlay.interface if self._place else ""
+        return names, self._location.underlay.interface if self._location else ""
 
     @property
     def desired(self):  # type: ignore[no-untyped-def]

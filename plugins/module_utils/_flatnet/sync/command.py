@@ -93,7 +93,7 @@ class Service:
             while True:
                 try:
                     self._agent.take_listing(self._registry.find())
-                    for kind in ("etcd", "network", "place"):
+                    for kind in ("etcd", "network", "location"):
                         self._agent.status.healed(kind)
                     self._touched()
                     if self._settings.ttl:
@@ -185,9 +185,9 @@ class Service:
         try:
             recalled = self._agent.recall()
         except FlatnetError as error:
-            self._agent.failed("place", str(error))
+            self._agent.failed("location", str(error))
         else:
-            self._agent.status.healed("place")
+            self._agent.status.healed("location")
             if recalled:
                 self._check("drift")
 

@@ -21,7 +21,7 @@ from ..flannel.lease import Lease
 from ..host.journal import NOTICE
 from ..leases import Registry, Snapshot
 from ..overlay.backends.udp.keeper import RelayKeeper
-from ..overlay.location import Place
+from ..overlay.location import HostLocation
 from ..overlay.presence import refuse_clone
 from .settings import Settings
 from .takeover import misfit
@@ -70,7 +70,7 @@ class OwnLease:
         self,
         config: NetworkConfig,
         snapshot: Snapshot,
-        place: Place,
+        location: HostLocation,
         waiting: bool,
         wanted: NetworkConfig | None,
     ) -> tuple[Lease, tuple[Lease, ...], str]:
@@ -81,16 +81,16 @@ class OwnLease:
         there is none.
         """
         leases, previous = snapshot.leases, self.lease
-        mine = current_lease(leases, place.host)
-        self.stored = self.find(leases, place.host, wanted)
+        mine = current_lease(leases, location.host)
+        self.stored = self.find(leases, location.host, wanted)
         if waiting and previous and (mine is None or misfit(config, mine)):
             problem = "" if mine else "etcd names no lease of this host, and has another config"
             return previous, leases, problem
-        host = place.host._replace(
+        host = location.host._replace(
             vtep_mac=self._settings.vtep_mac, vector=self._relay.vector(config, mine, previous)
         )
         try:
-            wish = self._wish(mine, place)
+            wish = self._wish(mine, location)
             decision = decide(config, leases, snapshot.taken, host, wish)
             before = decision.before
             if decision.moved and before:
@@ -132,11 +132,11 @@ class OwnLease:
             )
         self._taken_back.append(now)
 
-    def _wish(self, mine: Lease | None, place: Place) -> Wish:
+    def _wish(self, mine: Lease | None, location: HostLocation) -> Wish:
         """The subnet in use and no other, if there is one; containers have its addresses."""
         if self.lease and mine is None:
             return Wish(subnet=self.lease.subnet)
-        networks = (ipaddress.ip_interface(each.address).network for each in place.addresses)
+        networks = (ipaddress.ip_interface(each.address).network for each in location.addresses)
         used = self.lease.subnet if self.lease else None
         return Wish(prefer=used, avoid=tuple(map(str, networks)))
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..fields import plain
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
-from ..overlay.location import Place
+from ..overlay.location import HostLocation
 from ..overlay.peers import Skipped
 from ..overlay.table import PeerTable
 
@@ -36,7 +36,7 @@ class Status:
         self.retained = 0
         self._started = time.time()
         self._endpoint: str | None = None
-        self._place: dict[str, Any] = {}
+        self._location: dict[str, Any] = {}
         self._revision = 0
         self._peers = 0
         self._skipped: list[str] = []
@@ -50,16 +50,16 @@ class Status:
         """At which endpoint a watch on etcd stands and is answered; None: at none."""
         self._endpoint = endpoint
 
-    def place(self, config: NetworkConfig, own: Lease, place: Place) -> None:
-        self._place = {
+    def located(self, config: NetworkConfig, own: Lease, location: HostLocation) -> None:
+        self._location = {
             "network": config.network,
             "backend": config.backend.type,
             "device": config.backend.device,
             "subnet": own.subnet,
             "public_ip": own.public_ip,
             "host_id": own.host_id,
-            "interface": place.underlay.interface,
-            "mtu": config.backend.overlay_mtu(place.underlay.mtu),
+            "interface": location.underlay.interface,
+            "mtu": config.backend.overlay_mtu(location.underlay.mtu),
         }
 
     def known(
@@ -106,7 +106,7 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **self._place,
+            **self._location,
             "pid": self.pid,
             "born": self.born,
             "started": self._started,

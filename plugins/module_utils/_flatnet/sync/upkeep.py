@@ -22,7 +22,7 @@ from ..kernel.kernel import Kernel
 from ..kernel.plan import Change, Changes, RouteTaken
 from ..overlay import devices, peers
 from ..overlay.backends.udp.keeper import RelayKeeper
-from ..overlay.location import Place
+from ..overlay.location import HostLocation
 from ..overlay.table import PeerTable
 
 _RETRY = 0.5  # of the time between two checks
@@ -34,7 +34,7 @@ class View(NamedTuple):
 
     config: NetworkConfig
     own: Lease
-    place: Place
+    location: HostLocation
     table: PeerTable
     unreadable: tuple[str, ...]
 
@@ -158,7 +158,7 @@ class Upkeep:
 
     def devices(self, view: View) -> list[devices.Device]:
         """The overlay's devices on this host."""
-        config, own, underlay = view.config, view.own, view.place.underlay
+        config, own, underlay = view.config, view.own, view.location.underlay
         found = []
         if self._bridge:
             new = self._bridge not in self._kernel.interfaces()

@@ -18,7 +18,7 @@ from ..flannel.config import InvalidConfig, NetworkConfig, config_from_dict
 from ..flannel.lease import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
 from ..kernel.kernel import Kernel
 from ..leases import Listing, Planned, Registry
-from ..overlay.location import Choice, Place, find
+from ..overlay.location import Choice, HostLocation, find
 from ..overlay.needs import Needs, controllers
 from ..overlay.peers import Rules
 from .ansible import AnsibleModule
@@ -66,22 +66,22 @@ def registry(module: AnsibleModule) -> Iterator[Registry]:
         yield Registry(client, option["etcd_prefix"])
 
 
-def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> Place:
+def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> HostLocation:
     """Find out who and where this host is, from HOST_ARGUMENTS and the kernel."""
     return find(kernel, config, Choice(**{name: module.params[name] for name in HOST_ARGUMENTS}))
 
 
 def rules(
-    module: AnsibleModule, kernel: Kernel, listing: Listing, own: Lease, place: Place
+    module: AnsibleModule, kernel: Kernel, listing: Listing, own: Lease, location: HostLocation
 ) -> Rules:
     """Which leases this host may use, from ETCD_ARGUMENTS and the kernel."""
     needs = Needs(module.params["etcd_endpoints"], controllers(), kernel.overlaid)
     needs.resolve(module.params["etcd_timeout"])
-    needed = needs.look(place.addresses, kernel.routes(foreign=True))
+    needed = needs.look(location.addresses, kernel.routes(foreign=True))
     return Rules(
         listing.config,
         own,
-        place.addresses,
+        location.addresses,
         config_revision=listing.config_revision,
         needed=needed,
     )
@@ -106,18 +106,18 @@ def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:
 def parse_leases(option: str, given: Iterable[Any]) -> tuple[Lease, ...]:
     """Leases in the form of lease_result, from the options of another module's run."""
     found = []
-    for place, each in enumerate(given):
+    for index, each in enumerate(given):
         if not isinstance(each, dict) or "key" not in each or "value" not in each:
-            raise InvalidInput("%s[%d]: a lease needs key and value" % (option, place))
+            raise InvalidInput("%s[%d]: a lease needs key and value" % (option, index))
         value = each["value"]
         text = value if isinstance(value, str) else dumps(value)
         try:
             lease = parse_lease(str(each["key"]).rpartition("/")[2], text)
         except InvalidLease as error:
-            raise InvalidInput("%s[%d]: %s" % (option, place, error)) from None
+            raise InvalidInput("%s[%d]: %s" % (option, index, error)) from None
         created = each.get("create_revision", 0)
         if not is_number(created) or created < 0:
-            raise InvalidInput("%s[%d].create_revision: not a revision" % (option, place))
+            raise InvalidInput("%s[%d].create_revision: not a revision" % (option, index))
         found.append(lease._replace(create_revision=created))
     return tuple(found)
 

@@ -68,8 +68,8 @@ def table(given: Iterable[Mapping[str, Any]], asked: RelaySettings) -> RelayTabl
     """The table as a user wrote it."""
     network, own = map(ipaddress.IPv4Network, (asked.network, asked.subnet))
     peers: dict[str, RelayPeer] = {}
-    for place, each in enumerate(given):
-        where = "table[%d]" % place
+    for index, each in enumerate(given):
+        where = "table[%d]" % index
         subnet = _ipv4(where + ".subnet", each["subnet"])
         address = checks.address(where + ".address", each["address"], 4)
         vector = checks.number(where + ".vector", each["vector"], 0, VECTOR)
