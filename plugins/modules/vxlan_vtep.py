@@ -313,7 +313,7 @@ def present(module, kernel):
         interfaces = kernel.interfaces()
         if not module.check_mode:
             vtep.check_master(asked, interfaces)
-        link = vtep.place(asked, observed, interfaces, kernel.addresses())
+        link = vtep.fit_to_host(asked, observed, interfaces, kernel.addresses())
         exclusive = params["addresses"] is not None
         plan = plan_link(link, observed, addresses, held, exclusive=exclusive)
         names = [name for name in interfaces if sole and name != asked.name]

@@ -70,7 +70,7 @@ def parse(params: Mapping[str, Any], default_mac: str) -> Link:
     )
 
 
-def place(
+def fit_to_host(
     desired: Link,
     observed: Link | None,
     interfaces: Mapping[str, Interface],
