@@ -91,15 +91,15 @@ integration: venv ## tests/integration: in the lab, on real etcd and netlink (ro
 .PHONY: soak
 soak: venv ## 10,000 random events against a model (EVENTS=, SEED=) (root)
 	FLATNET_EVENTS=$(or $(EVENTS),10000) FLATNET_SEED=$(or $(SEED),0) \
-		pytest -s tests/integration/test_sync_events.py $(ARGS)
+		pytest -s tests/integration/sync/test_events.py $(ARGS)
 
 .PHONY: fuzz
 fuzz: venv ## The relay: 1,000,000 spoilt datagrams and frames, a minute of load (COUNT=, SEED=) (root)
 	FLATNET_FUZZ=$(or $(COUNT),1000000) FLATNET_SEED=$(or $(SEED),0) \
-		pytest -n auto tests/unit/test_relay_fuzz.py $(ARGS)
+		pytest -n auto tests/unit/relay/test_fuzz.py $(ARGS)
 	FLATNET_FUZZ=$(or $(COUNT),1000000) FLATNET_SEED=$(or $(SEED),0) FLATNET_LOAD=60 \
-		FLATNET_STREAMS=40 pytest tests/integration/test_relay_load.py \
-		tests/integration/test_relay_streams.py tests/integration/test_relay_fuzz.py $(ARGS)
+		FLATNET_STREAMS=40 pytest tests/integration/relay/test_load.py \
+		tests/integration/relay/test_streams.py tests/integration/relay/test_fuzz.py $(ARGS)
 
 .PHONY: test
 test: venv ## All gates and all tests

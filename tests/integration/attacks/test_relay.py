@@ -17,7 +17,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.config import RelayTable
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import (
+    RelayTable,
+)
 
 from tests.lab import Lab
 from tests.lab.system import netns_pids

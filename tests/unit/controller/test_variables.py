@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible_collections.flatnet.overlay.plugins.plugin_utils import variables
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ROLES = sorted(path for path in (REPOSITORY / "roles").iterdir() if path.is_dir())
 KNOWN = variables.load(REPOSITORY / "roles")
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.matrix
 
 Adhoc = t.Callable[..., "subprocess.CompletedProcess[str]"]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 UNREACHABLE = 4
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration import modules
+from tests.integration.install.test_sync import alive, children
 from tests.integration.modules import Result, run_module
 from tests.integration.playbooks import Ansible, Run, Site
-from tests.integration.test_sync_install import alive, children
 from tests.lab import Host, Lab
 from tests.lab.waiting import wait
 from tests.relay.hosts import lose_reload

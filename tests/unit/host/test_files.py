@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files put in place and taken away; what a user may do to them is in test_attacks_files."""
+"""Files put in place and taken away; what a user may do to them is in attacks/test_files."""
 
 from __future__ import annotations
 

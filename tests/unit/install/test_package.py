@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 _IMPORTS = """
 import sys
 import flatnet.%s.command

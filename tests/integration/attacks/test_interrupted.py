@@ -13,9 +13,9 @@ import typing as t
 
 import pytest
 
+from tests.integration.install.test_relay import Relay
+from tests.integration.install.test_sync import NETWORK, Installed, alive
 from tests.integration.modules import MODULES, PYTHON, environment, run_modules
-from tests.integration.test_relay_install import Relay
-from tests.integration.test_sync_install import NETWORK, Installed, alive
 from tests.lab import Host, Lab
 
 # Runs a module as Ansible does, and kills it once so many of its steps are done: whatever writes or

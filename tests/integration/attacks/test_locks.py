@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import lock, system_lock
 
-COLLECTIONS = Path(__file__).resolve().parents[2] / ".cache/collections"
+COLLECTIONS = Path(__file__).resolve().parents[3] / ".cache/collections"
 _NAME = "flatnet-locktest"
 _COMM = Path(sys.executable).name
 

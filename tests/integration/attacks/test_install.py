@@ -13,7 +13,7 @@ import typing as t
 
 import pytest
 
-from tests.integration.test_sync_install import NETWORK, Installed, alive
+from tests.integration.install.test_sync import NETWORK, Installed, alive
 from tests.lab import Lab
 from tests.lab.waiting import wait
 

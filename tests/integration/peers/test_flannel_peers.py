@@ -21,7 +21,7 @@ from tests.lab.waiting import wait
 from tests.relay.hosts import PYTHON, Running, lose_reload
 
 MODULE = "flannel_peers"
-CORE = Path(__file__).resolve().parents[2] / "plugins/module_utils/_flatnet"
+CORE = Path(__file__).resolve().parents[3] / "plugins/module_utils/_flatnet"
 VXLAN = '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}'
 HOST_GW = '{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}'
 UDP = '{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}'

@@ -17,7 +17,7 @@ import pytest
 from tests.lab import Lab
 from tests.lab.waiting import PATIENCE, wait
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from ansible_collections.flatnet.overlay.plugins.plugin_utils import report, variables
 from ansible_collections.flatnet.overlay.plugins.plugin_utils.report import Failed
 
-ROLES = Path(__file__).resolve().parents[2] / "roles"
+ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 
 def lost(to: str, address: str = "10.5.1.1", size: int | None = None) -> dict[str, t.Any]:

@@ -33,11 +33,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.vigi
     WatchBehind,
 )
 
+from tests.integration.etcd.test_budget import start
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.hostile_etcd import HostileEtcd, plain
 from tests.integration.overlay import PREFIX
 from tests.integration.programs import SUBNETS, Peer, Program, Programs, peer, wait
-from tests.integration.test_etcd_budget import start
 from tests.lab import Lab
 from tests.lab.waiting import PATIENCE
 

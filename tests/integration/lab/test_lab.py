@@ -21,7 +21,7 @@ from tests.lab import Host, Lab, LabError
 from tests.lab.system import netns_pids
 from tests.lab.waiting import PATIENCE, wait
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def traces(name: str) -> dict[str, list[str]]:

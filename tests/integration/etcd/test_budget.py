@@ -30,7 +30,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync impo
 
 from tests.lab.waiting import PATIENCE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

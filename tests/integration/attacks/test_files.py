@@ -25,7 +25,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host impo
 
 DRAFT = re.compile(r"\.[\w.]+\.[0-9a-f]{16}\.new")
 SECRET = b"s3cr3t-of-the-test"
-_COLLECTIONS = str(Path(__file__).resolve().parents[2] / ".cache/collections")
+_COLLECTIONS = str(Path(__file__).resolve().parents[3] / ".cache/collections")
 _IMPORT = (
     f"sys.path.insert(0, {_COLLECTIONS!r})\n"
     "from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host import files"

@@ -25,7 +25,7 @@ FLANNELD_MAC = "5a:00:00:00:00:77"
 UNREACHABLE = 4
 MTU = {"vxlan": 1450, "host-gw": 1500, "udp": 1472}
 # Knows nothing of the relay.
-FLANNELD = Path(__file__).resolve().parents[1] / "relay" / "flannel_peer.py"
+FLANNELD = Path(__file__).resolve().parents[2] / "relay" / "flannel_peer.py"
 
 KEPT_FILES = [
     "etc/sysctl.d/90-flatnet.conf",

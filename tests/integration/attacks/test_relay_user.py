@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
 from tests.integration.programs import Program, Programs
-from tests.integration.test_sync_udp import FIRST, SETTINGS, TABLE, UDP, peer_lease, table
+from tests.integration.sync.test_udp import FIRST, SETTINGS, TABLE, UDP, peer_lease, table
 from tests.lab import Host
 from tests.lab.waiting import wait
 from tests.relay import impostor

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Spoilt datagrams and frames through real sockets and a real device; tests/unit/test_relay_fuzz.py
+"""Spoilt datagrams and frames through real sockets and a real device; tests/unit/relay/test_fuzz.py
 has more of them, and knows exactly what should come of each."""
 
 from __future__ import annotations

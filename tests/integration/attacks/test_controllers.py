@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.integration import modules
+from tests.integration.install.test_sync import NETWORK, Installed
 from tests.integration.playbooks import Ansible, Run, Site
-from tests.integration.test_sync_install import NETWORK, Installed
 from tests.lab import Lab
 
 ROUNDS = int(os.environ.get("FLATNET_ROUNDS", "1"))

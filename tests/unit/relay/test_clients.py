@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._relay.clients import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.clients import (
     Clients,
     Entrance,
 )
