@@ -25,36 +25,36 @@ class Clashes:
         self._by_subnet: dict[int, dict[int, dict[str, Lease]]] = {}
 
     def add(self, lease: Lease) -> None:
-        length, bits = _place(lease)
+        length, bits = _prefix(lease)
         self._by_subnet.setdefault(length, {}).setdefault(bits, {})[lease.key_name] = lease
         if lease.vtep_mac:
             self._by_mac.setdefault(lease.vtep_mac, {})[lease.key_name] = lease
 
     def discard(self, lease: Lease) -> None:
-        length, bits = _place(lease)
-        places = self._by_subnet[length]
-        _drop(places, bits, lease.key_name)
-        if not places:
+        length, bits = _prefix(lease)
+        groups = self._by_subnet[length]
+        _drop(groups, bits, lease.key_name)
+        if not groups:
             del self._by_subnet[length]
         if lease.vtep_mac:
             _drop(self._by_mac, lease.vtep_mac, lease.key_name)
 
     def overlapping(self, lease: Lease) -> Iterable[Lease]:
         """Those with an address in common with this one's subnet."""
-        length, bits = _place(lease)
-        for other, places in self._by_subnet.items():
+        length, bits = _prefix(lease)
+        for other, groups in self._by_subnet.items():
             if other <= length:
-                yield from places.get(bits >> length - other, {}).values()
+                yield from groups.get(bits >> length - other, {}).values()
                 continue
             more = other - length
             inside = range(bits << more, bits + 1 << more)
-            # Whichever is less: the places that there could be, or those that there are.
-            if len(inside) < len(places):
-                found = [place for place in inside if place in places]
+            # Whichever is less: the subnets that there could be, or those that there are.
+            if len(inside) < len(groups):
+                found = [first for first in inside if first in groups]
             else:
-                found = [place for place in places if place in inside]
-            for place in found:
-                yield from places[place].values()
+                found = [first for first in groups if first in inside]
+            for first in found:
+                yield from groups[first].values()
 
     def sharing_mac(self, lease: Lease) -> Iterable[Lease]:
         """Those with its VTEP MAC."""
@@ -99,14 +99,14 @@ def seniority(lease: Lease) -> tuple[bool, int, str]:
     return not lease.create_revision, lease.create_revision, lease.key_name
 
 
-def _place(lease: Lease) -> tuple[int, int]:
+def _prefix(lease: Lease) -> tuple[int, int]:
     """A subnet's length and first bits."""
     address, _slash, length = lease.subnet.partition("/")
     first = int.from_bytes(socket.inet_aton(address), "big")
     return int(length), first >> 32 - int(length)
 
 
-def _drop(groups: dict, mark: object, name: str) -> None:  # type: ignore[type-arg]
-    del groups[mark][name]
-    if not groups[mark]:
-        del groups[mark]
+def _drop(groups: dict, key: object, name: str) -> None:  # type: ignore[type-arg]
+    del groups[key][name]
+    if not groups[key]:
+        del groups[key]

@@ -200,11 +200,11 @@ class Kernel:
         for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
             batch = list(step)
             refused = self._step(batch)
-            failed = {place for place, dummy in refused}
-            done += [change for place, change in enumerate(batch) if place not in failed]
+            failed = {index for index, dummy in refused}
+            done += [change for index, change in enumerate(batch) if index not in failed]
             if refused:
                 raise self._unwound(
-                    tuple((batch[place], reason) for place, reason in refused), done
+                    tuple((batch[index], reason) for index, reason in refused), done
                 )
 
     def apply_apart(self, changes: Changes, part: Callable[[Change], str | None]) -> dict[str, str]:
@@ -219,15 +219,15 @@ class Kernel:
         for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
             batch = [change for change in step if part(change) not in failed]
             refused = self._step(batch) if batch else []
-            places = {place for place, dummy in refused}
-            done += [change for place, change in enumerate(batch) if place not in places]
+            indexes = {index for index, dummy in refused}
+            done += [change for index, change in enumerate(batch) if index not in indexes]
             base = tuple(
-                (batch[place], why) for place, why in refused if part(batch[place]) is None
+                (batch[index], why) for index, why in refused if part(batch[index]) is None
             )
             if base:
                 raise self._unwound(base, done)
-            for place, why in refused:
-                failed.setdefault(part(batch[place]) or "", "%s: %s" % (batch[place], why))
+            for index, why in refused:
+                failed.setdefault(part(batch[index]) or "", "%s: %s" % (batch[index], why))
         self._take_back([change for change in done if part(change) in failed])
         return failed
 
@@ -296,40 +296,40 @@ class Kernel:
         left: list[str] = []
         for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
             batch = list(step)
-            left += ["%s: %s" % (batch[place], reason) for place, reason in self._step(batch)]
+            left += ["%s: %s" % (batch[index], reason) for index, reason in self._step(batch)]
         return left
 
     def _step(self, batch: list[Change]) -> list[tuple[int, str]]:
-        """Changes of one kind; the refused ones by their place."""
+        """Changes of one kind; the refused ones by their index."""
         if batch[0].kind is Link:
-            for place, change in enumerate(batch):
+            for index, change in enumerate(batch):
                 reason = self._devices.change(change.before, change.after)  # type: ignore[arg-type]
                 if reason:
-                    return [(place, reason)] + [
-                        (later, "not tried") for later in range(place + 1, len(batch))
+                    return [(index, reason)] + [
+                        (later, "not tried") for later in range(index + 1, len(batch))
                     ]
             return []
         with _promoting(each for each in batch if each.after is None):
             return self._send(batch)
 
     def _send(self, batch: list[Change]) -> list[tuple[int, str]]:
-        """Entries of one kind, as one batch; the refused ones by their place."""
-        index = by_name()
+        """Entries of one kind, as one batch; the refused ones by their index."""
+        devices = by_name()
         sent: list[int] = []
         requests: list[netlink.Message] = []
         refused: dict[int, str] = {}
-        for place, (before, after) in enumerate(batch):
+        for index, (before, after) in enumerate(batch):
             try:
-                parts = messages.encode(before, after, index)  # type: ignore[arg-type]
+                parts = messages.encode(before, after, devices)  # type: ignore[arg-type]
                 requests += parts
-                sent += [place] * len(parts)
+                sent += [index] * len(parts)
             except KeyError as missing:
                 if after is not None:
-                    refused[place] = "device %s does not exist" % missing.args[0]
+                    refused[index] = "device %s does not exist" % missing.args[0]
         for number, refusal in self._netlink.batch(requests).items():
-            place = sent[number]
-            if batch[place].after is not None or refusal.errno not in _GONE:
-                refused[place] = str(refusal)
+            index = sent[number]
+            if batch[index].after is not None or refusal.errno not in _GONE:
+                refused[index] = str(refusal)
         return sorted(refused.items())
 
 

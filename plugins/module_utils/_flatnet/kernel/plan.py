@@ -31,11 +31,11 @@ _KERNEL = 2
 
 
 class RouteTaken(FlatnetError):
-    """Somebody else's route stands where one of ours has to be; ``places`` are the keys."""
+    """Somebody else's route stands where one of ours has to be; ``keys`` are theirs."""
 
-    def __init__(self, message: str, places: frozenset[Hashable]) -> None:
+    def __init__(self, message: str, keys: frozenset[Hashable]) -> None:
         super().__init__(message)
-        self.places = places
+        self.keys = keys
 
 
 class Change(NamedTuple):
@@ -93,21 +93,21 @@ def adoptable_routes(
 ) -> list[Route]:
     """The ``routes`` that may be changed or removed so that the ``wanted`` ones are there.
 
-    These are ours, and of somebody else's those that stand in a wanted place and say the same
-    apart from their protocol: they are adopted. Any other in a wanted place raises RouteTaken.
+    These are ours, and of somebody else's those with the key of a wanted one that say the same
+    apart from their protocol: they are adopted. Any other with such a key raises RouteTaken.
     The kernel's own are never ours, nor is what a Route cannot express.
     """
-    places = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
+    by_key = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
     found: list[Route] = []
     taken: dict[Hashable, str] = {}
     for route in routes:
-        place = places.get(route.key)
+        want = by_key.get(route.key)
         free = route.simple and route.protocol != _KERNEL
-        same = place and place == route._replace(protocol=place.protocol)
+        same = want and want == route._replace(protocol=want.protocol)
         if free and (ours(route) or same):
             found.append(route)
-        elif place:
-            taken[place.key] = "%s is wanted, and there is %s" % (place, route)
+        elif want:
+            taken[want.key] = "%s is wanted, and there is %s" % (want, route)
     if taken:
         raise RouteTaken(
             "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "

@@ -176,14 +176,14 @@ def cut_udp(frame: View, size: int) -> Cut:
 def complete(packet: View, start: int, offset: int) -> bool:
     """Put in the checksum that the kernel left to us: over all from ``start`` on, where the field
     at ``offset`` has the pseudo header's sum. False if it lies outside the packet."""
-    place = start + offset
-    if place + 2 > len(packet):
+    at = start + offset
+    if at + 2 > len(packet):
         return False
     check = field(total(packet[start:]))
     if not check and packet[9] == UDP:
         check = 0xFFFF  # 0 says that there is none
-    packet[place] = check >> 8
-    packet[place + 1] = check & 0xFF
+    packet[at] = check >> 8
+    packet[at + 1] = check & 0xFF
     return True
 
 

@@ -61,19 +61,19 @@ def fragments(packet: bytes | bytearray | memoryview, mtu: int) -> Iterator[byte
             return
         part = payload[offset : offset + room]
         more = offset + room < len(payload)
-        place = (flags & ~MORE_FRAGMENTS) + offset // 8
+        fragment = (flags & ~MORE_FRAGMENTS) + offset // 8
         if more or flags & MORE_FRAGMENTS:
-            place |= MORE_FRAGMENTS
-        yield _with(header, len(header) + len(part), place) + part
+            fragment |= MORE_FRAGMENTS
+        yield _with(header, len(header) + len(part), fragment) + part
         if offset == 0:
             header = _rest(header)
         offset += room
 
 
-def _with(header: bytes, length: int, place: int) -> bytes:
+def _with(header: bytes, length: int, fragment: int) -> bytes:
     out = bytearray(header)
     out[2:4] = struct.pack("!H", length)
-    out[6:8] = struct.pack("!H", place)
+    out[6:8] = struct.pack("!H", fragment)
     out[10:12] = b"\0\0"
     out[10:12] = struct.pack("!H", field(total(out)))
     return bytes(out)

@@ -137,28 +137,28 @@ def prepare(slot: bytearray, start: int, room: int) -> list[View]:
     """Make ``slot`` from ``start`` on datagrams of ``room`` bytes whose headers lack what differs
     from frame to frame; where a packet goes in it, part by part."""
     view = memoryview(slot)
-    places = []
+    parts = []
     for part, at in enumerate(range(start, len(slot) - room + 1, room)):
         slot[at] = MAGIC
         slot[at + 1] = part
         begin = at + HEADER.size + (0 if part else _META.size)
-        places.append(view[begin : at + room])
-    return places
+        parts.append(view[begin : at + room])
+    return parts
 
 
 def wrap(
     slot: bytearray, start: int, room: int, length: int, kind: int, size: int, number: int
 ) -> tuple[int, int]:
-    """Complete the headers for a packet of ``length`` bytes that was read to the places; how many
+    """Complete the headers for a packet of ``length`` bytes that was read to its parts; how many
     datagrams it takes, and where the last ends. Columns, so that no part costs a step."""
     content = room - HEADER.size
     whole = length + _META.size
     count = -(-whole // content)
     last = start + (count - 1) * room
-    place = start + 2
+    at = start + 2
     for value in HEADER.pack(MAGIC, 0, length, number)[2:]:
-        slot[place : place + last - start + 1 : room] = bytes((value,)) * count
-        place += 1
+        slot[at : at + last - start + 1 : room] = bytes((value,)) * count
+        at += 1
     _META.pack_into(slot, start + HEADER.size, kind, 0, size)
     return count, last + HEADER.size + whole - (count - 1) * content
 
@@ -351,8 +351,8 @@ def _alike(buffer: bytearray, start: int, end: int, length: int) -> int:
         wanted = _PARTS[part : part + count]
         count = next((n for n in range(len(wanted)) if parts[n] != wanted[n]), len(wanted))
         end = min(end, start + count * length)
-    for place in (0, 2, 3, 4, 5, 6, 7):
-        column = buffer[start + place : end : length]
+    for offset in (0, 2, 3, 4, 5, 6, 7):
+        column = buffer[start + offset : end : length]
         if column.count(column[0]) != count:
             count = next(n for n in range(count) if column[n] != column[0])
             end = min(end, start + count * length)

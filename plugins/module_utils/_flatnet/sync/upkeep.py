@@ -90,10 +90,10 @@ class Upkeep:
         try:
             changes, refused = self._attempt(view, waiting, frozenset())
         except RouteTaken as error:
-            taken, self._taken = str(error), error.places
+            taken, self._taken = str(error), error.keys
             # All of what such a peer has in the kernel, or nothing.
-            owners = {view.table.owner(key) or "" for key in error.places}
-            changes, refused = self._attempt(view, waiting | owners, error.places)
+            owners = {view.table.owner(key) or "" for key in error.keys}
+            changes, refused = self._attempt(view, waiting | owners, error.keys)
         until = time.monotonic() + self._interval * _RETRY
         left = []
         for name, reason in refused.items():
@@ -114,7 +114,7 @@ class Upkeep:
         }
 
     def _attempt(
-        self, view: View, waiting: frozenset[str], places: frozenset[Hashable]
+        self, view: View, waiting: frozenset[str], taken: frozenset[Hashable]
     ) -> tuple[Changes, dict[str, str]]:
         def part(change: Change) -> str | None:
             if change.kind in (Link, Address):
@@ -123,10 +123,10 @@ class Upkeep:
             return (entry and view.table.owner(entry.key)) or str(entry)
 
         return self._kernel.converge_apart(
-            lambda failed: self._compute(view, waiting | failed, places), part
+            lambda failed: self._compute(view, waiting | failed, taken), part
         )
 
-    def _compute(self, view: View, without: frozenset[str], places: frozenset[Hashable]) -> Changes:
+    def _compute(self, view: View, without: frozenset[str], taken: frozenset[Hashable]) -> Changes:
         """All that differs; ``without`` these leases, and what stands where somebody else's route
         is."""
         changes: Changes = ()
@@ -141,7 +141,7 @@ class Upkeep:
         wanted = [
             entry
             for key, entry in table.desired.items()
-            if key not in places and not (without and table.owner(key) in without)
+            if key not in taken and not (without and table.owner(key) in without)
         ]
         network_routes = peers.network_routes(view.config)
         wanted += network_routes if self._relay.settings else ()

@@ -269,11 +269,11 @@ def route_changes(
 ) -> Changes:
     """The same for routes, of which ``observed`` has everybody's. Raises plan.RouteTaken."""
     desired = wanted(ROUTE, params, asked) if params["state"] == "present" else []
-    places = {route.key for route in desired}
+    keys = {route.key for route in desired}
     device = params["device"]
 
     def ours(route: Route) -> bool:
-        here = device in (None, route.dev) or route.key in places
+        here = device in (None, route.dev) or route.key in keys
         return here and route.protocol == params["protocol"]
 
     return changes(ROUTE, params, asked, adoptable_routes(desired, observed, ours))
