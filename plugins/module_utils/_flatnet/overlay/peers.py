@@ -291,8 +291,9 @@ def changes(
 
     ``held`` are the neighbours and FDB entries of the overlay's ``device``, ``routes`` all of the
     main table's. Ours are the routes of our protocol and those through our device, whoever made
-    them: the device is ours. A foreign route with the key of a wanted one is adopted if it says the
-    same apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything changes.
+    them: the device is ours. A foreign route with the key of a wanted one is adopted if it says
+    the same apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything
+    changes.
 
     ``unreadable`` are subnets whose key is there with a value that nobody understands. That is
     missing information: whatever the kernel does for them stays.
