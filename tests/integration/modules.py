@@ -29,6 +29,14 @@ PYTHON = os.environ.get("FLATNET_TARGET_PYTHON", "/usr/bin/python3")
 
 Result = dict[str, t.Any]
 
+# For ``first``: the module's clock is an hour ahead of that of what it starts. To
+# the module this looks as if somebody had set the host's clock back meanwhile.
+CLOCK_SET_BACK = """
+import time
+now = time.time
+time.time = lambda: now() + 3600
+"""
+
 RUNNER = """
 import importlib, json, os, runpy, sys
 from ansible.module_utils import basic
@@ -64,10 +72,15 @@ json.dump(done, sys.stdout)
 
 
 def run_module(
-    host: Host, name: str, args: t.Mapping[str, t.Any], check: bool = False, diff: bool = True
+    host: Host,
+    name: str,
+    args: t.Mapping[str, t.Any],
+    check: bool = False,
+    diff: bool = True,
+    first: str = "",
 ) -> Result:
     """Run one module; its result, with ``failed`` and ``changed`` always there."""
-    return run_modules(host, name, [args], check, diff)[0]
+    return run_modules(host, name, [args], check, diff, first)[0]
 
 
 def run_modules(
@@ -76,14 +89,16 @@ def run_modules(
     runs: t.Sequence[t.Mapping[str, t.Any]],
     check: bool = False,
     diff: bool = True,
+    first: str = "",
 ) -> list[Result]:
     """Run a module once for each of these arguments, one after the other.
 
-    Arguments may have ``_ansible_check_mode`` of their own.
+    Arguments may have ``_ansible_check_mode`` of their own. ``first`` is Python that the modules'
+    process runs before all else.
     """
     options = {"_ansible_check_mode": check, "_ansible_diff": diff}
     done = host.exec(
-        [PYTHON, "-c", RUNNER],
+        [PYTHON, "-c", first + RUNNER],
         stdin=json.dumps([MODULES + name, [{**options, **args} for args in runs]]),
         env=environment(),
         timeout=120,

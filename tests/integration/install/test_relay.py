@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration import modules
 from tests.integration.install.test_sync import alive, children
-from tests.integration.modules import Result, run_module
+from tests.integration.modules import CLOCK_SET_BACK, Result, run_module
 from tests.integration.playbooks import Ansible, Run, Site
 from tests.lab import Host, Lab
 from tests.lab.waiting import wait
@@ -60,8 +60,10 @@ class Relay:
             ],
         }
 
-    def attempt(self, check: bool = False, **arguments: t.Any) -> Result:
-        return run_module(self.host, "tun_relay", {**self.arguments, **arguments}, check)
+    def attempt(self, check: bool = False, first: str = "", **arguments: t.Any) -> Result:
+        return run_module(
+            self.host, "tun_relay", {**self.arguments, **arguments}, check, first=first
+        )
 
     def run(self, **arguments: t.Any) -> Result:
         result = self.attempt(**arguments)
@@ -258,6 +260,13 @@ def test_it_is_restarted_on_request(running: Relay, peer: Relay) -> None:
     assert (running.index, running.supervisor, running.port) == (index, supervisor, port)
     assert running.reaches(peer)
     assert not running.run()["changed"]
+
+
+def test_a_clock_that_is_set_back_meanwhile_changes_nothing(there: Relay) -> None:
+    """Bad luck: a host's clock is set for the first time while the relay starts."""
+    before = there.run(first=CLOCK_SET_BACK)["relay"]["pid"]
+    assert not there.run(first=CLOCK_SET_BACK)["changed"]
+    assert there.run(port=8286, first=CLOCK_SET_BACK)["relay"]["pid"] != before
 
 
 def test_new_settings_start_it_anew_on_the_same_device(running: Relay, peer: Relay) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.modules import Result, run_module
+from tests.integration.modules import CLOCK_SET_BACK, Result, run_module
 from tests.integration.playbooks import Ansible, Site
 from tests.lab import Host, Lab
 from tests.lab.waiting import PATIENCE, wait
@@ -53,8 +53,10 @@ class Installed:
             "sysctls": {"net.ipv4.ip_forward": 1},
         }
 
-    def attempt(self, check: bool = False, **arguments: t.Any) -> Result:
-        return run_module(self.host, "flatnet_sync", {**self.arguments, **arguments}, check)
+    def attempt(self, check: bool = False, first: str = "", **arguments: t.Any) -> Result:
+        return run_module(
+            self.host, "flatnet_sync", {**self.arguments, **arguments}, check, first=first
+        )
 
     def run(self, **arguments: t.Any) -> Result:
         result = self.attempt(**arguments)
@@ -218,6 +220,16 @@ def test_its_mode_is_changed(running: Installed) -> None:
 
     assert running.make(mode="service")["restarted"]
     assert alive(running.program())
+
+
+@pytest.mark.parametrize("mode", ["service", "timer", "none"])
+def test_a_clock_that_is_set_back_meanwhile_changes_nothing(there: Installed, mode: str) -> None:
+    """Bad luck: a host's clock is set for the first time while the program starts."""
+    done = there.run(mode=mode, first=CLOCK_SET_BACK)
+    assert done["sync"]["peers"] == 0
+    assert not there.run(mode=mode, first=CLOCK_SET_BACK)["changed"]
+    again = there.run(mode=mode, check_interval=50, first=CLOCK_SET_BACK)
+    assert again["sync"]["started"] > done["sync"]["started"]
 
 
 def test_new_settings_start_it_anew(running: Installed) -> None:

@@ -25,6 +25,7 @@ from typing import Callable, NamedTuple
 
 from ..errors import FlatnetError
 from ..host import files
+from ..host.processes import ticks
 from . import package, services
 from .services import Change, Service, Supervised, Systemd
 
@@ -188,7 +189,7 @@ class Plan:
     def _speaks(self) -> bool:
         """Whether the program says that it runs. A start may be under way, as after a boot."""
         try:
-            self._await(self.silence, 0.0)
+            self._await(self.silence, 0)
         except NotReady:
             return False
         return True
@@ -222,12 +223,12 @@ class Plan:
     # The service whose program says whether it runs; empty if none does.
     speaker = ""
 
-    def silence(self, begin: float) -> str:
-        """Why the program does not run; empty if it does: a live process of the service, which said
-        so after its start, after ``begin`` and not too long ago."""
+    def silence(self, begin: int) -> str:
+        """Why the program does not run; empty if it does. It runs if a live process of the service
+        said so, not too long ago, and this process was born in tick ``begin`` or later."""
         raise NotImplementedError
 
-    def problem(self, begin: float) -> str:
+    def problem(self, begin: int) -> str:
         """Why the program is not as wanted; empty if it is."""
         return self.silence(begin)
 
@@ -244,7 +245,7 @@ class Plan:
         for file in self._files:
             if file.content and not _is(file):
                 files.replace(file.path, file.content.encode(), file.mode)
-        begin = time.time() if self.restarts else 0.0
+        begin = ticks() if self.restarts else 0
         self._manager.change(self._changes)
         package.clean(self._prefix)
         for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
@@ -257,11 +258,11 @@ class Plan:
         found = {name: sorted(each) for name, each in self._rests._asdict().items()}
         files.replace(_mark(self.program), json.dumps(found).encode(), 0o644)
 
-    def wait(self, begin: float) -> None:
+    def wait(self, begin: int) -> None:
         """Until the program is ready; raises NotReady."""
         self._await(self.problem, begin)
 
-    def _await(self, asked: Callable[[float], str], begin: float) -> None:
+    def _await(self, asked: Callable[[int], str], begin: int) -> None:
         until = time.monotonic() + self.patience
         while True:
             problem = asked(begin)

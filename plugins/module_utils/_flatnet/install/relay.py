@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidInput
 from ..host import files, users
 from ..host.lock import locked
+from ..host.processes import born
 from ..kernel.entries import Link, Route
 from ..kernel.kernel import Kernel
 from ..kernel.links import plan_link, remove_link
@@ -179,24 +180,25 @@ class Present(RelayPlan):
     def outcome(self) -> dict[str, Any]:
         return {"relay": status(self._wanted.settings)}
 
-    def wait(self, begin: float) -> None:
+    def wait(self, begin: int) -> None:
         if self._tell and not self.restarts:
             relay_table.tell(self._wanted.settings.control)
         super().wait(begin)
 
-    def silence(self, begin: float) -> str:
+    def silence(self, begin: int) -> str:
         return self._ask(begin)[0]
 
-    def _ask(self, begin: float) -> tuple[str, dict[str, Any]]:
+    def _ask(self, begin: int) -> tuple[str, dict[str, Any]]:
         try:
             found = status(self._wanted.settings)
         except RelayUnavailable as error:
             return str(error), {}
-        if found["started"] < begin or not self._manager.runs(self.speaker, found["pid"]):
+        pid = found["pid"]
+        if (born(pid) or 0) < begin or not self._manager.runs(self.speaker, pid):
             return "it is the one of before that answers", found
         return "", found
 
-    def problem(self, begin: float) -> str:
+    def problem(self, begin: int) -> str:
         silence, found = self._ask(begin)
         if silence:
             return silence

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidInput
 from ..etcd.cluster import CALL
-from ..host.processes import born, run
+from ..host.processes import born, run, ticks
 from ..sync.settings import DEFAULT_PATH, InvalidSettings, Settings, load, to_json
 from . import installation, package, services
 from .installation import File, NotReady, Rests
@@ -100,9 +100,9 @@ class Plan(installation.Plan):
         super().carry_out()
         if self._wanted and self._wanted.mode == "none":
             # Nothing else leaves on disk what is restored at boot.
-            begin = time.time()
+            begin = ticks()
             dummy, output = run([self.command, "once"])
-            if status(self._wanted.settings).get("started", 0.0) < begin:
+            if (status(self._wanted.settings).get("born") or 0) < begin:
                 raise NotReady(
                     "'%s once' says nothing about itself: %s" % (self.command, output.strip())
                 )
@@ -111,11 +111,11 @@ class Plan(installation.Plan):
         if self._wanted and self._wanted.settings.metrics_file:
             os.makedirs(os.path.dirname(self._wanted.settings.metrics_file), exist_ok=True)
 
-    def silence(self, begin: float) -> str:
+    def silence(self, begin: int) -> str:
         if self._wanted is None or not self.speaker:
             return ""
         found = status(self._wanted.settings)
-        if found.get("started", 0.0) < begin or "updated_monotonic" not in found:
+        if (found.get("born") or 0) < begin or "updated_monotonic" not in found:
             return "it tells nothing"
         # It looks at everything now and then, and says so; etcd may keep it waiting meanwhile.
         longest = 3 * self._wanted.settings.check_interval + 2 * self.patience + 60

@@ -67,7 +67,6 @@ class Service:
         self._registry = registry
         self._monitor = Monitor()
         agent.status.pid = os.getpid()
-        agent.status.born = born(os.getpid())
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._checks = 0
         self._announced = False
@@ -449,6 +448,7 @@ def main(arguments: list[str] | None = None) -> int:
         ):
             registry = Registry(client, etcd.prefix)
             agent = Agent(settings, kernel, registry, log)
+            agent.status.born = born(os.getpid())
             if given.command == "restore":
                 restore(settings, agent)
             else:

@@ -26,8 +26,8 @@ _SHOWN = 100  # of leases that are not used
 
 
 class Status:
-    """Counters and the present state; ``pid`` is the service's, None for what ends by itself, and
-    ``born`` when that process began: see processes.py."""
+    """Counters and the present state. ``pid`` is the service's, None for what ends by itself;
+    ``born`` says when the process began that wrote it: see processes.py."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
