@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import socket
 from collections.abc import Iterable
 from math import gcd
 
+from ..addresses import span
 from ..errors import FlatnetError
 from .config import Network, Pool
 
@@ -121,15 +121,15 @@ def near(pool: Pool, subnet: str) -> str | None:
 
 def overlapping(prefixes: Iterable[str], subnet: str, bits: int = 32) -> list[str]:
     """Those of ``prefixes`` that have an address in common with ``subnet``."""
-    first, last = _span(subnet, bits)
-    spans = ((prefix, _span(prefix, bits)) for prefix in prefixes)
+    first, last = span(subnet, bits)
+    spans = ((prefix, span(prefix, bits)) for prefix in prefixes)
     return [prefix for prefix, (low, high) in spans if low <= last and first <= high]
 
 
 def is_within(pool: Pool, subnet: str) -> bool:
     """Whether ``subnet`` lies in the pool's network, of whatever length it is."""
-    low, high = _span(str(pool.network), pool.network.max_prefixlen)
-    first, last = _span(subnet, pool.network.max_prefixlen)
+    low, high = span(str(pool.network), pool.network.max_prefixlen)
+    first, last = span(subnet, pool.network.max_prefixlen)
     return low <= first <= last <= high
 
 
@@ -159,17 +159,5 @@ def _indexes(pool: Pool, prefix: str) -> range:
     bits = pool.network.max_prefixlen
     step = 1 << (bits - pool.subnet_len)
     first = int(pool.subnet_min.network_address)
-    low, high = _span(prefix, bits)
+    low, high = span(prefix, bits)
     return range(max((low - first) // step, 0), min((high - first) // step, pool.size - 1) + 1)
-
-
-def _span(prefix: str, bits: int) -> tuple[int, int]:
-    """First and last address of a prefix as numbers, many times faster than ipaddress; of the other
-    family, which has no place among addresses of so many ``bits``, an empty span."""
-    address, _slash, length = prefix.partition("/")
-    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-    if len(packed) * 8 != bits:
-        return 0, -1
-    rest = bits - int(length or bits)
-    first = int.from_bytes(packed, "big") >> rest << rest
-    return first, first + (1 << rest) - 1

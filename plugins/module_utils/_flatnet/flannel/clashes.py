@@ -10,9 +10,9 @@ found by their length and first bits, in one dictionary look-up for each length 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 
+from ..addresses import ipv4_number
 from .lease import Lease
 
 
@@ -102,8 +102,7 @@ def seniority(lease: Lease) -> tuple[bool, int, str]:
 def _prefix(lease: Lease) -> tuple[int, int]:
     """A subnet's length and first bits."""
     address, _slash, length = lease.subnet.partition("/")
-    first = int.from_bytes(socket.inet_aton(address), "big")
-    return int(length), first >> 32 - int(length)
+    return int(length), ipv4_number(address) >> 32 - int(length)
 
 
 def _drop(groups: dict, key: object, name: str) -> None:  # type: ignore[type-arg]

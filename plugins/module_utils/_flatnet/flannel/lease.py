@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from typing import Any, NamedTuple
 
+from ..addresses import canonical_number
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, show
 from .config import NetworkConfig, reserved, reserved_ipv4
@@ -171,7 +171,7 @@ def subnet_of_key(name: str) -> str | None:
 
 def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
     """An address that a peer can be reached at; raises InvalidLease otherwise."""
-    number = _number(text) if version == 4 else None
+    number = canonical_number(text) if version == 4 else None
     if number and number < _CLASS_E and not reserved_ipv4(number, number):
         return str(text)
     # Everything else, to find out what is wrong with it.
@@ -213,20 +213,8 @@ def _vtep(where: str, data: Any) -> tuple[int | None, str]:
     return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
 
 
-def _number(address: Any) -> int | None:
-    """An IPv4 address in canonical form as a number; many times faster than ipaddress."""
-    if isinstance(address, str):
-        try:
-            packed = socket.inet_pton(socket.AF_INET, address)
-        except (OSError, ValueError):  # ValueError: a null or a surrogate in it
-            return None
-        if socket.inet_ntop(socket.AF_INET, packed) == address:
-            return int.from_bytes(packed, "big")
-    return None
-
-
 def _subnet(address: str, length: str, version: int) -> str:
-    first = _number(address) if version == 4 else None
+    first = canonical_number(address) if version == 4 else None
     if first is not None and length.isdecimal() and str(int(length)) == length:
         size = 1 << max(32 - int(length), 0)
         if int(length) <= 32 and not first % size and not reserved_ipv4(first, first + size - 1):

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..addresses import ipv4_number, span
 from ..errors import InvalidInput
 from ..flannel.config import NetworkConfig
 from ..kernel import messages, netlink
@@ -103,12 +104,12 @@ def conflicts(
     """What would be hidden, in words."""
     pool = config.ipv4
     low, high = int(pool.subnet_min.network_address), int(pool.subnet_max.broadcast_address)
-    mine = [_span(subnet) for subnet in subnets]
+    mine = [span(subnet) for subnet in subnets]
     gateways = {first + 1 for first, dummy in mine}
     own = {bridge} | {
         each.dev
         for each in host.addresses
-        if FLANNEL.fullmatch(each.dev) or _number(each.address) in gateways
+        if FLANNEL.fullmatch(each.dev) or ipv4_number(each.address.partition("/")[0]) in gateways
     }
 
     def ours(first: int, last: int) -> bool:
@@ -119,18 +120,18 @@ def conflicts(
     for each in host.addresses:
         if each.dev in own:
             continue
-        first, last = _span(each.address)
+        first, last = span(each.address)
         links.append((first, last))
         if first <= high and low <= last and not ours(first, last):
             found.append("%s has %s" % (each.dev, each.address))
     needed = dict(host.needed)
-    all_first, all_last = _span(config.network)
+    all_first, all_last = span(config.network)
     for route in host.routes:
         if route.dev in own or route.dev in _NOWHERE:
             continue
         if route.gateway and ":" not in route.gateway:
             needed[route.gateway] = "the gateway of %s" % route.dev
-        first, last = _span(route.dst)
+        first, last = span(route.dst)
         # A wider route stays in force for all that no subnet of a peer takes. One through a gateway
         # that is as long as a subnet may be a flanneld's.
         within = all_first <= first and last <= all_last and first <= high and low <= last
@@ -139,19 +140,10 @@ def conflicts(
             found.append("a route of %s goes to %s" % (route.dev, route.dst))
     if config.backend.type == "udp":
         # There the whole network is routed into the overlay.
-        low, high = _span(config.network)
+        low, high = span(config.network)
     for address, what in needed.items():
-        number = _number(address)
+        number = ipv4_number(address)
         linked = any(first <= number <= last for first, last in links)
         if low <= number <= high and not linked and not ours(number, number):
             found.append("%s is %s" % (address, what))
     return list(dict.fromkeys(found))
-
-
-def _number(address: str) -> int:
-    return int(ipaddress.IPv4Address(address.partition("/")[0]))
-
-
-def _span(prefix: str) -> tuple[int, int]:
-    network = ipaddress.IPv4Network(prefix, strict=False)
-    return int(network.network_address), int(network.broadcast_address)

@@ -23,10 +23,10 @@ The kernel holds nothing for a peer; its table (backends/udp/) takes the place o
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ..addresses import ipv4_number, span
 from ..errors import FlatnetError, option
 from ..flannel.clashes import Clashes, seniority
 from ..flannel.config import NetworkConfig
@@ -97,15 +97,15 @@ class Rules:
         self._config_revision = config_revision
         self._own = own
         self._link = link
-        self._network = _span(config.network)
+        self._network = span(config.network)
         self._local = {own.public_ip}
         self._broadcast: set[str] = set()
         pool = config.ipv4
-        self._pool = _span(str(pool.subnet_min))[0], _span(str(pool.subnet_max))[1]
+        self._pool = span(str(pool.subnet_min))[0], span(str(pool.subnet_max))[1]
         self._size = 1 << 32 - pool.subnet_len
         # Compared as (first, last) numbers: thousands of leases, a handful of networks.
-        self._blocked = [(_span(own.subnet), "this host's own subnet %s" % own.subnet)]
-        self._needed = [(_number(each), each, words) for each, words in (needed or {}).items()]
+        self._blocked = [(span(own.subnet), "this host's own subnet %s" % own.subnet)]
+        self._needed = [(ipv4_number(each), each, words) for each, words in (needed or {}).items()]
         for address in addresses:
             if ":" in address.address:
                 continue
@@ -115,11 +115,11 @@ class Rules:
                 self._broadcast.add(str(connected.network.network_address))
                 self._broadcast.add(str(connected.network.broadcast_address))
             words = "%s, which this host is connected to" % (connected.network,)
-            self._blocked.append((_span(str(connected.network)), words))
+            self._blocked.append((span(str(connected.network)), words))
 
     def refusal(self, lease: Lease) -> str | None:
         """Why this lease must not be used, whatever the others are; None if it may be."""
-        low, high = _span(lease.subnet)
+        low, high = span(lease.subnet)
         if low < self._network[0] or high > self._network[1]:
             return "it is outside the network %s" % self._config.network
         for (start, end), words in self._blocked:
@@ -147,8 +147,8 @@ class Rules:
 
     def _unreachable(self, lease: Lease) -> str | None:
         """Why no packet may be sent to its public IP."""
-        number = _number(lease.public_ip)
-        low, high = _span(lease.subnet)
+        number = ipv4_number(lease.public_ip)
+        low, high = span(lease.subnet)
         if low <= number <= high:
             return "its public IP %s is inside its own subnet" % lease.public_ip
         if self._pool[0] <= number <= self._pool[1]:
@@ -159,7 +159,7 @@ class Rules:
             return "its public IP is one of this host's"
         if number < _THIS_NETWORK:
             return "its public IP %s cannot be the address of a host" % lease.public_ip
-        if number >> 16 == _LINK_LOCAL and _number(self._own.public_ip) >> 16 != _LINK_LOCAL:
+        if number >> 16 == _LINK_LOCAL and ipv4_number(self._own.public_ip) >> 16 != _LINK_LOCAL:
             return "its public IP %s is of a link alone" % lease.public_ip
         return None
 
@@ -334,14 +334,3 @@ def _without(
         return isinstance(entry, Fdb) and entry.mac in macs
 
     return [entry for entry in observed if entry.key in keys or not stays(entry)]
-
-
-def _span(prefix: str) -> tuple[int, int]:
-    """First and last address of an IPv4 prefix, as numbers."""
-    address, length = prefix.split("/")
-    first = _number(address)
-    return first, first + (1 << 32 - int(length)) - 1
-
-
-def _number(address: str) -> int:
-    return int.from_bytes(socket.inet_aton(address), "big")

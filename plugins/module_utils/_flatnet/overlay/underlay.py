@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..addresses import ipv4_number
 from ..errors import FlatnetError, option
 from ..flannel.config import Network
 from ..kernel.entries import PROTOCOL, Address, Interface, Route
@@ -112,14 +113,14 @@ class Reach:
             if ":" in prefix:
                 continue
             length = int(text)
-            tables.setdefault(length, {}).setdefault(_number(prefix) >> (32 - length), route)
+            tables.setdefault(length, {}).setdefault(ipv4_number(prefix) >> (32 - length), route)
         self._tables: tuple[tuple[int, dict[int, Route]], ...] = tuple(
             sorted(tables.items(), reverse=True)
         )
 
     def route(self, address: str) -> Route | None:
         """The route that a packet to this IPv4 address takes."""
-        number = _number(address)
+        number = ipv4_number(address)
         for length, table in self._tables:
             route = table.get(number >> (32 - length))
             if route:
@@ -143,10 +144,6 @@ def between(address: str, first: Network, last: Network) -> bool:
     return (
         found.version == first.version and first.network_address <= found <= last.broadcast_address  # type: ignore[operator]
     )
-
-
-def _number(address: str) -> int:
-    return int(ipaddress.IPv4Address(address))
 
 
 def _inside(address: str, prefix: str) -> bool:

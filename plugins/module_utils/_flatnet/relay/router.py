@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
+from ..addresses import ipv4_number
 from . import vector
 
 # Destinations remembered; then it starts over, so that a scan cannot take the memory.
@@ -63,12 +64,8 @@ def pack(peers: Iterable[tuple[str, str, int]]) -> bytes:
     out = bytearray()
     for subnet, address, newest in peers:
         first, dummy, length = subnet.partition("/")
-        out += _RECORD.pack(_number(first), int(length), _number(address), min(newest, 255))
+        out += _RECORD.pack(ipv4_number(first), int(length), ipv4_number(address), min(newest, 255))
     return bytes(out)
-
-
-def _number(address: str) -> int:
-    return int.from_bytes(socket.inet_aton(address), "big")
 
 
 class Router:
