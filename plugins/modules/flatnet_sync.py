@@ -185,6 +185,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.sett
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
+    steps_diff,
     taking_turns,
     warn_each,
 )
@@ -257,15 +258,7 @@ def report(module, plan, chosen):
         version=package.version() if chosen else None,
         command=plan.command,
         restarted=plan.restarts,
-        diff=[
-            {
-                "before": step.before,
-                "after": step.after,
-                "before_header": step.where,
-                "after_header": step.where,
-            }
-            for step in plan.steps
-        ],
+        diff=steps_diff(plan.steps),
         **result,
     )
 

@@ -215,6 +215,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task impo
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
+    steps_diff,
     taking_turns,
     warn_each,
 )
@@ -299,15 +300,7 @@ def main():
             version=None if gone else package.version(),
             command=plan.command,
             restarted=plan.restarts,
-            diff=[
-                {
-                    "before": step.before,
-                    "after": step.after,
-                    "before_header": step.where,
-                    "after_header": step.where,
-                }
-                for step in plan.steps
-            ],
+            diff=steps_diff(plan.steps),
             **result,
         )
 

@@ -623,7 +623,11 @@ def test_the_package_stays_for_as_long_as_one_needs_it(running: Relay, sync: Syn
         ("subnet", None, "subnet: it has to be given"),
         ("listen", None, "listen: it has to be given"),
         ("listen", "10.5.2.1", "listen: 10.5.2.1 is in the overlay's network"),
-        ("listen", "172.21.0.99", "listen: 172.21.0.99 is not an address of this host, which has"),
+        (
+            "listen",
+            "172.21.0.99",
+            "listen: 172.21.0.99 is not an address of this host's underlay, which has",
+        ),
         ("listen", "eth0", "listen: 'eth0' is not an IP address"),
         ("port", 0, "port: 0 is not from 1 to 65535"),
         ("mtu", 1473, "mtu: 1473 is not possible: packets leave by eth0, whose MTU is 1500"),

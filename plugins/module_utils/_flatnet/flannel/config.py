@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Union
 
+from ..checks import MAX_VNI
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, show
 
@@ -191,7 +192,7 @@ def _parse_backend(raw: dict[str, Any]) -> Backend:
     kind = kind.lower()
     return Backend(
         type=kind,
-        vni=_integer("Backend.VNI", fields.get("VNI"), 1, 1, (1 << 24) - 1),
+        vni=_integer("Backend.VNI", fields.get("VNI"), 1, 1, MAX_VNI),
         port=(
             _integer("Backend.Port", _given(fields.get("Port")), DEFAULT_PORT[kind], 1, 65535)
             if kind in DEFAULT_PORT

@@ -16,6 +16,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..addresses import canonical_number
+from ..checks import MAX_VNI
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, show
 from .config import NetworkConfig, reserved, reserved_ipv4
@@ -208,7 +209,7 @@ def _vtep(where: str, data: Any) -> tuple[int | None, str]:
         raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)
     fields = fold(data, ("VNI", "VtepMAC"))
     vni = fields.get("VNI")
-    if vni is not None and not (is_number(vni) and 0 < vni < 1 << 24):
+    if vni is not None and not (is_number(vni) and 0 < vni <= MAX_VNI):
         raise InvalidLease("%s.VNI %s is not a VNI" % (where, show(vni)))
     return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
 

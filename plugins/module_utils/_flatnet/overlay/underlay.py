@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..addresses import ipv4_number
-from ..errors import FlatnetError, option
+from ..errors import FlatnetError, InvalidInput, option
 from ..flannel.config import Network
 from ..kernel.entries import PROTOCOL, Address, Interface, Route
 
@@ -136,6 +136,25 @@ class Reach:
 def foreign(routes: Iterable[Route]) -> list[Route]:
     """The routes that are not ours: those that say how the underlay itself is reached."""
     return [route for route in routes if route.protocol != PROTOCOL]
+
+
+def device_with(
+    given: str, address: str, addresses: Iterable[Address], own: str | None = None
+) -> str:
+    """The device that has the address that the option ``given`` names; ``own`` is an overlay's, and does not
+    count. Raises InvalidInput if there is none."""
+    others = []
+    for each in addresses:
+        if each.dev == own:
+            continue
+        found = each.address.partition("/")[0]
+        if found == address:
+            return each.dev
+        others.append(found)
+    raise InvalidInput(
+        "%s: %s is not an address of this host's underlay, which has %s"
+        % (option(given), address, ", ".join(others) or "none")
+    )
 
 
 def between(address: str, first: Network, last: Network) -> bool:

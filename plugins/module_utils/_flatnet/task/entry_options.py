@@ -19,7 +19,6 @@ from ..kernel.entries import Entry, Fdb, Link, Neigh, Route, default_destination
 from ..kernel.links import kind_of
 from ..kernel.plan import Changes, adoptable_routes, plan
 
-MAX_VNI = (1 << 24) - 1
 _MAX_U32 = (1 << 32) - 1
 _MIN_MTU = {4: 68, 6: 1280}
 _MAX_MTU = 65520  # the kernel takes more and makes it this (ip_metrics_convert)
@@ -86,7 +85,11 @@ def fdb(params: Mapping[str, Any]) -> list[Asked]:
     found = []
     for where, given in items(FDB, params):
         given["mac"] = checks.mac(where + "mac", given["mac"], many=True)
-        for name, low, high in (("port", 1, 65535), ("vni", 0, MAX_VNI), ("src_vni", 0, MAX_VNI)):
+        for name, low, high in (
+            ("port", 1, 65535),
+            ("vni", 0, checks.MAX_VNI),
+            ("src_vni", 0, checks.MAX_VNI),
+        ):
             checks.number(where + name, given.get(name), low, high)
         if "via" in given:
             checks.device(where + "via", given["via"])

@@ -19,6 +19,7 @@ from ..errors import InvalidInput
 from ..fields import show
 from ..flannel.config import ENCAPSULATION
 from ..kernel.entries import Address, Interface
+from ..overlay import underlay
 from ..relay.config import VECTOR, RelayPeer, RelaySettings, RelayTable
 
 _NUMBERS = {"port": (1, 65535), "mtu": (68, 65507), "workers": (0, 16)}
@@ -47,7 +48,7 @@ def settings(
     if ipaddress.ip_address(listen) in network:
         raise InvalidInput("listen: %s is in the overlay's network %s" % (listen, network))
     name = checks.device("name", params["name"])
-    holder = _holder(listen, addresses)
+    holder = underlay.device_with("listen", listen, addresses)
     return RelaySettings(
         device=name,
         address=address,
@@ -113,27 +114,13 @@ def _ipv4(option: str, value: str) -> ipaddress.IPv4Network:
     return found
 
 
-def _holder(listen: str, addresses: Iterable[Address]) -> str:
-    """The interface of the underlay."""
-    others = []
-    for each in addresses:
-        found = each.address.partition("/")[0]
-        if found == listen:
-            return each.dev
-        others.append(found)
-    raise InvalidInput(
-        "listen: %s is not an address of this host, which has %s"
-        % (listen, ", ".join(others) or "none")
-    )
-
-
-def _mtu(given: int | None, underlay: Interface) -> int:
+def _mtu(given: int | None, lower: Interface) -> int:
     takes = ENCAPSULATION["udp"]
     low, high = _NUMBERS["mtu"]
-    mtu = min(underlay.mtu - takes, high) if given is None else given
-    if not low <= mtu <= underlay.mtu - takes:
+    mtu = min(lower.mtu - takes, high) if given is None else given
+    if not low <= mtu <= lower.mtu - takes:
         raise InvalidInput(
             "mtu: %d is not possible: packets leave by %s, whose MTU is %d, and IP and UDP take %d"
-            % (mtu, underlay.name, underlay.mtu, takes)
+            % (mtu, lower.name, lower.mtu, takes)
         )
     return mtu

@@ -16,15 +16,15 @@ from .. import checks
 from ..errors import InvalidInput
 from ..kernel.entries import Address, Interface, Link
 from ..kernel.links import complete
+from ..overlay import underlay
 
-MAX_VNI = (1 << 24) - 1
 # What a frame grows by: inner Ethernet 14, outer IP 20 or 40, UDP 8, VXLAN 8.
 OVERHEAD = {4: 50, 6: 70}
 _MIN_MTU, _MAX_MTU = 68, 65535
 
 _FLAGS = "learning proxy l2miss l3miss rsc udpcsum udp6zerocsumtx udp6zerocsumrx gbp".split()
 _NUMBERS = {
-    "id": (1, MAX_VNI),
+    "id": (1, checks.MAX_VNI),
     "dstport": (1, 65535),
     "ttl": (0, 255),
     "tos": (0, 255),
@@ -89,18 +89,18 @@ def fit_to_host(
             "device: %s does not exist on this host, which has %s"
             % (device, ", ".join(sorted(interfaces)))
         )
-    holder = _holder(local, desired.name, addresses) if local else None
-    underlay = device or holder
-    if not underlay:
+    holder = underlay.device_with("local", local, addresses, desired.name) if local else None
+    lower = device or holder
+    if not lower:
         return desired
-    if underlay == "lo" and desired.mtu is None:
+    if lower == "lo" and desired.mtu is None:
         raise InvalidInput("mtu: needed, as %s is on lo, whose MTU says nothing" % local)
-    outer, takes = interfaces[underlay].mtu, OVERHEAD[max(families, default=4)]
+    outer, takes = interfaces[lower].mtu, OVERHEAD[max(families, default=4)]
     mtu = outer - takes if desired.mtu is None else desired.mtu
     if not _MIN_MTU <= mtu <= outer - takes:
         raise InvalidInput(
             "mtu: %d is not possible: packets leave by %s, whose MTU is %d, and VXLAN takes %d"
-            % (mtu, underlay, outer, takes)
+            % (mtu, lower, outer, takes)
         )
     return desired._replace(mtu=mtu)
 
@@ -126,19 +126,4 @@ def is_former(
         and link.name == "flannel.%s" % link.option.get("id")
         and link.mac in macs
         and {each.address for each in addresses} == {each.address for each in wanted} != set()
-    )
-
-
-def _holder(local: str, own: str, addresses: Iterable[Address]) -> str:
-    """The interface that has the address."""
-    others = []
-    for each in addresses:
-        if each.dev == own:
-            continue
-        if each.address.partition("/")[0] == local:
-            return each.dev
-        others.append(each.address.partition("/")[0])
-    raise InvalidInput(
-        "local: %s is not an address of this host's underlay; this host has %s"
-        % (local, ", ".join(others) or "none")
     )
