@@ -141,8 +141,9 @@ def foreign(routes: Iterable[Route]) -> list[Route]:
 def device_with(
     given: str, address: str, addresses: Iterable[Address], own: str | None = None
 ) -> str:
-    """The device that has the address that the option ``given`` names; ``own`` is an overlay's, and does not
-    count. Raises InvalidInput if there is none."""
+    """The device that has the address that the option ``given`` names; InvalidInput if none has it.
+
+    ``own`` is an overlay's device, which does not count."""
     others = []
     for each in addresses:
         if each.dev == own:
