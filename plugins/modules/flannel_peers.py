@@ -158,7 +158,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.ke
     Kernel,
     KernelError,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.snapshot import (
     Listing,
     Snapshot,
 )

@@ -215,6 +215,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.l
     subnet_env,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
+    acquire as acquire_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import preview
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.release import (
+    release as release_lease,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
     identify,
@@ -267,7 +274,9 @@ def show(lease, prefix):
 
 def release(module, store):
     host_id = identify(module.params["host_id"])
-    leases = store.held_by(host_id) if module.check_mode else store.release(host_id)
+    leases = (
+        store.snapshot().of_host(host_id) if module.check_mode else release_lease(store, host_id)
+    )
     module.exit_json(
         changed=bool(leases),
         lease=lease_result(leases[0], store.prefix) if leases else {},
@@ -352,9 +361,9 @@ def acquire(module, store, kernel):
     )
     ground = Ground(option, kernel, host)
     if module.check_mode:
-        outcome = store.preview(host, wish, option["ttl"], planned, ground.approve)
+        outcome = preview(store, host, wish, option["ttl"], planned, ground.approve)
     else:
-        outcome = store.acquire(host, wish, option["ttl"], ground.approve)
+        outcome = acquire_lease(store, host, wish, option["ttl"], ground.approve)
     for note in outcome.decision.notes:
         module.warn(note)
     config, backend = outcome.config, outcome.config.backend

@@ -20,7 +20,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     Wish,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
+    acquire as acquire_lease,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
+    Registry,
+)
 
 from tests.lab import Lab
 
@@ -118,7 +123,7 @@ def _host(number_: int) -> Host:
 
 
 def _registry(client: EtcdClient, prefix: str, host: Host) -> Got:
-    outcome = Registry(client, prefix).acquire(host, Wish())
+    outcome = acquire_lease(Registry(client, prefix), host, Wish())
     return outcome.transactions, outcome.decision.after.subnet
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
+    Registry,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import (
     settings as sync_settings,
 )

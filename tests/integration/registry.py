@@ -29,10 +29,14 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.l
     Lease,
     parse_lease,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
     Outcome,
+    acquire,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     Registry,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.release import release
 
 from tests.lab.waiting import PATIENCE
 
@@ -71,11 +75,11 @@ class Fleet:
     ) -> Outcome:
         """As a controller of its own does it: with a client of its own."""
         with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
-            return Registry(client, self.prefix).acquire(who, wish, ttl)
+            return acquire(Registry(client, self.prefix), who, wish, ttl)
 
     def release(self, who: Host, urls: list[str] | None = None) -> tuple[Lease, ...]:
         with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
-            return Registry(client, self.prefix).release(who.host_id)
+            return release(Registry(client, self.prefix), who.host_id)
 
     def leases(self) -> tuple[Lease, ...]:
         return self.store.snapshot().leases

@@ -20,7 +20,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     DuplicatePublicIP,
     Wish,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Outcome
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import Outcome
 
 from tests.integration.etcd_server import EtcdServers
 from tests.integration.proxy import Proxy

@@ -25,8 +25,14 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
     NetworkConfig,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
+    acquire,
+    preview,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     NoNetwork,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.snapshot import (
     Planned,
 )
 
@@ -102,15 +108,15 @@ def test_without_a_config_nothing_is_leased(server: EtcdServers) -> None:
 
 
 def test_a_preview_writes_nothing_and_tells_what_will_be(fleet: Fleet) -> None:
-    seen = fleet.store.preview(host(1), Wish(), 0, Planned())
+    seen = preview(fleet.store, host(1), Wish(), 0, Planned())
     assert list(fleet.keys()) == ["config"]
     done = fleet.acquire(host(1))
     assert seen.changed
     assert seen.decision.after.to_json() == done.decision.after.to_json()
     assert seen.decision.after.subnet == done.decision.after.subnet
-    assert not fleet.store.preview(host(1), Wish(), 0, Planned()).changed
+    assert not preview(fleet.store, host(1), Wish(), 0, Planned()).changed
     # With a TTL it would be another lease, though of the same content.
-    assert fleet.store.preview(host(1), Wish(), 60, Planned()).changed
+    assert preview(fleet.store, host(1), Wish(), 60, Planned()).changed
 
 
 def test_a_host_that_lost_its_lease_gets_the_same_subnet_again(fleet: Fleet) -> None:
@@ -291,7 +297,7 @@ def test_two_who_disagree_which_lease_to_keep_leave_the_host_one(fleet: Fleet) -
             fleet.acquire(host(1), Wish(prefer=old.subnet))
 
     wish = Wish(subnet="10.5.200.0/24", move=True)
-    fleet.store.acquire(host(1), wish, approve=meanwhile)
+    acquire(fleet.store, host(1), wish, approve=meanwhile)
     assert [len(each) for each in turns] == [1, 1]
     assert [lease.subnet for lease in fleet.leases()] == ["10.5.200.0/24"]
     held = 0

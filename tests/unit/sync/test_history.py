@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Snapshot
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.snapshot import (
+    Snapshot,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.history import (
     Known,
     another,

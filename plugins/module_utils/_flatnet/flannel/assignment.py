@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which lease a host should hold, given all that there are.
 
-Pure: leases.py reads them, asks here, and writes the answer, guarded so that it is written only if
+Pure: leases/acquire.py reads them, asks here, and writes the answer, guarded so that it is written only if
 what it was based on still holds.
 
 A host that holds a lease is **established**: whatever else is in etcd, it keeps its subnet, since

@@ -33,7 +33,8 @@ from ..host.lock import locked
 from ..kernel.entries import Route
 from ..kernel.kernel import Kernel, KernelError
 from ..kernel.plan import Changes
-from ..leases import Found, NoNetwork, Registry, Snapshot
+from ..leases.registry import NoNetwork, Registry
+from ..leases.snapshot import Found, Snapshot
 from ..overlay import applied, peers
 from ..overlay.backends.udp.keeper import RelayKeeper
 from ..overlay.location import HostLocation, find

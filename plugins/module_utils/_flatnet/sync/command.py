@@ -33,7 +33,7 @@ from ..host.journal import ERROR, INFO, NOTICE, WARNING, log, notify, version
 from ..host.processes import born
 from ..kernel.kernel import Kernel
 from ..kernel.monitor import Monitor
-from ..leases import Registry
+from ..leases.registry import Registry
 from . import state
 from .agent import Agent, PlaceChanged, jitter
 from .settings import DEFAULT_PATH, Settings, load

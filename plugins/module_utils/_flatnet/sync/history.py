@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..leases import Snapshot
+from ..leases.snapshot import Snapshot
 
 
 class Known(NamedTuple):

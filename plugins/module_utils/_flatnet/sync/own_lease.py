@@ -19,7 +19,9 @@ from ..flannel.assignment import Decision, Host, Wish, current_lease, decide
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..host.journal import NOTICE
-from ..leases import Registry, Snapshot
+from ..leases.acquire import acquire
+from ..leases.registry import Registry
+from ..leases.snapshot import Snapshot
 from ..overlay.backends.udp.keeper import RelayKeeper
 from ..overlay.location import HostLocation
 from ..overlay.presence import refuse_clone
@@ -101,7 +103,8 @@ class OwnLease:
             if before and self._as_decided(decision, before):
                 return before, leases, ""
             self._contest(before, host)
-            outcome = self._registry.acquire(
+            outcome = acquire(
+                self._registry,
                 host,
                 wish,
                 self._settings.ttl,

@@ -17,7 +17,8 @@ from ..fields import dumps, is_number
 from ..flannel.config import InvalidConfig, NetworkConfig, config_from_dict
 from ..flannel.lease import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
 from ..kernel.kernel import Kernel
-from ..leases import Listing, Planned, Registry
+from ..leases.registry import Registry
+from ..leases.snapshot import Listing, Planned
 from ..overlay.location import Choice, HostLocation, find
 from ..overlay.needs import Needs, controllers
 from ..overlay.peers import Rules
