@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which lease a host should hold, given all that there are.
 
-Pure: leases/acquire.py reads them, asks here, and writes the answer, guarded so that it is written only if
-what it was based on still holds.
+Pure: leases/acquire.py reads them, asks here, and writes the answer, on the condition that what it
+was based on still holds.
 
 A host that holds a lease is **established**: whatever else is in etcd, it keeps its subnet, since
 its containers have addresses of it. Other keys that overlap it, garbage or leases, only keep *new*
