@@ -206,14 +206,12 @@ import ipaddress
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import option as named
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     LeaseWouldMove,
     Wish,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
-    gateway,
-    subnet_env,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
     acquire as acquire_lease,
@@ -390,7 +388,7 @@ def acquire(module, store, kernel):
         gateway=gateway(lease.subnet),
         vtep_address=lease.subnet.partition("/")[0] + "/32",
         mtu=mtu,
-        subnet_env=subnet_env(config, lease, mtu, option["ipmasq"]),
+        subnet_env=subnet_env.render(config, lease, mtu, option["ipmasq"]),
         transactions=outcome.transactions,
         diff={
             "before": show(before, store.prefix) + obsolete,

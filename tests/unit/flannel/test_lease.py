@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Leases: flannel's keys and values byte for byte, and subnet.env."""
+"""Leases: flannel's keys and values byte for byte."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import ipaddress
 import json
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
-    parse_config,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     InvalidLease,
     Lease,
@@ -19,17 +16,14 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.l
     parse_lease,
     parse_mac,
     parse_public_ip,
-    subnet_env,
     subnet_of_key,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.given import (
-    CONFIG,
     FLEET,
     VXLAN,
-    fleet,
     host_ips,
     ipv4,
     leases,
@@ -412,30 +406,3 @@ def test_a_unicast_mac_is_read_as_it_is(mac: str) -> None:
 def test_the_gateway_is_the_first_address_of_the_subnet() -> None:
     assert gateway("10.5.94.0/24") == "10.5.94.1/24"
     assert gateway("fd00:10:0:45::/64") == "fd00:10:0:45::1/64"
-
-
-# subnet.env
-
-
-def test_subnet_env_is_flannels_byte_for_byte() -> None:
-    assert subnet_env(parse_config(CONFIG), fleet()[0], 1450, False) == (
-        "FLANNEL_NETWORK=100.96.0.0/16\n"
-        "FLANNEL_SUBNET=100.96.45.1/24\n"
-        "FLANNEL_MTU=1450\n"
-        "FLANNEL_IPMASQ=false\n"
-    )
-
-
-def test_subnet_env_of_a_dual_stack_host_names_both_families() -> None:
-    config = parse_config(
-        '{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10::/48",'
-        '"Backend":{"Type":"vxlan"}}'
-    )
-    assert subnet_env(config, parse_lease(DUAL_KEY, DUAL), 1430, True) == (
-        "FLANNEL_NETWORK=10.5.0.0/16\n"
-        "FLANNEL_SUBNET=10.5.94.1/24\n"
-        "FLANNEL_IPV6_NETWORK=fd00:10::/48\n"
-        "FLANNEL_IPV6_SUBNET=fd00:10:0:45::1/64\n"
-        "FLANNEL_MTU=1430\n"
-        "FLANNEL_IPMASQ=true\n"
-    )

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Flannel's contract, and which subnet is whose.
 
-``config`` is the network's config, ``lease`` keys and values under ``subnets`` and subnet.env,
-``identity`` who a host is. ``allocation`` says which subnets are free, ``assignment`` which lease a
-host should hold, ``clashes`` which leases get in each other's way. All of it is pure.
+``config`` is the network's config, ``lease`` keys and values under ``subnets``, ``subnet_env`` the
+file of that name, ``identity`` who a host is. ``allocation`` says which subnets are free,
+``assignment`` which lease a host should hold, ``clashes`` which leases get in each other's way. All
+of it is pure.
 """

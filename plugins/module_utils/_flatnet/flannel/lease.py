@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Subnet keys, lease values and subnet.env, byte for byte as flannel writes them.
+"""Subnet keys and lease values, byte for byte as flannel writes them.
 
 Pure. Everything here reads what anybody may have written under ``<prefix>/subnets``
 (``pkg/subnet`` of flannel v0.20 and later) and validates it once. Past this border addresses are
@@ -19,7 +19,7 @@ from ..addresses import canonical_number
 from ..checks import MAX_VNI
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, show
-from .config import NetworkConfig, reserved, reserved_ipv4
+from .config import reserved, reserved_ipv4
 
 DEFAULT_PREFIX = "/coreos.com/network"
 
@@ -247,14 +247,3 @@ def gateway(subnet: str) -> str:
     """The host's own address in its subnet with the subnet's length: ``10.5.94.1/24``."""
     network = ipaddress.ip_network(subnet)
     return "%s/%d" % (network.network_address + 1, network.prefixlen)
-
-
-def subnet_env(config: NetworkConfig, lease: Lease, mtu: int, ipmasq: bool) -> str:
-    """``/run/flannel/subnet.env`` as flannel's ``WriteSubnetFile`` writes it."""
-    lines = ["FLANNEL_NETWORK=%s" % config.network, "FLANNEL_SUBNET=%s" % gateway(lease.subnet)]
-    if config.ipv6 and lease.subnet6:
-        lines.append("FLANNEL_IPV6_NETWORK=%s" % config.ipv6.network)
-        lines.append("FLANNEL_IPV6_SUBNET=%s" % gateway(lease.subnet6))
-    lines.append("FLANNEL_MTU=%d" % mtu)
-    lines.append("FLANNEL_IPMASQ=%s" % ("true" if ipmasq else "false"))
-    return "\n".join(lines) + "\n"

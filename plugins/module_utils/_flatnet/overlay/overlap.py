@@ -12,13 +12,13 @@ this host's subnet, and routes to single subnets.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..addresses import ipv4_number, span
 from ..errors import InvalidInput
+from ..flannel import subnet_env
 from ..flannel.config import NetworkConfig
 from ..kernel import messages, netlink
 from ..kernel.entries import MAIN_TABLE, PROTOCOL, Address, Route
@@ -46,13 +46,9 @@ def remembered(path: str) -> str | None:
     """The subnet in a subnet.env, which this host uses; None if there is no such file or line."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, found, value = line.strip().partition("=")
-                if name == "FLANNEL_SUBNET" and found:
-                    return str(ipaddress.IPv4Interface(value.strip('"')).network)
-    except (OSError, ValueError):
-        pass
-    return None
+            return subnet_env.subnet_of(file.read())
+    except OSError:
+        return None
 
 
 def observe(endpoints: Iterable[str] = ()) -> Surroundings:

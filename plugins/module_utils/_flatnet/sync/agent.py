@@ -25,8 +25,9 @@ from typing import Callable
 
 from ..errors import FlatnetError
 from ..etcd.client import EtcdCompacted, WatchResponse
+from ..flannel import subnet_env
 from ..flannel.config import NetworkConfig
-from ..flannel.lease import InvalidLease, Lease, gateway, parse_lease, subnet_env, subnet_of_key
+from ..flannel.lease import InvalidLease, Lease, gateway, parse_lease, subnet_of_key
 from ..host import files
 from ..host.journal import ERROR, INFO, NOTICE, WARNING
 from ..host.lock import locked
@@ -568,10 +569,10 @@ class Agent:
         self._saved = mark
 
     def write_subnet_env(self) -> None:
-        """For the container runtime: see flannel.subnet_env."""
+        """For the container runtime: see flannel/subnet_env.py."""
         if self._config and self._own.lease and self._location:
             mtu = self._config.backend.overlay_mtu(self._location.underlay.mtu)
-            text = subnet_env(self._config, self._own.lease, mtu, self._settings.ipmasq)
+            text = subnet_env.render(self._config, self._own.lease, mtu, self._settings.ipmasq)
             files.replace_if_changed(self._settings.subnet_file, text.encode(), 0o644)
 
     def failed(self, what: str, text: str) -> None:
