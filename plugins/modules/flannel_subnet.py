@@ -205,33 +205,27 @@ import ipaddress
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import option as named
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    LeaseWouldMove,
     Wish,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
-    acquire as acquire_lease,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import preview
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.release import (
-    release as release_lease,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+    acquire,
+    release,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
     identify,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.presence import (
-    refuse_clone,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import VECTOR
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.lease_checks import (
+    LeaseChecks,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,
@@ -242,6 +236,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.regi
     observe,
     parse_planned,
     registry,
+    show_lease,
 )
 
 ARGUMENTS = {
@@ -262,119 +257,58 @@ TTL_MIN = 5
 TTL_MAX = 9000000000
 
 
-def show(lease, prefix):
-    """A lease as --diff shows it."""
-    if lease is None:
-        return ""
-    kind = "etcd lease with a TTL" if lease.etcd_lease else "permanent"
-    return "%s/subnets/%s %s\n%s\n" % (prefix, lease.key_name, kind, lease.to_json())
-
-
-def release(module, store):
+def absent(module, store):
+    """Release this host's lease."""
     host_id = identify(module.params["host_id"])
-    leases = (
-        store.snapshot().of_host(host_id) if module.check_mode else release_lease(store, host_id)
-    )
-    module.exit_json(
-        changed=bool(leases),
-        lease=lease_result(leases[0], store.prefix) if leases else {},
-        diff={"before": "".join(show(lease, store.prefix) for lease in leases), "after": ""},
-    )
+    if module.check_mode:
+        leases = store.snapshot().of_host(host_id)
+    else:
+        leases = release.release(store, host_id)
+    return {
+        "changed": bool(leases),
+        "lease": lease_result(leases[0], store.prefix) if leases else {},
+        "diff": {"before": show_lease(store.prefix, *leases), "after": ""},
+    }
 
 
-class Ground:
-    """Whether this host is ready for a lease, found out before that is written.
-
-    ``former`` are the bridge's addresses that have to go.
-    """
-
-    def __init__(self, option, kernel, host):
-        self._option = option
-        self._kernel = kernel
-        self._host = host
-        self._last = overlap.remembered(option["subnet_file"])
-        self.former = []
-
-    def approve(self, decision, config):
-        """Raises what tells the user what is in the way."""
-        if not self._option["takeover"]:
-            refuse_clone(decision, self._host)
-        before, after = decision.before, decision.after
-        own = [lease.subnet for lease in (before, *decision.surplus) if lease]
-        own += [self._last] if self._last else []
-        new = before is None or before.subnet != after.subnet
-        if new:
-            seen = overlap.observe(self._option["etcd_endpoints"])
-            overlap.check(config, seen, self._option["bridge"], own)
-        if self._option["bridge"]:
-            self._look(config, [gateway(each) for each in own], gateway(after.subnet), before, new)
-
-    def _look(self, config, former, wanted, before, new):
-        name, move = self._option["bridge"], self._option["move"]
-        held = self._kernel.addresses(name)
-        self.former, other = bridges.in_the_way(
-            held, wanted, former, config.network if move else None
-        )
-        if self.former and before is None and not move:
-            raise LeaseWouldMove(
-                "%s has %s, but this host holds no lease of that subnet any more, and it is not "
-                "free: %s would be leased; containers with addresses of the former are cut off by "
-                "that, so it has to be asked for: set %s"
-                % (name, ", ".join(self.former), wanted, named("move"))
-            )
-        bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
-        if new and other:
-            raise bridges.OtherAddress(
-                "bridge: %s has %s, and would get %s; no subnet is leased before the former is "
-                "removed, or another bridge named%s"
-                % (
-                    name,
-                    ", ".join(other),
-                    wanted,
-                    ""
-                    if move
-                    else "; what is left of a subnet that this host had before is "
-                    "removed with move (flatnet_move: true)",
-                )
-            )
-
-
-def acquire(module, store, kernel):
+def present(module, store, kernel):
+    """Acquire this host's lease."""
     option = module.params
-    if option["bridge"]:
-        checks.device("bridge", option["bridge"])
     planned = parse_planned(module)
     location = observe(module, kernel, planned.config or store.config())
     host = location.host._replace(
         vtep_mac=option["vtep_mac"], vector=VECTOR if option["vector"] else 0
     )
+    networks = (ipaddress.ip_interface(each.address).network for each in location.addresses)
     wish = Wish(
         subnet=option["subnet"],
         prefer=overlap.remembered(option["subnet_file"]),
-        avoid=tuple(
-            str(ipaddress.ip_interface(each.address).network) for each in location.addresses
-        ),
+        avoid=tuple(map(str, networks)),
         takeover=option["takeover"],
         move=option["move"],
     )
-    ground = Ground(option, kernel, host)
+    ready = LeaseChecks(option, kernel, host)
     if module.check_mode:
-        outcome = preview(store, host, wish, option["ttl"], planned, ground.approve)
+        outcome = acquire.preview(store, host, wish, option["ttl"], planned, ready.approve)
     else:
-        outcome = acquire_lease(store, host, wish, option["ttl"], ground.approve)
+        outcome = acquire.acquire(store, host, wish, option["ttl"], ready.approve)
     for note in outcome.decision.notes:
         module.warn(note)
-    config, backend = outcome.config, outcome.config.backend
-    before, lease = outcome.decision.before, outcome.decision.after
+    return result(option, store.prefix, location.underlay, outcome, ready.former)
+
+
+def result(option, prefix, underlay, outcome, former):
+    """The module's result: the lease, and what follows from it for this host."""
+    config, backend, decision = outcome.config, outcome.config.backend, outcome.decision
     # In check mode there is no etcd lease yet; what would be written has one if there is a TTL.
-    after = lease._replace(etcd_lease=option["ttl"])
-    mtu = backend.overlay_mtu(location.underlay.mtu)
-    obsolete = "".join(show(each, store.prefix) for each in outcome.decision.surplus)
-    module.exit_json(
-        changed=outcome.changed,
-        lease=lease_result(after, store.prefix),
-        config=config.to_dict(),
-        backend={
+    lease = decision.after._replace(etcd_lease=option["ttl"])
+    mtu = backend.overlay_mtu(underlay.mtu)
+    before = [each for each in (decision.before, *decision.surplus) if each]
+    return {
+        "changed": outcome.changed,
+        "lease": lease_result(lease, prefix),
+        "config": config.to_dict(),
+        "backend": {
             "type": backend.type,
             "device": backend.device,
             "vni": backend.vni,
@@ -383,37 +317,42 @@ def acquire(module, store, kernel):
             "learning": backend.learning,
             "direct_routing": backend.direct_routing,
         },
-        underlay={**location.underlay._asdict(), "ip": location.underlay.ip},
-        former=ground.former,
-        gateway=gateway(lease.subnet),
-        vtep_address=lease.subnet.partition("/")[0] + "/32",
-        mtu=mtu,
-        subnet_env=subnet_env.render(config, lease, mtu, option["ipmasq"]),
-        transactions=outcome.transactions,
-        diff={
-            "before": show(before, store.prefix) + obsolete,
-            "after": show(after, store.prefix),
-        },
-    )
+        "underlay": {**underlay._asdict(), "ip": underlay.ip},
+        "former": former,
+        "gateway": gateway(lease.subnet),
+        "vtep_address": lease.subnet.partition("/")[0] + "/32",
+        "mtu": mtu,
+        "subnet_env": subnet_env.render(config, lease, mtu, option["ipmasq"]),
+        "transactions": outcome.transactions,
+        "diff": {"before": show_lease(prefix, *before), "after": show_lease(prefix, lease)},
+    }
+
+
+def check(option):
+    """Raise InvalidInput for what no host could do; addresses become canonical."""
+    if option["subnet"]:
+        option["subnet"] = checks.network("subnet", option["subnet"])
+    if option["vtep_mac"]:
+        option["vtep_mac"] = checks.mac("vtep_mac", option["vtep_mac"])
+    if option["ttl"]:
+        checks.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
+    if option["state"] == "absent":
+        if option["subnet"]:
+            raise InvalidInput("subnet: state absent releases whatever this host holds")
+    elif option["bridge"]:
+        checks.device("bridge", option["bridge"])
 
 
 def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
-    option = module.params
     with reporting(module):
-        if option["subnet"]:
-            option["subnet"] = checks.network("subnet", option["subnet"])
-        if option["vtep_mac"]:
-            option["vtep_mac"] = checks.mac("vtep_mac", option["vtep_mac"])
-        if option["ttl"]:
-            checks.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
-        if option["state"] == "absent" and option["subnet"]:
-            raise InvalidInput("subnet: state absent releases whatever this host holds")
-        with registry(module) as store:
-            if option["state"] == "absent":
-                release(module, store)
-            with Kernel() as kernel:
-                acquire(module, store, kernel)
+        check(module.params)
+        with registry(module) as store, Kernel() as kernel:
+            if module.params["state"] == "absent":
+                done = absent(module, store)
+            else:
+                done = present(module, store, kernel)
+        module.exit_json(**done)
 
 
 if __name__ == "__main__":

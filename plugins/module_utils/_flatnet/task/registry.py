@@ -104,6 +104,20 @@ def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:
     }
 
 
+def show_lease(prefix: str, *leases: Lease) -> str:
+    """Leases as --diff shows them."""
+    return "".join(
+        "%s/subnets/%s %s\n%s\n"
+        % (
+            prefix,
+            lease.key_name,
+            "etcd lease with a TTL" if lease.etcd_lease else "permanent",
+            lease.to_json(),
+        )
+        for lease in leases
+    )
+
+
 def parse_leases(option: str, given: Iterable[Any]) -> tuple[Lease, ...]:
     """Leases in the form of lease_result, from the options of another module's run."""
     found = []

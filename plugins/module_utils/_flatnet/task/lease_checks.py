@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What on this host could stop a lease, looked for before the lease is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import option as named
+from ..flannel.assignment import Decision, Host, LeaseWouldMove
+from ..flannel.config import NetworkConfig
+from ..flannel.lease import Lease, gateway
+from ..kernel.kernel import Kernel
+from ..overlay import overlap
+from ..overlay.presence import refuse_clone
+from . import bridges
+
+
+class LeaseChecks:
+    """The checks of one host; ``former`` are the addresses that its bridge has to lose."""
+
+    def __init__(self, option: Mapping[str, Any], kernel: Kernel, host: Host) -> None:
+        self._option = option
+        self._kernel = kernel
+        self._host = host
+        self._remembered = overlap.remembered(option["subnet_file"])
+        self.former: list[str] = []
+
+    def approve(self, decision: Decision, config: NetworkConfig) -> None:
+        """Raises a FlatnetError that says what is in the way of the decision."""
+        if not self._option["takeover"]:
+            refuse_clone(decision, self._host)
+        before, after = decision.before, decision.after
+        own = [lease.subnet for lease in (before, *decision.surplus) if lease]
+        own += [self._remembered] if self._remembered else []
+        if before is None or before.subnet != after.subnet:
+            seen = overlap.observe(self._option["etcd_endpoints"])
+            overlap.check(config, seen, self._option["bridge"], own)
+        if self._option["bridge"]:
+            self._check_bridge(config, own, before, after)
+
+    def _check_bridge(
+        self, config: NetworkConfig, own: Sequence[str], before: Lease | None, after: Lease
+    ) -> None:
+        """Whether the bridge can get the gateway's address of the subnet."""
+        name, move = self._option["bridge"], self._option["move"]
+        wanted = gateway(after.subnet)
+        self.former, other = bridges.in_the_way(
+            self._kernel.addresses(name),
+            wanted,
+            [gateway(subnet) for subnet in own],
+            config.network if move else None,
+        )
+        if self.former and before is None and not move:
+            raise LeaseWouldMove(
+                "%s has %s, but this host holds no lease of that subnet any more, and it is not "
+                "free: %s would be leased; containers with addresses of the former are cut off by "
+                "that, so it has to be asked for: set %s"
+                % (name, ", ".join(self.former), wanted, named("move"))
+            )
+        bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
+        if other and (before is None or before.subnet != after.subnet):
+            way_out = "; what is left of a subnet that this host had before is removed with %s"
+            raise bridges.OtherAddress(
+                "bridge: %s has %s, and would get %s; no subnet is leased before the former is "
+                "removed, or another bridge named%s"
+                % (name, ", ".join(other), wanted, "" if move else way_out % named("move"))
+            )
