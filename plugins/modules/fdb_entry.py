@@ -145,7 +145,10 @@ entries:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    entry_changes,
+    entry_options,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
@@ -185,7 +188,7 @@ def main():
         converge(
             module,
             kernel,
-            lambda: entry_options.changes(
+            lambda: entry_changes.changes(
                 entry_options.FDB, params, entries, kernel.fdb(params["device"])
             ),
             entries=entry_options.results(entry_options.FDB, entries),

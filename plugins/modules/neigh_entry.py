@@ -104,7 +104,10 @@ entries:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    entry_changes,
+    entry_options,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
@@ -137,7 +140,7 @@ def main():
         converge(
             module,
             kernel,
-            lambda: entry_options.changes(
+            lambda: entry_changes.changes(
                 entry_options.NEIGH, params, entries, kernel.neighbours(params["device"])
             ),
             entries=entry_options.results(entry_options.NEIGH, entries),

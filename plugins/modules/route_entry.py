@@ -157,7 +157,10 @@ entries:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    entry_changes,
+    entry_options,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
@@ -196,7 +199,7 @@ def main():
         converge(
             module,
             kernel,
-            lambda: entry_options.route_changes(params, entries, kernel.routes(params["table"])),
+            lambda: entry_changes.route_changes(params, entries, kernel.routes(params["table"])),
             entries=entry_options.results(entry_options.ROUTE, entries),
         )
 

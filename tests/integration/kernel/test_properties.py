@@ -41,7 +41,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.pl
     outcome,
     plan,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import entry_options
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    entry_changes,
+    entry_options,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,11 +156,11 @@ class Sort:
         """What the modules hand to Kernel.converge."""
         if self.form is entry_options.ROUTE:
             items = entry_options.routes(params)
-            return lambda: entry_options.route_changes(params, items, kernel.routes())
+            return lambda: entry_changes.route_changes(params, items, kernel.routes())
         items = (entry_options.fdb if self.form is entry_options.FDB else entry_options.neigh)(
             params
         )
-        return lambda: entry_options.changes(
+        return lambda: entry_changes.changes(
             self.form, params, items, [e for e in self.observe(kernel) if e.dev == VTEP]
         )
 

@@ -1,30 +1,28 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task asks of a device's entries: one or a list of FDB entries, neighbours or routes.
+"""The options of the three modules for entries, checked: FDB entries, neighbours, routes.
 
-Pure. The three modules for entries take the same form, so the same rules hold for all: a single
-entry's options or ``entries``; present or absent; everything else purged with ``exclusive``.
+Pure. The modules take the same form, so the same rules hold for all: a single entry's options or
+``entries``; present or absent; everything else purged with ``exclusive``. What the kernel has to
+change for them is in entry_changes.py.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from .. import checks
 from ..errors import InvalidInput
-from ..kernel.entries import Entry, Fdb, Link, Neigh, Route, default_destination
+from ..kernel.entries import Fdb, Link, Neigh, Route, default_destination
 from ..kernel.links import kind_of
-from ..kernel.plan import Changes, adoptable_routes, plan
 
 _MAX_U32 = (1 << 32) - 1
 _MIN_MTU = {4: 68, 6: 1280}
 _MAX_MTU = 65520  # the kernel takes more and makes it this (ip_metrics_convert)
 _V6_METRIC = 1024
-
-E = TypeVar("E", Fdb, Neigh, Route)
 
 
 class Asked(NamedTuple):
@@ -37,8 +35,9 @@ class Asked(NamedTuple):
     fields: dict[str, Any]
 
 
-class _Form(NamedTuple):
-    """``names`` are the options of one entry, by the fields they become; the first identifies."""
+class EntryForm(NamedTuple):
+    """One sort of entry: ``names`` are its options, with the fields that they become; the first one
+    identifies the entry."""
 
     entry: type
     names: dict[str, str]
@@ -48,15 +47,15 @@ class _Form(NamedTuple):
         return next(iter(self.names))
 
 
-FDB = _Form(Fdb, {name: name for name in "mac dst port vni via src_vni".split()})
-NEIGH = _Form(Neigh, {"address": "address", "mac": "mac"})
-ROUTE = _Form(
+FDB = EntryForm(Fdb, {name: name for name in "mac dst port vni via src_vni".split()})
+NEIGH = EntryForm(Neigh, {"address": "address", "mac": "mac"})
+ROUTE = EntryForm(
     Route,
     {"prefix": "dst", "device": "dev", **{n: n for n in "gateway onlink mtu src metric".split()}},
 )
 
 
-def items(form: _Form, params: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def items(form: EntryForm, params: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The given options of each entry, with the words that its errors begin with."""
     if params["exclusive"] and params["state"] == "absent":
         raise InvalidInput(
@@ -151,7 +150,7 @@ def routes(params: Mapping[str, Any]) -> list[Asked]:
     return _consistent(ROUTE, params, found)
 
 
-def _consistent(form: _Form, params: Mapping[str, Any], asked: list[Asked]) -> list[Asked]:
+def _consistent(form: EntryForm, params: Mapping[str, Any], asked: list[Asked]) -> list[Asked]:
     """``asked``, unless an entry is in it twice."""
     if params["state"] == "present":
         wanted(form, params, asked)
@@ -221,7 +220,7 @@ def settle(asked: Iterable[Asked], link: Link) -> list[Asked]:
     return found
 
 
-def wanted(form: _Form, params: Mapping[str, Any], asked: Iterable[Asked]) -> list[Any]:
+def wanted(form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked]) -> list[Any]:
     """The entries asked for. Raises InvalidInput if two of them cannot both be."""
     names = ("table", "protocol") if form is ROUTE else ()
     common = {name: params[name] for name in names} or {"dev": params["device"]}
@@ -240,7 +239,7 @@ def wanted(form: _Form, params: Mapping[str, Any], asked: Iterable[Asked]) -> li
 
 
 def exist(
-    form: _Form, params: Mapping[str, Any], asked: Iterable[Asked], known: Container[str]
+    form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked], known: Container[str]
 ) -> None:
     """Raises InvalidInput for a device that is named and is not ``known``, so not there."""
     named = [("device", params["device"])]
@@ -255,51 +254,7 @@ def exist(
             raise InvalidInput("%s: device %s does not exist on this host" % (option, name))
 
 
-def changes(
-    form: _Form, params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[E]
-) -> Changes:
-    """What makes the entries be there, and with ``exclusive`` no others; or be gone."""
-    if params["state"] == "absent":
-        return _removals(form, asked, observed)
-    desired: list[E] = wanted(form, params, asked)
-    keys = {entry.key for entry in desired}
-    every = params["exclusive"]
-    return plan(desired, [entry for entry in observed if every or entry.key in keys])
-
-
-def route_changes(
-    params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[Route]
-) -> Changes:
-    """The same for routes, of which ``observed`` has everybody's. Raises plan.RouteTaken."""
-    desired = wanted(ROUTE, params, asked) if params["state"] == "present" else []
-    keys = {route.key for route in desired}
-    device = params["device"]
-
-    def ours(route: Route) -> bool:
-        here = device in (None, route.dev) or route.key in keys
-        return here and route.protocol == params["protocol"]
-
-    return changes(ROUTE, params, asked, adoptable_routes(desired, observed, ours))
-
-
-def _removals(form: _Form, asked: Iterable[Asked], observed: Iterable[E]) -> Changes:
-    """What removes each observed entry that fits all the fields of one asked for."""
-    first = form.names[form.first]
-    by_first: dict[Any, list[dict[str, Any]]] = {}
-    for dummy, fields in asked:
-        by_first.setdefault(fields[first], []).append(fields)
-    gone: list[Entry] = [
-        entry
-        for entry in observed
-        if any(
-            all(getattr(entry, name) == value for name, value in fields.items())
-            for fields in by_first.get(getattr(entry, first), ())
-        )
-    ]
-    return plan((), gone)
-
-
-def results(form: _Form, asked: Iterable[Asked]) -> list[dict[str, Any]]:
+def results(form: EntryForm, asked: Iterable[Asked]) -> list[dict[str, Any]]:
     """The entries for a module's result, under the names of its options."""
     options_of = {field: option for option, field in form.names.items()}
     return [{options_of[name]: value for name, value in fields.items()} for dummy, fields in asked]
