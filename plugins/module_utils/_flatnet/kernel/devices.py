@@ -70,8 +70,8 @@ class Devices:
         if self._ipr is not None:
             self._ipr.close()
 
-    def change(self, before: Link | None, after: Link | None) -> str | None:
-        """None if done, else the reason, and the device is again as it was."""
+    def change(self, before: Link | None, after: Link | None) -> Refusal | None:
+        """None if done, else why not, and the device is again as it was."""
         made = False
         try:
             if after is None:
@@ -88,17 +88,20 @@ class Devices:
                 self._alter(before, after)
             return None
         except self._refusals as error:
-            reason = _reason(error)
-            if _code(error) == errno.EEXIST and after and after.name not in by_name():
-                reason += ": another VXLAN device has this VNI and port"
+            refusal = _refusal(error)
+            if refusal.errno == errno.EEXIST and after and after.name not in by_name():
+                refusal = _with(refusal, "another VXLAN device has this VNI and port")
         if made and after:
             self.change(after, None)
         elif before and after:
             try:
                 self._alter(self._read(before.name) or before, before)
             except self._refusals as failure:
-                reason += "; taking back the rest of the change failed too: " + _reason(failure)
-        return reason
+                refusal = _with(
+                    refusal,
+                    "taking back the rest of the change failed too: %s" % (_refusal(failure),),
+                )
+        return refusal
 
     def _alter(self, before: Link, after: Link) -> None:
         options = _options(before, after)
@@ -201,11 +204,15 @@ def _code(error: Exception) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _reason(error: Exception) -> str:
+def _refusal(error: Exception) -> Refusal:
     if isinstance(error, KeyError):
-        return "device %s does not exist" % error.args[0]
+        return Refusal(0, "device %s does not exist" % error.args[0])
     code = _code(error)
     if not code:
-        return "%s: %s" % (type(error).__name__, error)
+        return Refusal(0, "%s: %s" % (type(error).__name__, error))
     text = str(error.args[-1]) if error.args else ""
-    return str(Refusal(code, "" if text == os.strerror(code) else text))
+    return Refusal(code, "" if text == os.strerror(code) else text)
+
+
+def _with(refusal: Refusal, more: str) -> Refusal:
+    return refusal._replace(text="%s; %s" % (refusal.text, more) if refusal.text else more)

@@ -14,7 +14,7 @@ import errno
 import itertools
 import socket
 from collections.abc import Iterable, Iterator
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from ..errors import FlatnetError
 from . import linkinfo, messages, netlink, way
@@ -32,7 +32,7 @@ from .entries import (
     Route,
     default_destination,
 )
-from .netlink import Netlink
+from .netlink import Netlink, Refusal
 from .plan import Change, Changes, inverse
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -41,12 +41,30 @@ _ROUNDS = 8
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
 
 
-class KernelError(FlatnetError):
-    """The kernel refused changes; ``refused`` names each with its reason."""
+NEEDS_ROOT = "changing the network needs root (CAP_NET_ADMIN)"
 
-    def __init__(self, message: str, refused: tuple[tuple[Change, str], ...] = ()) -> None:
+
+class RefusedChange(NamedTuple):
+    """A change that was not made, and why."""
+
+    change: Change
+    refusal: Refusal
+
+    def __str__(self) -> str:
+        return "%s: %s" % self
+
+
+class KernelError(FlatnetError):
+    """Changes were not made; ``refused`` has each of them."""
+
+    def __init__(self, message: str, refused: tuple[RefusedChange, ...] = ()) -> None:
         super().__init__(message)
         self.refused = refused
+
+    @property
+    def errno(self) -> int:
+        """The kernel's first refusal; 0 if it has given no number."""
+        return next((each.refusal.errno for each in self.refused if each.refusal.errno), 0)
 
 
 class Kernel:
@@ -200,34 +218,30 @@ class Kernel:
         for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
             batch = list(step)
             refused = self._step(batch)
-            failed = {index for index, dummy in refused}
-            done += [change for index, change in enumerate(batch) if index not in failed]
+            done += [change for index, change in enumerate(batch) if index not in refused]
             if refused:
-                raise self._unwound(
-                    tuple((batch[index], reason) for index, reason in refused), done
-                )
+                raise self._unwound(tuple(refused.values()), done)
 
-    def apply_apart(self, changes: Changes, part: Callable[[Change], str | None]) -> dict[str, str]:
+    def apply_apart(
+        self, changes: Changes, part: Callable[[Change], str | None]
+    ) -> dict[str, RefusedChange]:
         """The same, but what one part asks for fails alone: its other changes are taken back, and
-        those of all other parts are made. Returns the parts that failed, each with the reason.
+        those of all other parts are made. Returns the parts that failed, each with the first refusal.
 
         Changes of no part (None) are what the parts build on: if one of them is refused, everything
         is taken back, and KernelError raised.
         """
         done: list[Change] = []
-        failed: dict[str, str] = {}
+        failed: dict[str, RefusedChange] = {}
         for dummy, step in itertools.groupby(changes, key=lambda change: change.kind):
             batch = [change for change in step if part(change) not in failed]
-            refused = self._step(batch) if batch else []
-            indexes = {index for index, dummy in refused}
-            done += [change for index, change in enumerate(batch) if index not in indexes]
-            base = tuple(
-                (batch[index], why) for index, why in refused if part(batch[index]) is None
-            )
+            refused = self._step(batch) if batch else {}
+            done += [change for index, change in enumerate(batch) if index not in refused]
+            base = tuple(each for each in refused.values() if part(each.change) is None)
             if base:
                 raise self._unwound(base, done)
-            for index, why in refused:
-                failed.setdefault(part(batch[index]) or "", "%s: %s" % (batch[index], why))
+            for each in refused.values():
+                failed.setdefault(part(each.change) or "", each)
         self._take_back([change for change in done if part(change) in failed])
         return failed
 
@@ -236,14 +250,14 @@ class Kernel:
         compute: Callable[[frozenset[str]], Changes],
         part: Callable[[Change], str | None],
         check_mode: bool = False,
-    ) -> tuple[Changes, dict[str, str]]:
+    ) -> tuple[Changes, dict[str, RefusedChange]]:
         """As ``converge``, but what one part asks for fails alone. ``compute`` is given the parts
         that failed, and plans without them, so that nothing half done is left of them.
 
-        Returns the changes made, and the parts that failed, each with the reason.
+        Returns the changes made, and the parts that failed, each with the first refusal.
         """
         made: Changes = ()
-        refused: dict[str, str] = {}
+        refused: dict[str, RefusedChange] = {}
         settled = False  # whether the last round made all that it was to make
         for dummy in range(_ROUNDS):
             changes = compute(frozenset(refused))
@@ -254,7 +268,9 @@ class Kernel:
                 if left:
                     raise _not_done(made, left)
                 found = {
-                    part(change) or "": "%s: acknowledged, but not done" % (change,)
+                    part(change) or "": RefusedChange(
+                        change, Refusal(0, "acknowledged, but not done")
+                    )
                     for change in changes
                 }
             else:
@@ -278,13 +294,13 @@ class Kernel:
                 raise _not_done(changes, left)
         return changes
 
-    def _unwound(self, refused: tuple[tuple[Change, str], ...], done: list[Change]) -> KernelError:
+    def _unwound(self, refused: tuple[RefusedChange, ...], done: list[Change]) -> KernelError:
         left = self._take_back(done)
-        words = "the kernel refused to %s: %s" % refused[0]
+        words = "the kernel refused to %s" % (refused[0],)
         if len(refused) > 1:
             words += "; and %d more" % (len(refused) - 1)
-        if any("EPERM" in reason for dummy, reason in refused):
-            words += "; changing the network needs root (CAP_NET_ADMIN)"
+        if any(each.refusal.needs_root for each in refused):
+            words += "; " + NEEDS_ROOT
         if left:
             words += "; could not be taken back: " + "; ".join(left[:5])
         elif done:
@@ -295,29 +311,36 @@ class Kernel:
         """Undo; what could not be undone, with the reason."""
         left: list[str] = []
         for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
-            batch = list(step)
-            left += ["%s: %s" % (batch[index], reason) for index, reason in self._step(batch)]
+            left += map(str, self._step(list(step)).values())
         return left
 
-    def _step(self, batch: list[Change]) -> list[tuple[int, str]]:
+    def _step(self, batch: list[Change]) -> dict[int, RefusedChange]:
         """Changes of one kind; the refused ones by their index."""
         if batch[0].kind is Link:
-            for index, change in enumerate(batch):
-                reason = self._devices.change(change.before, change.after)  # type: ignore[arg-type]
-                if reason:
-                    return [(index, reason)] + [
-                        (later, "not tried") for later in range(index + 1, len(batch))
-                    ]
-            return []
-        with _promoting(each for each in batch if each.after is None):
-            return self._send(batch)
+            refused = self._change_devices(batch)
+        else:
+            with _promoting(each for each in batch if each.after is None):
+                refused = self._send(batch)
+        return {index: RefusedChange(batch[index], why) for index, why in sorted(refused.items())}
 
-    def _send(self, batch: list[Change]) -> list[tuple[int, str]]:
+    def _change_devices(self, batch: list[Change]) -> dict[int, Refusal]:
+        """Devices, one after the other; none is tried after one that was refused."""
+        refused: dict[int, Refusal] = {}
+        for index, change in enumerate(batch):
+            if refused:
+                refused[index] = Refusal(0, "not tried")
+                continue
+            refusal = self._devices.change(change.before, change.after)  # type: ignore[arg-type]
+            if refusal:
+                refused[index] = refusal
+        return refused
+
+    def _send(self, batch: list[Change]) -> dict[int, Refusal]:
         """Entries of one kind, as one batch; the refused ones by their index."""
         devices = by_name()
         sent: list[int] = []
         requests: list[netlink.Message] = []
-        refused: dict[int, str] = {}
+        refused: dict[int, Refusal] = {}
         for index, (before, after) in enumerate(batch):
             try:
                 parts = messages.encode(before, after, devices)  # type: ignore[arg-type]
@@ -325,12 +348,12 @@ class Kernel:
                 sent += [index] * len(parts)
             except KeyError as missing:
                 if after is not None:
-                    refused[index] = "device %s does not exist" % missing.args[0]
+                    refused[index] = Refusal(0, "device %s does not exist" % missing.args[0])
         for number, refusal in self._netlink.batch(requests).items():
             index = sent[number]
             if batch[index].after is not None or refusal.errno not in _GONE:
-                refused[index] = str(refusal)
-        return sorted(refused.items())
+                refused[index] = refusal
+        return refused
 
 
 def _not_done(changes: Changes, left: Changes) -> KernelError:
@@ -338,7 +361,7 @@ def _not_done(changes: Changes, left: Changes) -> KernelError:
         "the kernel acknowledged all %d changes, but %d things are not as they should be: %s; does "
         "something else on this host change them back?"
         % (len(changes), len(left), "; ".join(str(change) for change in left[:5])),
-        tuple((change, "not done") for change in left),
+        tuple(RefusedChange(change, Refusal(0, "not done")) for change in left),
     )
 
 

@@ -58,12 +58,20 @@ class Message(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The kernel's answer to a request that it did not carry out."""
+    """Why a request was not carried out: the kernel's answer. If nobody asked the kernel, ``errno``
+    is 0, and ``text`` the whole reason."""
 
     errno: int
     text: str
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether it is for lack of rights."""
+        return self.errno == errno.EPERM
+
     def __str__(self) -> str:
+        if not self.errno:
+            return self.text
         name = errno.errorcode.get(self.errno, str(self.errno))
         words = "%s (%s)" % (os.strerror(self.errno), name)
         return "%s: %s" % (words, self.text) if self.text else words
@@ -80,7 +88,7 @@ class Netlink:
         self._socket.close()
 
     def batch(self, messages: Sequence[Message]) -> dict[int, Refusal]:
-        """Send all of ``messages`` in a few system calls; {place in the list: refusal}.
+        """Send all of ``messages`` in a few system calls; {index in the list: refusal}.
 
         The kernel works through a datagram message by message and goes on after an error; errors
         are always reported, success only when asked for. So only the last message of a datagram

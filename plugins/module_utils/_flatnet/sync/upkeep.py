@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..kernel.entries import MAIN_TABLE, Address, Link
-from ..kernel.kernel import Kernel
+from ..kernel.kernel import Kernel, RefusedChange
 from ..kernel.plan import Change, Changes, RouteTaken
 from ..overlay import devices, peers
 from ..overlay.backends.udp.keeper import RelayKeeper
@@ -99,9 +99,9 @@ class Upkeep:
         for name, reason in refused.items():
             lease = view.table.leases.get(name)
             if lease:
-                self._refused[name] = _Refused(lease, reason, until)
+                self._refused[name] = _Refused(lease, str(reason), until)
             else:
-                left.append(reason)
+                left.append(str(reason))
         return Outcome(changes, taken, "; ".join(left[:3]))
 
     def _forget(self, table: PeerTable) -> None:
@@ -115,7 +115,7 @@ class Upkeep:
 
     def _attempt(
         self, view: View, waiting: frozenset[str], taken: frozenset[Hashable]
-    ) -> tuple[Changes, dict[str, str]]:
+    ) -> tuple[Changes, dict[str, RefusedChange]]:
         def part(change: Change) -> str | None:
             if change.kind in (Link, Address):
                 return None

@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from ..host.lock import locked
 from ..kernel.entries import Entry, Link
-from ..kernel.kernel import Kernel
+from ..kernel.kernel import NEEDS_ROOT, Kernel, RefusedChange
 from ..kernel.links import LinkPlan, describe
 from ..kernel.plan import Change, Changes, diff, outcome
 from .ansible import AnsibleModule
@@ -50,7 +50,7 @@ def converge(
     """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
     is what there is to change apart from the kernel; the relay is told without the lock."""
 
-    def make() -> tuple[Changes, dict[str, str]]:
+    def make() -> tuple[Changes, dict[str, RefusedChange]]:
         return kernel.converge(compute, module.check_mode), {}
 
     _converge(module, make, str, relay, around, result)
@@ -69,7 +69,7 @@ def converge_apart(
     """The same, but what one part asks for fails alone: all that can be done is done, and then the
     run fails, with a ``name`` for every part that was refused."""
 
-    def make() -> tuple[Changes, dict[str, str]]:
+    def make() -> tuple[Changes, dict[str, RefusedChange]]:
         return kernel.converge_apart(compute, part, module.check_mode)
 
     _converge(module, make, name, relay, around, result)
@@ -77,7 +77,7 @@ def converge_apart(
 
 def _converge(
     module: AnsibleModule,
-    make: Callable[[], tuple[Changes, dict[str, str]]],
+    make: Callable[[], tuple[Changes, dict[str, RefusedChange]]],
     name: Callable[[str], str],
     relay: Besides | None,
     around: Around | None,
@@ -104,13 +104,14 @@ def _converge(
     if not refused:
         module.exit_json(**result)
     named = ["%s: %s" % (name(each), reason) for each, reason in refused.items()]
+    first = next(iter(refused.values())).refusal
     module.fail_json(
         msg="the kernel refuses what %d peers need, all else is done: %s%s%s"
         % (
             len(named),
             "; ".join(named[:5]),
             "; ..." if len(named) > 5 else "",
-            "; changing the network needs root (CAP_NET_ADMIN)" if "EPERM" in named[0] else "",
+            "; " + NEEDS_ROOT if first.needs_root else "",
         ),
         refused=named,
         **result,
