@@ -226,7 +226,8 @@ class Kernel:
         self, changes: Changes, part: Callable[[Change], str | None]
     ) -> dict[str, RefusedChange]:
         """The same, but what one part asks for fails alone: its other changes are taken back, and
-        those of all other parts are made. Returns the parts that failed, each with the first refusal.
+        those of all other parts are made. Returns the parts that failed, each with what was
+        refused first.
 
         Changes of no part (None) are what the parts build on: if one of them is refused, everything
         is taken back, and KernelError raised.
