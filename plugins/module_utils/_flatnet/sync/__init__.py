@@ -3,5 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The process ``flatnet-sync``, which follows etcd and keeps one host's overlay right.
 
-``command`` is its command line and its loop, ``agent`` what it does at each event.
+``command`` is its command line, ``service`` its loop, ``agent`` what it does at each event and at
+each look. ``settings`` is its file of settings, which ``install/`` writes.
 """

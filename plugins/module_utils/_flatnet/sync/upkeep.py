@@ -1,12 +1,13 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Brings the kernel after what the agent knows: the overlay's devices, and what reaches the peers.
+"""Keeps the kernel as the agent's view asks for: the overlay's devices, and what reaches the peers.
+With the udp backend, the relay reaches the peers and is kept too.
 
 What one lease asks for fails alone. The kernel refuses some next hops for reasons of its own, and
 whoever can write leases can write such a one: nobody else's peers must hang on it. A refused lease
-is tried again after a while, or once it was changed; not before, since an attempt that is taken
-back looks like drift, and that would begin the next attempt.
+is tried again after a while, or once it was changed. It is not tried before, since an attempt that
+is taken back looks like drift, and that would begin the next attempt.
 """
 
 from __future__ import annotations
@@ -15,36 +16,20 @@ import time
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
+from ..host.lock import locked
 from ..kernel.entries import MAIN_TABLE, Address, Link
 from ..kernel.kernel import Kernel, RefusedChange
 from ..kernel.plan import Change, Changes, RouteTaken
-from ..overlay import devices, peers
+from ..overlay import applied, devices, peers
 from ..overlay.backends.udp.keeper import RelayKeeper
-from ..overlay.location import HostLocation
 from ..overlay.table import PeerTable
+from ..relay.config import InvalidRelayConfig
+from .report import Reporter
+from .settings import Settings
+from .view import View
 
 _RETRY = 0.5  # of the time between two checks
-
-
-class View(NamedTuple):
-    """All that the kernel's state follows from. ``unreadable`` are subnets whose key has a value
-    that nobody understands."""
-
-    config: NetworkConfig
-    own: Lease
-    location: HostLocation
-    table: PeerTable
-    unreadable: tuple[str, ...]
-
-
-class Outcome(NamedTuple):
-    """``taken``: somebody else's routes are in the way. ``left``: what else could not be done."""
-
-    changes: Changes
-    taken: str
-    left: str
 
 
 class _Refused(NamedTuple):
@@ -53,20 +38,31 @@ class _Refused(NamedTuple):
     until: float
 
 
+class _Outcome(NamedTuple):
+    """``taken``: somebody else's routes are in the way. ``left``: what else could not be done."""
+
+    changes: Changes
+    taken: str
+    left: str
+
+
 class Upkeep:
-    """One host's kernel. Whoever calls holds the lock. ``former`` is the gateway of the subnet
-    that the host had before, which its bridge may still have."""
+    """One host's kernel and relay. ``former`` is the gateway of the subnet that the host had
+    before, which its bridge may still have."""
 
     def __init__(
-        self, kernel: Kernel, relay: RelayKeeper, bridge: str | None, interval: float
+        self, kernel: Kernel, relay: RelayKeeper, settings: Settings, report: Reporter
     ) -> None:
         self._kernel = kernel
         self._relay = relay
-        self._bridge = bridge
-        self._interval = interval
+        self._bridge = settings.bridge
+        self._interval = settings.check_interval
+        self._report = report
         self.former = ""
         self._refused: dict[str, _Refused] = {}
         self._taken: frozenset[Hashable] = frozenset()
+
+    # --- what there is of peers -----------------------------------------------------------------
 
     def refused(self, table: PeerTable) -> dict[str, str]:
         """Leases that the kernel refuses to reach, by key name, with its reason."""
@@ -76,14 +72,85 @@ class Upkeep:
             if _same(table.leases.get(name), each.lease)
         }
 
-    def reached(self, table: PeerTable) -> int:
+    def reached(self, view: View) -> int:
         """How many peers packets get to."""
+        if view.config.backend.type == "udp" and not self._relay.settings:
+            return 0
+        table = view.table
         missed = set(self.refused(table)) | {table.owner(key) or "" for key in self._taken}
         return table.peers - len(missed & table.names)
 
-    def converge(self, view: View) -> Outcome:
-        """Compare everything, and put right what differs. Raises KernelError if devices cannot be
-        made; then nothing was changed."""
+    def devices(self, view: View) -> list[devices.Device]:
+        """The overlay's devices on this host."""
+        config, own, underlay = view.config, view.own, view.location.underlay
+        found = []
+        if self._bridge:
+            new = self._bridge not in self._kernel.interfaces()
+            # Under containers of the former subnet its gateway stays.
+            used = bool(self.former) and bool(self._kernel.ports(self._bridge))
+            former = "" if used else self.former
+            found.append(devices.bridge(self._bridge, config, own, underlay, new, former))
+        if config.backend.type == "vxlan":
+            found.append(devices.vtep(config, own, underlay))
+        if self._relay.settings:
+            found.append(devices.tun(self._relay.settings))
+        return found
+
+    # --- after an event -------------------------------------------------------------------------
+
+    def follow(self, view: View, revision: int) -> None:
+        """Bring the relay after the leases in the view's table, taking its own table to be as it
+        was left."""
+        if not self._relay.settings:
+            return
+        with locked():
+            found = self._relay.follow(view.table.usable, view.unreadable_subnets, revision)
+            applied.note(view.config.network, revision)
+        self._report.changed("events", found)
+        self.inform("events")
+
+    def apply(self, view: View, changes: Changes, revision: int) -> None:
+        """Make changes that follow from an event, without comparing anything else. Raises
+        KernelError if one of them is refused; then none was made."""
+        with locked():
+            self._kernel.apply(changes)
+            applied.note(view.config.network, revision)
+
+    # --- everything -----------------------------------------------------------------------------
+
+    def learn(self, view: View) -> None:
+        """See what the relay's settings should be."""
+        try:
+            self._relay.learn(view.config, view.own, view.location.underlay)
+        except InvalidRelayConfig as error:
+            self._report.failed("relay", "%s; the playbook installs the relay" % error)
+        else:
+            if self._relay.settings is None:  # another backend needs none
+                self._report.healed("relay")
+
+    def check(self, view: View, revision: int, why: str) -> Changes:
+        """Compare everything, and put right what differs; the changes of the kernel. Raises
+        KernelError if devices cannot be made; then nothing was changed."""
+        with locked():
+            self.learn(view)
+            done = self._converge(view)
+            kept = self._relay.keep(view.table.usable, view.unreadable_subnets, revision)
+            applied.note(view.config.network, revision)
+        self._report.tell("routes", done.taken)
+        self._report.tell("kernel", done.left)
+        self._report.changed(why, (*done.changes, *kept))
+        self.inform(why)
+        return done.changes
+
+    def inform(self, why: str) -> None:
+        """Have the relay use what its files say; without the lock, since it may take its time."""
+        found = self._relay.inform(look=why != "events")
+        if found is None:
+            return  # nothing is known of it that was not before
+        self._report.changed("drift", (found.late,) if found.late else ())
+        self._report.tell("relay", found.problem)
+
+    def _converge(self, view: View) -> _Outcome:
         self._forget(view.table)
         waiting = frozenset(self._refused)
         taken, self._taken = "", frozenset()
@@ -102,7 +169,7 @@ class Upkeep:
                 self._refused[name] = _Refused(lease, str(reason), until)
             else:
                 left.append(str(reason))
-        return Outcome(changes, taken, "; ".join(left[:3]))
+        return _Outcome(changes, taken, "; ".join(left[:3]))
 
     def _forget(self, table: PeerTable) -> None:
         """Those that are to be tried again."""
@@ -148,29 +215,14 @@ class Upkeep:
         # Of a relay that nothing is known of, the route stays as it is.
         left = () if self._relay.settings else {route.key for route in network_routes}
         routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
-        found = peers.changes(wanted, tunnel, held.get(tunnel or "", ()), routes, view.unreadable)
+        on_tunnel = held.get(tunnel or "", ())
+        found = peers.changes(wanted, tunnel, on_tunnel, routes, view.unreadable_subnets)
         # What could not be taken away was told, and is not tried at once again.
         return changes + tuple(
             change
             for change in found
             if not (change.after is None and str(change.before) in without)
         )
-
-    def devices(self, view: View) -> list[devices.Device]:
-        """The overlay's devices on this host."""
-        config, own, underlay = view.config, view.own, view.location.underlay
-        found = []
-        if self._bridge:
-            new = self._bridge not in self._kernel.interfaces()
-            # Under containers of the former subnet its gateway stays.
-            used = bool(self.former) and bool(self._kernel.ports(self._bridge))
-            former = "" if used else self.former
-            found.append(devices.bridge(self._bridge, config, own, underlay, new, former))
-        if config.backend.type == "vxlan":
-            found.append(devices.vtep(config, own, underlay))
-        if self._relay.settings:
-            found.append(devices.tun(self._relay.settings))
-        return found
 
 
 def _same(now: Lease | None, then: Lease) -> bool:
