@@ -64,7 +64,6 @@ class FakeEtcd:
         # Called at each transaction and listing, before it is carried out.
         self.before_write: Callable[[], None] = lambda: None
         self.before_listing: Callable[[], None] = lambda: None
-        self.listings = 0
         self.avoided: list[str] = []
         self.watches: list[FakeWatch] = []
         self.ttls: dict[int, int] = {}
@@ -152,7 +151,6 @@ class FakeEtcd:
     def range_prefix(self, prefix: str, *, revision: int | None = None) -> Range:
         self._answer()
         self.before_listing()
-        self.listings += revision is None
         there = self._at(revision)
         kvs = tuple(there[key] for key in sorted(there) if key.startswith(prefix))
         return Range(revision or self.revision, kvs, len(kvs), self.cluster)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import typing as t
 from collections.abc import Callable, Hashable, Iterable
@@ -20,7 +21,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Neigh,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import (
+    Kernel,
+    RefusedChange,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.netlink import Refusal
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
 
 VTEP = "flannel.1"
@@ -47,7 +52,7 @@ class FakeKernel(Kernel):
         )
         # The batches that were applied, and whether anything was read since.
         self.batches: list[list[Change]] = []
-        self.refuse: Callable[[Change], str | None] = lambda _change: None
+        self.refuse: Callable[[Change], Refusal | None] = lambda _change: None
 
     def put(self, *entries: Entry) -> None:
         """Somebody else's doing."""
@@ -124,16 +129,16 @@ class FakeKernel(Kernel):
         found = [each for each in self.entries.values() if getattr(each, "dev", None) == dev]
         return [each for each in found if not (isinstance(each, Route) and each.protocol == 2)]
 
-    def _step(self, batch: list[Change]) -> list[tuple[int, str]]:
+    def _step(self, batch: list[Change]) -> dict[int, RefusedChange]:
         self.batches.append(batch)
-        refused = []
+        refused = {}
         for index, change in enumerate(batch):
-            reason = self.refuse(change) or self._do(change)
-            if reason:
-                refused.append((index, reason))
+            refusal = self.refuse(change) or self._do(change)
+            if refusal:
+                refused[index] = RefusedChange(change, refusal)
         return refused
 
-    def _do(self, change: Change) -> str | None:
+    def _do(self, change: Change) -> Refusal | None:
         before, after = change
         if after is None:
             assert before is not None
@@ -143,8 +148,8 @@ class FakeKernel(Kernel):
                     del self.entries[each.key]
             return None
         if before is None and after.key in self.entries:
-            return "EEXIST (File exists)"
+            return Refusal(errno.EEXIST, "")
         if not isinstance(after, Link) and ("link", after.dev) not in self.entries:
-            return "device %s does not exist" % after.dev
+            return Refusal(errno.ENODEV, "")
         self.entries[after.key] = after
         return None

@@ -20,7 +20,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import Registry
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
+    Registry,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.snapshot import Found
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
     applied,
     needs,
@@ -86,6 +89,8 @@ class World:
         self.etcd = FakeEtcd(clock)
         self.etcd.put_config(config)
         self.registry = Registry(self.etcd)
+        self.listings = 0
+        self.registry.find = self._count_listing  # type: ignore[method-assign]
         self.log: list[str] = []
         values: dict[str, t.Any] = {
             "etcd": Etcd(endpoints=(FakeEtcd.url,)),
@@ -118,6 +123,10 @@ class World:
     def list(self) -> None:
         """A listing, taken in."""
         self.agent.take_listing(self.registry.find())
+
+    def _count_listing(self) -> Found:
+        self.listings += 1
+        return Registry.find(self.registry)
 
     def follow(self) -> bool:
         """What has happened in etcd since, taken in as one; False if that asks for a listing."""

@@ -14,7 +14,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Address,
     Link,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     NoNetwork,
 )
 

@@ -10,7 +10,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Link,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     NoNetwork,
 )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import typing as t
 
@@ -15,6 +16,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Neigh,
     Route,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.netlink import Refusal
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
     Change,
 )
@@ -26,12 +28,12 @@ from tests.unit.sync.fake_kernel import VTEP
 from tests.unit.sync.fakes import World, lease, tunnel, tunnels
 
 
-def refuse_route_to(*numbers: int) -> t.Callable[[Change], str | None]:
+def refuse_route_to(*numbers: int) -> t.Callable[[Change], Refusal | None]:
     subnets = ["10.5.%d.0/24" % number for number in numbers]
 
-    def refuse(change: Change) -> str | None:
+    def refuse(change: Change) -> Refusal | None:
         wanted = isinstance(change.after, Route) and change.after.dst in subnets
-        return "EINVAL (Invalid argument)" if wanted else None
+        return Refusal(errno.EINVAL, "") if wanted else None
 
     return refuse
 
