@@ -174,6 +174,11 @@ import sys
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package, sync
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.installation import (
+    Installation,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import diff
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.target import Target
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.way import apart
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.needs import (
     controllers,
@@ -185,7 +190,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.sett
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
-    steps_diff,
     taking_turns,
     warn_each,
 )
@@ -221,44 +225,45 @@ ARGUMENTS = {
 }
 
 
-def settings(module):
+def settings(module, target):
     """The program's settings, checked; the options of this module are named as they are."""
     option = module.params
     found = {name: option[name] for name in SETTINGS}
     found["sysctls"] = {name: str(value) for name, value in option["sysctls"].items()}
     found["choice"] = {name: option[name] for name in HOST_ARGUMENTS}
     found["etcd"] = {name[len("etcd_") :]: option[name] for name in ETCD_ARGUMENTS}
-    found["controllers"] = sync.managed_from(apart(controllers()))
+    found["controllers"] = sync.managed_from(target, apart(controllers()))
     with registry(module):  # says what is wrong with an option; talks to nobody
         return parse(found)
 
 
-def wanted(module):
+def program(module):
+    """The program as the task wants it: there, or removed."""
     option = module.params
     if not os.path.isabs(option["prefix"]):
         raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
     if option["state"] == "absent":
-        return None
-    python = option["python"] or sys.executable
-    return sync.Wanted(settings(module), option["mode"], python, option["units"])
+        return sync.Absent(Target(option["prefix"]))
+    target = Target(option["prefix"], option["python"] or sys.executable)
+    request = sync.Request(settings(module, target), option["mode"], option["units"])
+    return sync.Present(target, request)
 
 
-def report(module, plan, chosen):
+def report(module, installation):
     """Exit with what the program says."""
-    changed = bool(plan.steps)
-    result = {}
-    if chosen and not module.check_mode:
-        status = sync.status(chosen.settings)
+    changed = bool(installation.steps)
+    result = {} if module.check_mode else installation.outcome()
+    if "sync" in result:
+        status = result["sync"]
         warn_each(module, [each["text"] for each in status.get("errors", ())], "errors of the sync")
-        # It is run in the foreground here, to its end.
-        changed = changed or (chosen.mode == "none" and bool(status.get("changes")))
-        result["sync"] = status
+        # With mode none the program has run to its end, as part of this run.
+        changed = changed or (module.params["mode"] == "none" and bool(status.get("changes")))
     module.exit_json(
         changed=changed,
-        version=package.version() if chosen else None,
-        command=plan.command,
-        restarted=plan.restarts,
-        diff=steps_diff(plan.steps),
+        version=package.version() if module.params["state"] == "present" else None,
+        command=installation.command,
+        restarted=installation.restarts,
+        diff=diff(installation.steps),
         **result,
     )
 
@@ -268,12 +273,11 @@ def main():
     with reporting(module):
         planned = (module.params["planned"] or {}).get("package") if module.check_mode else None
         with taking_turns(module):
-            # It goes by what the settings have as well.
-            chosen = wanted(module)
-            plan = sync.Plan(module.params["prefix"], chosen, planned)
+            # What is to be installed depends on the settings that are there.
+            installation = Installation.observe(program(module), planned)
             if not module.check_mode:
-                plan.carry_out()
-        report(module, plan, chosen)
+                installation.apply()
+        report(module, installation)
 
 
 if __name__ == "__main__":

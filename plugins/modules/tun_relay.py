@@ -210,12 +210,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import diff
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import relay_setup
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
-    steps_diff,
     taking_turns,
     warn_each,
 )
@@ -291,16 +291,16 @@ def main():
     with reporting(module), Kernel() as kernel:
         result = {}
         with taking_turns(module):
-            plan = relay_setup.plan(module.params, kernel, lambda: read(module, kernel))
+            relay = relay_setup.observe(module.params, kernel, lambda: read(module, kernel))
             if not module.check_mode:
-                plan.carry_out()
-                result = plan.outcome()
+                relay.apply()
+                result = relay.outcome()
         module.exit_json(
-            changed=bool(plan.steps),
+            changed=bool(relay.steps),
             version=None if gone else package.version(),
-            command=plan.command,
-            restarted=plan.restarts,
-            diff=steps_diff(plan.steps),
+            command=relay.command,
+            restarted=relay.restarts,
+            diff=diff(relay.steps),
             **result,
         )
 

@@ -22,9 +22,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install i
     services,
     supervisor,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.services import (
-    Change,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import (
     Service,
+    ServiceChange,
 )
 
 from tests.lab.waiting import wait
@@ -47,7 +47,7 @@ class Kept:
         (before,) = self.manager.read([NAME])
         text = services.definition(command, pause=0.1, sockets=sockets) if command else ""
         after = Service(NAME, text, bool(text), bool(text))
-        self.manager.change([Change(before, after, restart)])
+        self.manager.change([ServiceChange(before, after, restart)])
 
     def pid(self) -> int:
         found = supervisor.running(self.path)

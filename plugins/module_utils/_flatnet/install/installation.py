@@ -1,334 +1,272 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A resident program on a host: its package, its command, its files, and what keeps it running.
+"""A program on a host: its package, its command, its files, and what keeps it running.
 
-A ``Plan`` observes and tells the steps that are missing; ``carry_out`` takes them. What is special
-to a program is in sync.py and relay.py beside it.
+    installation = Installation.observe(program)   looks at the host, and plans
+    installation.steps                             what differs, for the user
+    installation.apply()                           takes the steps
 
-A program is started anew when something has changed that it reads only at its start, and not for
-what another program consists of. A run that is cut short leaves a mark, so that the next one starts
-the program anew although all files are right; a run that replaces the package under other programs
-leaves theirs. The mark also has what was to go (``Rests``), which the settings tell no more once
-they are replaced or removed.
+Check mode stops before ``apply``. plan.py compares; what is special to a program is in sync.py and
+relay.py.
+
+A run may be cut short at any moment, and the next run has to make up for it. So a run writes a mark
+first, and removes it last. A run that finds a mark starts the program anew, although all files may
+be right. The mark also names what was to be removed, because the settings that named it may be
+replaced or removed by then.
+
+All programs share one package. A run that replaces the package under another program leaves a mark
+for that one too, so that its next run starts it anew.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import stat
 import time
-from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Callable
 
 from ..errors import FlatnetError
-from ..host import files
-from ..host.processes import ticks
 from . import package, services
-from .services import Change, Service, Supervised, Systemd
+from .plan import Desired, File, Leftovers, Observed, Plan, Step, plan
+from .target import Target
+
+_PAUSE = 0.05
 
 
 class NotReady(FlatnetError):
-    """The program was started and does not say that it runs."""
+    """The program was started, and does not say that it runs."""
 
 
-class Step(NamedTuple):
-    """One difference, as the user sees it."""
+class Program:
+    """What is special to one program. Each subclass has what it takes to install it, or to remove
+    it. The methods below are called in the order in which they stand here."""
 
-    where: str
-    before: str
-    after: str
+    name = ""  # as package.COMMANDS has it
+    # All services that it may have with systemd. Those of them that start it. Those of these that
+    # are run when they are new, and later by a timer.
+    units: tuple[str, ...] = ()
+    starting: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
+    # The service whose program says that it runs; empty if none does.
+    speaker = ""
+    # Seconds until a program that was started has to say that it runs.
+    patience = 15.0
+    # Whether the program is removed.
+    removed = False
 
-
-class File(NamedTuple):
-    """A file that root writes; an empty ``content`` is none. ``restarts``: the program reads it at
-    its start, and not later."""
-
-    path: str
-    content: str
-    mode: int = 0o644
-    restarts: bool = True
-
-
-class Rests(NamedTuple):
-    """What the settings of before had that those to come do not have, by path or name."""
-
-    files: frozenset[str] = frozenset()
-    users: frozenset[str] = frozenset()
-    devices: frozenset[str] = frozenset()
-
-    def without(self, other: Rests) -> Rests:
-        """Those that the other one does not have."""
-        return Rests(*(mine - others for mine, others in zip(self, other)))
-
-    def and_of(self, other: Rests) -> Rests:
-        """Those of both."""
-        return Rests(*(mine | others for mine, others in zip(self, other)))
-
-
-def rests(program: str) -> Rests:
-    """What a run that was cut short has left to remove."""
-    try:
-        found = json.loads(services.read_file(_mark(program)) or "{}")
-        return Rests(*(frozenset(map(str, found.get(name, ()))) for name in Rests._fields))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return Rests()
-
-
-class Plan:
-    """What is missing; ``steps`` is empty if nothing is.
-
-    ``python`` None: nothing of the program is to be left. ``obsolete`` has the files to remove, and
-    what else is to go, ``traces`` the files that nobody need be told of; ``first`` are steps that
-    come before all others, and ``restart`` says whether one of them asks for that.
-    """
-
-    program = ""  # as package names it
-    units: tuple[str, ...] = ()  # all that it may have with systemd
-    starting: tuple[str, ...] = ()  # those of them that start it
-    once: tuple[str, ...] = ()  # those that are run when they are new, and again by others
-
-    def __init__(
-        self,
-        prefix: str,
-        python: str | None,
-        files: Sequence[File],
-        obsolete: Rests,
-        traces: Sequence[str] = (),
-        first: Sequence[Step] = (),
-        restart: bool = False,
-        planned: str | None = None,
-    ) -> None:
-        self._prefix = prefix
-        self._python = python
-        self.command = package.launcher_path(prefix, self.program)
-        self._manager = _manager(prefix, python)
-        text = package.launcher(prefix, python, self.program) if python else ""
-        self._files = [File(self.command, text, 0o755), *files]
-        self.steps = list(first)
-        before = package.observe(prefix)
-        keeps = package.others(prefix, self.program)
-        version = package.version() if python else (str(before) if keeps else "none")
-        # In check mode another program's task would have put it in place by now.
-        shown = planned or str(before)
-        self._installs = bool(python) and shown != version
-        self._stale = before.stale
-        self._add("package", "%s\n" % shown, "%s\n" % version)
-        restart = restart or os.path.exists(_mark(self.program)) or self.program in before.stale
-        for file in self._files:
-            restart = (self._add_file(file) and file.restarts) or restart
-        self._traces = traces
-        self._rests = obsolete
-        self._obsolete = sorted(filter(os.path.lexists, obsolete.files))
-        for path in self._obsolete:
-            self._add(path, "present\n", "absent\n")
-        self._changes = self._plan_services(restart)
-        self.restarts = any(
-            each.restart or (each.after.running and not each.before.running)
-            for each in self._changes
-        )
+    def __init__(self, target: Target) -> None:
+        self.target = target
 
     @property
-    def systemd(self) -> bool:
-        """Whether systemd keeps the program running."""
-        return isinstance(self._manager, Systemd)
+    def command_name(self) -> str:
+        return package.COMMANDS[self.name]
 
-    def services(self) -> list[Service]:
-        """Those that are wanted, if anything is."""
+    def desired(self, unfinished: Leftovers) -> Desired:
+        """What the host should have. ``unfinished`` is what a run that was cut short was to remove.
+        Looks at the host as far as this depends on what is there."""
         raise NotImplementedError
 
-    def shown(self, file: File, before: str) -> tuple[str, str]:
-        """What a file has and is to have, as the user may see it."""
-        return before, file.content
+    def silence(self, begin: int) -> str:
+        """Why the program is not known to run; empty if it is. It runs if a live process of the
+        service said so, not too long ago, and this process was born in tick ``begin`` or later."""
+        raise NotImplementedError
 
-    def _add(self, where: str, before: str, after: str) -> None:
-        if before != after:
-            self.steps.append(Step(where, before, after))
+    def prepare(self) -> None:
+        """Make what the package, the files and the services need."""
 
-    def _add_file(self, file: File) -> bool:
-        """A step for a file whose content, permissions or owner differ; whether there is one."""
-        before = services.read_file(file.path)
-        present = os.path.lexists(file.path)
-        if before == file.content and (_is_private(file) if file.content else not present):
-            return False
-        texts = self.shown(file, before)
-        if file.content:
-            wanted = "mode %04o, root's\n" % file.mode
-            texts = (texts[0] + _permissions(file.path), texts[1] + wanted)
-        elif present and not before:
-            texts = ("present\n", "absent\n")
-        self._add(file.path, *texts)
-        return True
+    def inform(self, restarted: bool) -> None:
+        """Tell a program that goes on that its files have changed."""
 
-    def _plan_services(self, restart: bool) -> list[Change]:
-        wanted = {each.name: each for each in (self.services() if self._python else ())}
-        name = package.COMMANDS[self.program]
-        names, starting = (self.units, self.starting) if self.systemd else ((name,), (name,))
-        changes = []
-        for now in self._manager.read(names):
-            after = wanted.get(now.name, Service(now.name))
-            unknown = after.running is None or not (after.definition or now.definition)
-            before = now._replace(running=after.running) if unknown else now
-            # A timer goes on; what it starts next is the new one.
-            again = restart and bool(after.definition) and after.name in starting
-            if before == after and not again:
-                if after.name != self.speaker or self._speaks():
-                    continue
-                # It is there, or starts again and again, and the program says nothing.
-                again = after.running is None
-                before = before if again else before._replace(running=False)
-            again = again or (after.name in self.once and not before.definition)
-            changes.append(Change(before, after, again))
-            self._add(self._manager.path(after.name), before.definition, after.definition)
-            anew = ", started anew" if again and (before.running or after.running is None) else ""
-            self._add(after.name, "%s\n" % str(before), "%s%s\n" % (str(after), anew))
-        return changes
+    def problem(self, begin: int) -> str:
+        """Why the program is not as desired; empty if it is."""
+        return self.silence(begin)
 
-    def _speaks(self) -> bool:
-        """Whether the program says that it runs. A start may be under way, as after a boot."""
-        try:
-            self._await(self.silence, 0)
-        except NotReady:
-            return False
-        return True
+    def dismantle(self) -> None:
+        """When it is removed, and has ended: remove what else belongs to it, before its files."""
 
-    # --- act --------------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """All else is done: remove what nobody needs any more."""
 
-    def carry_out(self) -> None:
-        """Take the steps."""
+    def complete(self) -> None:
+        """The end of each run, even if there were no steps."""
+
+    def outcome(self) -> dict[str, Any]:
+        """What the program says about itself, for the module's result."""
+        return {}
+
+
+class Installation:
+    """One program on this host, as it was observed, and what has to change."""
+
+    def __init__(
+        self, program: Program, found: package.Installed, desired: Desired, planned: Plan
+    ) -> None:
+        self._program = program
+        self._target = program.target
+        self._found = found
+        self._desired = desired
+        self._plan = planned
+
+    @classmethod
+    def observe(cls, program: Program, planned: str | None = None) -> Installation:
+        """Look at the host. ``planned`` is for check mode: the package's version that an earlier
+        task of the same run would have installed."""
+        target = program.target
+        unfinished = _read_mark(target, program.name)
+        found = target.package()
+        desired = _in_full(program.desired(unfinished or Leftovers()), program, found)
+        names = program.units if target.systemd else (program.command_name,)
+        observed = Observed(
+            version=planned or str(found),
+            stale=program.name in found.stale,
+            files={file.path: target.file(file.path) for file in desired.files},
+            present=frozenset(filter(target.exists, desired.leftovers.files)),
+            services=tuple(target.manager.read(names)),
+            definitions={name: target.manager.path(name) for name in names},
+            interrupted=unfinished is not None,
+        )
+        made = plan(desired, observed)
+        changed = {change.after.name for change in made.services}
+        # If its service stays as it is, the program has to run already. A start may be under way.
+        if program.speaker and program.speaker not in changed and _wait(program, program.silence):
+            made = plan(desired, observed._replace(silent=program.speaker))
+        return cls(program, found, desired, made)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What has to change; empty if nothing has."""
+        return self._plan.steps
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the program is started, for the first time or anew."""
+        return self._plan.restarts
+
+    @property
+    def command(self) -> str:
+        """The path of the program's command."""
+        return self._target.command(self._program.name)
+
+    def outcome(self) -> dict[str, Any]:
+        """What the program says about itself, for the module's result."""
+        return self._program.outcome()
+
+    def apply(self) -> None:
+        """Take the steps. Raises FlatnetError; then the next run makes up for the rest."""
         mask = os.umask(0o022)
         try:
-            for file in self._files:
-                files.clean(file.path)
-            if self._python is None:
+            for file in self._desired.files:
+                self._target.remove_drafts(file.path)
+            if self._program.removed:
+                # Even if there is no step, something may be left that no step mentions.
                 self._remove()
             elif self.steps:
-                self._put(self._python)
+                self._install()
+            else:
+                # A run that was cut short may have done all but this.
+                self._target.remove(_mark(self._program.name))
         except OSError as error:
             raise FlatnetError("%s: %s" % (error.filename, error.strerror)) from None
         finally:
             os.umask(mask)
+        self._program.complete()
 
-    def prepare(self) -> None:
-        """What has to be there before the rest."""
-
-    def dismantle(self) -> None:
-        """What has to go after the program has ended, and before its files."""
-
-    def finish(self) -> None:
-        """What may go once all else is as it should be."""
-
-    # The service whose program says whether it runs; empty if none does.
-    speaker = ""
-
-    def silence(self, begin: int) -> str:
-        """Why the program does not run; empty if it does. It runs if a live process of the service
-        said so, not too long ago, and this process was born in tick ``begin`` or later."""
-        raise NotImplementedError
-
-    def problem(self, begin: int) -> str:
-        """Why the program is not as wanted; empty if it is."""
-        return self.silence(begin)
-
-    patience = 15.0
-
-    def _put(self, python: str) -> None:
-        self._leave_mark()
-        self.prepare()
-        if self._installs:
-            for other in package.others(self._prefix, self.program):
-                if other in self._stale and not os.path.exists(_mark(other)):
-                    files.replace(_mark(other), b"", 0o644)
-            package.install(self._prefix, python)
-        for file in self._files:
-            if file.content and not _is(file):
-                files.replace(file.path, file.content.encode(), file.mode)
-        begin = ticks() if self.restarts else 0
-        self._manager.change(self._changes)
-        package.clean(self._prefix)
-        for path in (*self._obsolete, *(file.path for file in self._files if not file.content)):
-            files.remove(path)
-        self.wait(begin)
-        self.finish()
-        files.remove(_mark(self.program))
-
-    def _leave_mark(self) -> None:
-        found = {name: sorted(each) for name, each in self._rests._asdict().items()}
-        files.replace(_mark(self.program), json.dumps(found).encode(), 0o644)
-
-    def wait(self, begin: int) -> None:
-        """Until the program is ready; raises NotReady."""
-        self._await(self.problem, begin)
-
-    def _await(self, asked: Callable[[int], str], begin: int) -> None:
-        until = time.monotonic() + self.patience
-        while True:
-            problem = asked(begin)
-            if not problem:
-                return
-            if time.monotonic() > until:
-                raise NotReady(
-                    "%s does not get ready within %d seconds: %s; %s"
-                    % (package.COMMANDS[self.program], self.patience, problem, self.said())
-                )
-            time.sleep(_PAUSE)
-
-    def said(self) -> str:
-        """The last lines that the program logged."""
-        return self._manager.said([each.name for each in self.services()])
+    def _install(self) -> None:
+        target, program, desired = self._target, self._program, self._desired
+        _write_mark(target, program.name, desired.leftovers)
+        program.prepare()
+        if self._plan.installs:
+            for other in target.others(program.name):
+                if other in self._found.stale and not target.exists(_mark(other)):
+                    _write_mark(target, other, Leftovers())
+            target.install_package()
+        for file in desired.files:
+            if file.content and not target.file(file.path).fits(file):
+                target.write(file)
+        begin = target.ticks() if self.restarts else 0
+        target.manager.change(self._plan.services)
+        target.remove_versions()
+        self._remove_files(
+            [*self._plan.gone, *(file.path for file in desired.files if not file.content)]
+        )
+        program.inform(self.restarts)
+        problem = _wait(program, program.problem, begin)
+        if problem:
+            said = target.manager.said([service.name for service in desired.services])
+            raise NotReady(
+                "%s is not ready after %d seconds: %s; %s"
+                % (program.command_name, program.patience, problem, said)
+            )
+        program.finish()
+        target.remove(_mark(program.name))
 
     def _remove(self) -> None:
+        target, program, desired = self._target, self._program, self._desired
         if self.steps:
-            self._leave_mark()
-        self._manager.change(self._changes)
-        self.dismantle()
-        paths = [*self._traces, *self._obsolete, *(file.path for file in self._files)]
+            _write_mark(target, program.name, desired.leftovers)
+        target.manager.change(self._plan.services)
+        program.dismantle()
+        paths = [*desired.traces, *self._plan.gone, *(file.path for file in desired.files)]
+        self._remove_files(paths)
+        target.remove_program(program.name)
+        program.finish()
+        target.remove(_mark(program.name))
+        for folder in map(os.path.dirname, paths):
+            if os.path.basename(folder) == package.NAME:
+                target.remove_empty_folder(folder)
+
+    def _remove_files(self, paths: Iterable[str]) -> None:
         for path in paths:
-            files.remove(path)
-        package.remove(self._prefix, self.program)
-        self.finish()
-        files.remove(_mark(self.program))
-        for path in paths:
-            # Only if it is empty.
-            if os.path.basename(os.path.dirname(path)) == package.NAME:
-                with contextlib.suppress(OSError):
-                    os.rmdir(os.path.dirname(path))
+            self._target.remove(path)
 
 
-_PAUSE = 0.05
+def _wait(program: Program, problem: Callable[[int], str], begin: int = 0) -> str:
+    """Until there is no problem, or the program's time is over; the problem that is left."""
+    until = time.monotonic() + program.patience
+    while True:
+        found = problem(begin)
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(_PAUSE)
+
+
+def _in_full(desired: Desired, program: Program, found: package.Installed) -> Desired:
+    """With what all programs have: the package, a command, and a service that starts it."""
+    target = program.target
+    if program.removed:
+        # The package stays for as long as another program needs it.
+        text, version = "", str(found) if target.others(program.name) else "none"
+    else:
+        text, version = target.launcher(program.name), target.version()
+    command = File(target.command(program.name), text, 0o755)
+    return desired._replace(
+        files=(command, *desired.files),
+        version=version,
+        starting=program.starting if target.systemd else (program.command_name,),
+        once=program.once,
+    )
+
+
+# --- the mark of a run that is under way ----------------------------------------------------------
 
 
 def _mark(program: str) -> str:
     return os.path.join(services.RUN, program + ".changing")
 
 
-def _manager(prefix: str, python: str | None) -> Systemd | Supervised:
-    if services.has_systemd():
-        return Systemd()
-    program = os.path.join(package.current(prefix), package.NAME, package.SUPERVISOR)
-    return Supervised(program, python or "")
+def _write_mark(target: Target, program: str, leftovers: Leftovers) -> None:
+    found = {name: sorted(each) for name, each in leftovers._asdict().items()}
+    target.write(File(_mark(program), json.dumps(found)))
 
 
-def _is(file: File) -> bool:
-    return services.read_file(file.path) == file.content and _is_private(file)
-
-
-def _is_private(file: File) -> bool:
-    """Whether it has its permissions and is root's."""
-    found = os.lstat(file.path)
-    return (
-        stat.S_ISREG(found.st_mode)
-        and stat.S_IMODE(found.st_mode) == file.mode
-        and found.st_uid == os.geteuid()
-    )
-
-
-def _permissions(path: str) -> str:
+def _read_mark(target: Target, program: str) -> Leftovers | None:
+    """What a run that was cut short was to remove; None if none was cut short."""
+    if not target.exists(_mark(program)):
+        return None
     try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return ""
-    owner = "root" if found.st_uid == os.geteuid() else "user %d" % found.st_uid
-    return "mode %04o, %s's\n" % (stat.S_IMODE(found.st_mode), owner)
+        found = json.loads(target.text(_mark(program)) or "{}")
+        return Leftovers(*(frozenset(map(str, found.get(name, ()))) for name in Leftovers._fields))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Leftovers()

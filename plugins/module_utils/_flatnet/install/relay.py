@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``flatnet-relay`` on a host: its user, its device, and what installation.py sees to.
+"""``flatnet-relay`` on a host: what is special to it. installation.py installs and removes it.
 
-The device is made before the program starts, belongs to the program's user, and outlives it, with
-its route. So the program needs no rights, and a restart costs no more than the packets of a moment.
+The relay runs as a user without rights, and needs a TUN device with a route. This file makes both
+before the relay starts. The device belongs to that user, and stays when the relay ends. So the
+relay needs no rights, and a restart loses only the packets of a moment.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any, NamedTuple
 from ..errors import InvalidInput
 from ..host import files, users
 from ..host.lock import locked
-from ..host.processes import born
 from ..kernel.entries import Link, Route
 from ..kernel.kernel import Kernel
 from ..kernel.links import plan_link, remove_link
-from ..kernel.plan import Changes, adoptable_routes, diff, plan
+from ..kernel.plan import Changes, adoptable_routes, plan
+from ..kernel.plan import diff as kernel_diff
 from ..overlay.backends.udp import relay_table
 from ..overlay.devices import Device
 from ..relay.config import (
@@ -32,114 +33,134 @@ from ..relay.config import (
     InvalidRelayConfig,
     RelaySettings,
     RelayTable,
-    load_settings,
+    parse_settings,
     parse_table,
 )
 from ..relay.control import RelayUnavailable, ask
-from . import installation, package, services
-from .installation import File, Rests, Step
-from .services import Service
+from . import package, services
+from .installation import Program
+from .plan import Desired, File, Leftovers, Service, Step, presence
+from .target import Target
 
 UNIT = "flatnet-relay.service"
-# One that was killed is back before a stream minds.
+# Seconds until a relay that was killed is started again: before a TCP stream suffers.
 _PAUSE = 0.2
 # As FileDescriptorStoreMax in the unit: one for each worker, and some that are about to go.
 _SOCKETS = 32
 
 
-class Wanted(NamedTuple):
-    """``unit`` is the text of systemd's unit, on a host that has it. ``table`` None: somebody else
-    sees to it. ``restart``: whether or not anything has changed."""
+class Request(NamedTuple):
+    """What the task asks for.
+
+    ``unit`` is the text of systemd's unit, for a host that has systemd. ``table`` is None if
+    somebody else keeps the table. ``restart``: even if nothing has changed.
+    """
 
     settings: RelaySettings
     device: Device
-    python: str
     unit: str
     table: RelayTable | None
     restart: bool
 
 
-class RelayPlan(installation.Plan):
-    """What is missing of a relay, or is left of one."""
-
-    program = "relay"
-    patience = 10.0
+class _Relay(Program):
+    name = "relay"
     units = (UNIT,)
     starting = (UNIT,)
-    _kernel: Kernel
+    patience = 10.0
 
-    def devices(self) -> Changes:
-        """What to change about devices and routes, as of now."""
+    def __init__(self, target: Target, kernel: Kernel) -> None:
+        super().__init__(target)
+        self._kernel = kernel
+        self._leftovers = Leftovers()
+
+    def _kernel_changes(self) -> Changes:
+        """What to change about devices and routes, as they are now."""
         raise NotImplementedError
 
-    def _converge(self) -> None:
-        """The settings first: flatnet-sync goes by them."""
-        with locked():
-            self.settle()
-            self._kernel.converge(self.devices, check_mode=False)
+    def _kernel_steps(self, changes: Changes) -> list[Step]:
+        shown = kernel_diff(changes)
+        return [Step("kernel", shown["before"], shown["after"])] if changes else []
 
-    def settle(self) -> None:
-        """Write or remove the settings."""
-        raise NotImplementedError
-
-    def outcome(self) -> dict[str, Any]:
-        """What there is to say of it once it is carried out."""
-        return {}
+    def _remove_users(self) -> None:
+        for user in sorted(self._leftovers.users):
+            users.remove(user)
 
 
-class Present(RelayPlan):
-    """What is missing so that the relay runs as wanted."""
+class Present(_Relay):
+    """The relay is installed and runs."""
 
-    def __init__(self, prefix: str, wanted: Wanted, kernel: Kernel) -> None:
-        self._wanted, self._kernel = wanted, kernel
-        self.speaker = UNIT if services.has_systemd() else package.COMMANDS[self.program]
-        settings = wanted.settings
-        before = installed()
-        rests = _rests(before).and_of(installation.rests(self.program)).without(_rests(settings))
-        self._former = sorted(rests.devices)
-        self._users = _ours(rests.users)
-        changes = kernel.converge(self.devices, check_mode=True)
-        first = _kernel_steps(changes)
+    speaker = UNIT
+
+    def __init__(self, target: Target, request: Request, kernel: Kernel) -> None:
+        super().__init__(target, kernel)
+        self._request = request
+        self._settings = request.settings
+        self._informs = False
+        if not target.systemd:
+            self.speaker = self.command_name
+
+    def desired(self, unfinished: Leftovers) -> Desired:
+        settings, before = self._settings, installed(self.target)
+        self._leftovers = (_own(before) | unfinished) - _own(settings)
+        changes = self._kernel.converge(self._kernel_changes, check_mode=True)
+        table = self._table_file()
+        rewritten = self.target.text(table.path) != table.content
+        outdated = None if rewritten or before != settings else self._outdated(table)
+        self._informs = rewritten or outdated is not None
+        steps = self._kernel_steps(changes)
         if users.find(settings.user) is None:
-            first.insert(0, Step("user " + settings.user, "absent\n", "present\n"))
-        table = _table_file(wanted)
-        renewed = services.read_file(table.path) != table.content
-        late = None if renewed or before != settings else _late(settings, table)
-        self._tell = renewed or late is not None
-        if late:
-            first.append(Step("relay", late.before + "\n", late.after + "\n"))
-        super().__init__(
-            prefix,
-            wanted.python,
-            [File(SETTINGS_PATH, settings.to_json()), table],
-            obsolete=rests,
-            first=first + _user_steps(self._users),
-            # The relay has queues of the device that was.
-            restart=wanted.restart
-            or any(_replaces(each.before, each.after) for each in changes)
-            or (late is not None and late.restarts),
+            steps.insert(0, presence("user " + settings.user, False, True))
+        if outdated:
+            steps.append(Step("relay", outdated.before + "\n", outdated.after + "\n"))
+        return Desired(
+            files=(File(SETTINGS_PATH, settings.to_json()), table),
+            services=(self._service(),),
+            leftovers=self._leftovers,
+            steps=(*steps, *_user_steps(self._leftovers.users)),
+            restart=self._request.restart
+            # A relay that runs has the queues of the device that was there before.
+            or any(each.before is None and isinstance(each.after, Link) for each in changes)
+            or (outdated is not None and outdated.restarts),
         )
 
-    def services(self) -> list[Service]:
-        if self.systemd:
-            if not self._wanted.unit:
+    def _service(self) -> Service:
+        if self.target.systemd:
+            if not self._request.unit:
                 raise InvalidInput(
                     "unit: systemd runs this host, so the text of %s is needed" % UNIT
                 )
-            return [Service(UNIT, self._wanted.unit, True, True)]
-        text = services.definition([self.command, "run"], pause=_PAUSE, sockets=_SOCKETS)
-        return [Service(package.COMMANDS[self.program], text, True, True)]
+            return Service(UNIT, self._request.unit, True, True)
+        command = [self.target.command(self.name), "run"]
+        text = services.definition(command, pause=_PAUSE, sockets=_SOCKETS)
+        return Service(self.command_name, text, True, True)
 
-    def shown(self, file: File, before: str) -> tuple[str, str]:
-        if file.path != self._wanted.settings.table_file:
-            return super().shown(file, before)
-        return _table_lines(before), _table_lines(file.content)
+    def _table_file(self) -> File:
+        """The table as it was given. If somebody else keeps it, it stays as it is, even if it is
+        broken: a relay that runs goes on with the table that it has read before. Where there is
+        none, an empty one is made."""
+        path, table = self._settings.table_file, self._request.table
+        text = table.to_json() if table is not None else self.target.text(path)
+        return File(path, text or RelayTable().to_json(), restarts=False, show=_show_table)
 
-    def devices(self) -> Changes:
-        kernel, device = self._kernel, self._wanted.device
+    def _outdated(self, table: File) -> relay_table.RelayUse | None:
+        """What a relay that runs uses instead of what its files say: nobody told it, or it did not
+        hear. None if it uses what they say, or does not answer."""
+        try:
+            found: RelayTable | None = parse_table(table.content)
+        except InvalidRelayConfig:
+            found = None
+        try:
+            return relay_table.late(self._settings.control, found, self._settings)
+        except RelayUnavailable:
+            return None
+
+    def _kernel_changes(self) -> Changes:
+        kernel, device = self._kernel, self._request.device
+        former = sorted(self._leftovers.devices)
         name = device.link.name
         routes = kernel.routes(None)
-        wanted = Route(self._wanted.settings.network, name)
+        wanted = Route(self._settings.network, name)
         changes = plan_link(
             device.link,
             kernel.link(name),
@@ -150,175 +171,143 @@ class Present(RelayPlan):
         own = adoptable_routes(
             [wanted],
             [route for route in routes if route.table == wanted.table],
-            lambda route: route.dev in (name, *self._former),
+            lambda route: route.dev in (name, *former),
         )
         changes += plan([wanted], own)
-        for former in self._former:
-            link = kernel.link(former)
+        for each in former:
+            link = kernel.link(each)
             if link and link.kind == device.link.kind:
-                held = [each for each in kernel.entries_on(former, routes) if each not in own]
+                held = [entry for entry in kernel.entries_on(each, routes) if entry not in own]
                 changes += remove_link(link.kind, link, held).changes
         return changes
 
     def prepare(self) -> None:
-        settings = self._wanted.settings
+        settings = self._settings
         user = users.make(settings.user)
         if settings.metrics_file:
             folder = os.path.dirname(settings.metrics_file)
             files.make_folder(folder, user.pw_uid, user.pw_gid)
             _check_writable(folder, settings.user)
-        self._converge()
+        with locked():
+            # The settings first: flatnet-sync goes by them.
+            files.replace_if_changed(SETTINGS_PATH, settings.to_json().encode(), 0o644)
+            self._kernel.converge(self._kernel_changes, check_mode=False)
 
-    def settle(self) -> None:
-        text = self._wanted.settings.to_json()
-        files.replace_if_changed(SETTINGS_PATH, text.encode(), 0o644)
-
-    def finish(self) -> None:
-        for user in self._users:
-            users.remove(user)
-
-    def outcome(self) -> dict[str, Any]:
-        return {"relay": status(self._wanted.settings)}
-
-    def wait(self, begin: int) -> None:
-        if self._tell and not self.restarts:
-            relay_table.tell(self._wanted.settings.control)
-        super().wait(begin)
+    def inform(self, restarted: bool) -> None:
+        if self._informs and not restarted:
+            relay_table.tell(self._settings.control)
 
     def silence(self, begin: int) -> str:
         return self._ask(begin)[0]
-
-    def _ask(self, begin: int) -> tuple[str, dict[str, Any]]:
-        try:
-            found = status(self._wanted.settings)
-        except RelayUnavailable as error:
-            return str(error), {}
-        pid = found["pid"]
-        if (born(pid) or 0) < begin or not self._manager.runs(self.speaker, pid):
-            return "it is the one of before that answers", found
-        return "", found
 
     def problem(self, begin: int) -> str:
         silence, found = self._ask(begin)
         if silence:
             return silence
         if found["table_error"]:
-            return str(found["table_error"]) if self._wanted.table is not None else ""
-        settings = self._wanted.settings
-        late = relay_table.behind(found, relay_table.read(settings.table_file), settings)
-        return "it uses %s" % late.before if late else ""
+            # A broken table that somebody else keeps is theirs to mend.
+            return str(found["table_error"]) if self._request.table is not None else ""
+        table = relay_table.read(self._settings.table_file)
+        outdated = relay_table.behind(found, table, self._settings)
+        return "it still uses %s" % outdated.before if outdated else ""
+
+    def _ask(self, begin: int) -> tuple[str, dict[str, Any]]:
+        """Why the relay is not known to run, or what it says about itself."""
+        try:
+            found = _status(self._settings)
+        except RelayUnavailable as error:
+            return str(error), {}
+        pid = found["pid"]
+        started_since = (self.target.born(pid) or 0) >= begin
+        if not started_since or not self.target.manager.runs(self.speaker, pid):
+            return "the previous relay process still answers", found
+        return "", found
+
+    def finish(self) -> None:
+        self._remove_users()
+
+    def outcome(self) -> dict[str, Any]:
+        return {"relay": _status(self._settings)}
 
 
-class Absent(RelayPlan):
-    """What there is to remove. A run that was cut short may have left no settings to tell of it, so
-    ``device``, ``user`` and ``table_file`` are looked at as well."""
+class Absent(_Relay):
+    """The relay is removed.
 
-    def __init__(
-        self, prefix: str, device: str, user: str, table_file: str, kernel: Kernel
-    ) -> None:
-        self._kernel = kernel
-        before = installed()
-        named = Rests(frozenset({table_file}), frozenset({user}), frozenset({device}))
-        rests = _rests(before).and_of(installation.rests(self.program)).and_of(named)
-        self._names = sorted(rests.devices)
-        self._users = _ours(rests.users)
-        self._control = before.control if before else CONTROL_PATH
-        changes = kernel.converge(self.devices, check_mode=True)
-        super().__init__(
-            prefix,
-            None,
-            [File(SETTINGS_PATH, "")],
-            obsolete=rests,
-            traces=[self._control],
-            first=_kernel_steps(changes) + _user_steps(self._users),
+    What to remove is in its settings. A run that was cut short may have left none, so ``named``,
+    what the task names, is removed as well.
+    """
+
+    removed = True
+
+    def __init__(self, target: Target, named: Leftovers, kernel: Kernel) -> None:
+        super().__init__(target, kernel)
+        self._named = named
+        self._control = CONTROL_PATH
+
+    def desired(self, unfinished: Leftovers) -> Desired:
+        before = installed(self.target)
+        self._leftovers = _own(before) | unfinished | self._named
+        if before:
+            self._control = before.control
+        changes = self._kernel.converge(self._kernel_changes, check_mode=True)
+        return Desired(
+            files=(File(SETTINGS_PATH, ""),),
+            leftovers=self._leftovers,
+            traces=(self._control,),
+            steps=(*self._kernel_steps(changes), *_user_steps(self._leftovers.users)),
         )
 
-    def services(self) -> list[Service]:
-        return []
-
-    def devices(self) -> Changes:
+    def _kernel_changes(self) -> Changes:
         changes: Changes = ()
-        for name in self._names:
+        for name in sorted(self._leftovers.devices):
             link = self._kernel.link(name)
             changes += remove_link("tun", link, self._kernel.entries_on(name)).changes
         return changes
 
-    def settle(self) -> None:
-        files.remove(SETTINGS_PATH)
-
     def dismantle(self) -> None:
-        self._converge()
-        for user in self._users:
-            users.remove(user)
+        with locked():
+            # The settings first: flatnet-sync goes by them.
+            files.remove(SETTINGS_PATH)
+            self._kernel.converge(self._kernel_changes, check_mode=False)
+        self._remove_users()
 
     def finish(self) -> None:
         folder = os.path.dirname(self._control)
-        if os.path.basename(folder) == package.COMMANDS[self.program]:
+        if os.path.basename(folder) == package.COMMANDS[self.name]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def installed() -> RelaySettings | None:
-    """The settings that are there; None if there are none that can be read."""
+def installed(target: Target) -> RelaySettings | None:
+    """The settings that are installed; None if there are none that can be read."""
     try:
-        return load_settings()
-    except InvalidRelayConfig:
+        return parse_settings(target.text(SETTINGS_PATH))
+    except (OSError, InvalidRelayConfig):
         return None
 
 
-def status(settings: RelaySettings) -> dict[str, Any]:
+def _status(settings: RelaySettings) -> dict[str, Any]:
     """What the relay says about itself, without peers; raises RelayUnavailable."""
     return ask(settings.control, "summary")
 
 
-def _late(settings: RelaySettings, table: File) -> relay_table.RelayUse | None:
-    """What a relay that runs uses that is not what its files say: nobody told it, or it did not
-    hear. One that gives no answer is not known to."""
-    try:
-        found: RelayTable | None = parse_table(table.content)
-    except InvalidRelayConfig:
-        found = None
-    try:
-        return relay_table.late(settings.control, found, settings)
-    except RelayUnavailable:
-        return None
-
-
-def _ours(names: Iterable[str]) -> list[str]:
-    return sorted(filter(users.is_ours, names))
-
-
-def _user_steps(names: list[str]) -> list[Step]:
-    return [Step("user " + name, "present\n", "absent\n") for name in names]
-
-
-def _kernel_steps(changes: Changes) -> list[Step]:
-    shown = diff(changes)
-    return [Step("kernel", shown["before"], shown["after"])] if changes else []
-
-
-def _replaces(before: object, after: object) -> bool:
-    """Whether a device is made, or made anew."""
-    return before is None and isinstance(after, Link)
-
-
-def _rests(settings: RelaySettings | None) -> Rests:
+def _own(settings: RelaySettings | None) -> Leftovers:
     """What is the relay's own besides its settings."""
     if settings is None:
-        return Rests()
-    return Rests(
+        return Leftovers()
+    return Leftovers(
         frozenset(path for path in (settings.table_file, settings.metrics_file) if path),
         frozenset({settings.user}),
         frozenset({settings.device}),
     )
 
 
-def _table_file(wanted: Wanted) -> File:
-    """With the table as given; or as it is, else an empty one to start with. One that is somebody
-    else's and damaged is left to them: a relay that runs goes on with the one before."""
-    path = wanted.settings.table_file
-    if wanted.table is not None:
-        return File(path, wanted.table.to_json(), restarts=False)
-    return File(path, services.read_file(path) or RelayTable().to_json(), restarts=False)
+def _user_steps(names: Iterable[str]) -> list[Step]:
+    """Only users that we have made are removed."""
+    return [presence("user " + name, True, False) for name in sorted(names) if users.is_ours(name)]
+
+
+def _show_table(before: str, after: str) -> tuple[str, str]:
+    return _table_lines(before), _table_lines(after)
 
 
 def _table_lines(text: str) -> str:

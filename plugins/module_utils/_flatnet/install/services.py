@@ -16,12 +16,12 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from ..errors import FlatnetError
 from ..host import files
 from ..host.processes import CommandFailed, parent, run
 from . import supervisor
+from .plan import Service, ServiceChange
 
 UNITS = "/etc/systemd/system"
 RUN = "/run/flatnet"
@@ -33,33 +33,6 @@ _LINES = 10
 
 class ServiceFailed(FlatnetError):
     """A service cannot be started, stopped or asked about."""
-
-
-class Service(NamedTuple):
-    """``definition`` empty: there is none. ``enabled``: started at boot. ``running`` None, of one
-    that is wanted: whether it runs is not ours to say, as of what a timer starts."""
-
-    name: str
-    definition: str = ""
-    enabled: bool = False
-    running: bool | None = False
-
-    def __str__(self) -> str:
-        if not self.definition:
-            return "absent"
-        words = ["enabled" if self.enabled else "not enabled"]
-        if self.running is not None:
-            words.append("running" if self.running else "not running")
-        return ", ".join(words)
-
-
-class Change(NamedTuple):
-    """``restart``: also if the service itself stays as it is. Where ``after.running`` is None, that
-    is to run it once now."""
-
-    before: Service
-    after: Service
-    restart: bool = False
 
 
 class Systemd:
@@ -89,7 +62,7 @@ class Systemd:
         """Whether this process is the service's own."""
         return _systemctl("show", "--property=MainPID", name).strip() == "MainPID=%d" % pid
 
-    def change(self, changes: Iterable[Change]) -> None:
+    def change(self, changes: Iterable[ServiceChange]) -> None:
         """Carry out all of them; a started service is ready when this returns."""
         todo = list(changes)
         gone = [each.before.name for each in todo if not each.after.definition]
@@ -155,7 +128,7 @@ class Supervised:
         found = supervisor.running(self.path(name))
         return found is not None and parent(pid) == found.pid
 
-    def change(self, changes: Iterable[Change]) -> None:
+    def change(self, changes: Iterable[ServiceChange]) -> None:
         for change in changes:
             path = self.path(change.after.name)
             starts = bool(change.after.running) and _restarts(change)
@@ -249,11 +222,11 @@ def _starts(values: dict[str, str]) -> bool:
     return values.get("ActiveState") == "activating" and not substate.startswith("auto-restart")
 
 
-def _redo(change: Change) -> bool:
+def _redo(change: ServiceChange) -> bool:
     return not change.before.enabled or change.before.definition != change.after.definition
 
 
-def _restarts(change: Change) -> bool:
+def _restarts(change: ServiceChange) -> bool:
     return (
         change.restart
         or not change.before.running

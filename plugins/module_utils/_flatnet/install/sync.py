@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``flatnet-sync`` on a host: see installation.py."""
+"""``flatnet-sync`` on a host: what is special to it. installation.py installs and removes it.
+
+Its settings have etcd's password, which is never shown. It says in its status file that it runs.
+"""
 
 from __future__ import annotations
 
@@ -13,153 +16,180 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidInput
 from ..etcd.cluster import CALL
-from ..host.processes import born, run, ticks
-from ..sync.settings import DEFAULT_PATH, InvalidSettings, Settings, load, to_json
-from . import installation, package, services
-from .installation import File, NotReady, Rests
-from .services import Service
+from ..fields import load_object
+from ..sync.settings import DEFAULT_PATH, InvalidSettings, Settings, parse, to_json
+from . import services
+from .installation import NotReady, Program
+from .plan import Desired, File, Leftovers, Service
+from .target import Target
 
 RESTORE, SYNC = "flatnet-restore.service", "flatnet-sync.service"
 ONCE, TIMER = "flatnet-sync-once.service", "flatnet-sync.timer"
-# With systemd: what each way of running it needs.
+# The units of systemd that each way of running it needs.
 MODES = {"service": (RESTORE, SYNC), "timer": (RESTORE, ONCE, TIMER), "none": (RESTORE,)}
 
 _MOST_CONTROLLERS = 16
 
 
-class Wanted(NamedTuple):
-    """``units`` are the texts of systemd's units by name, on a host that has it."""
+class Request(NamedTuple):
+    """What the task asks for. ``units`` are the texts of systemd's units by their names, for a host
+    that has systemd."""
 
     settings: Settings
     mode: str
-    python: str
     units: Mapping[str, str]
 
 
-class Plan(installation.Plan):
-    """``wanted`` None: nothing of it is to be left. ``planned``: the package's version after what
-    earlier tasks of the same check-mode run would have done."""
-
-    program = "sync"
+class _Sync(Program):
+    name = "sync"
     units = (RESTORE, SYNC, ONCE, TIMER)
     starting = (SYNC, ONCE)
     once = (ONCE,)
 
-    def __init__(self, prefix: str, wanted: Wanted | None, planned: str | None = None) -> None:
-        self._wanted = wanted
-        if wanted:
-            # It says that it runs after a listing and a watch, or after the first call that failed.
-            self.patience = 2 * CALL * wanted.settings.etcd.timeout + 15
-            if wanted.mode != "none":
-                self.speaker = SYNC if wanted.mode == "service" else ONCE
-                if not services.has_systemd():
-                    self.speaker = package.COMMANDS[self.program]
-        text = to_json(wanted.settings) if wanted else ""
-        super().__init__(
-            prefix,
-            wanted.python if wanted else None,
-            [File(DEFAULT_PATH, text, 0o600)],
-            obsolete=_rests(_installed_settings())
-            .and_of(installation.rests(self.program))
-            .without(_rests(wanted and wanted.settings)),
-            traces=[Settings().status_file],
-            planned=planned,
+
+class Present(_Sync):
+    """flatnet-sync is installed, and runs in one of its modes."""
+
+    def __init__(self, target: Target, request: Request) -> None:
+        super().__init__(target)
+        self._settings = request.settings
+        self._mode = request.mode
+        self._units = request.units
+        # It says that it runs after it has listed and watched the leases, or after the first call
+        # to etcd that failed.
+        self.patience = 2 * CALL * self._settings.etcd.timeout + 15
+        if self._mode != "none" and target.systemd:
+            self.speaker = SYNC if self._mode == "service" else ONCE
+        elif self._mode != "none":
+            self.speaker = self.command_name
+
+    def desired(self, unfinished: Leftovers) -> Desired:
+        settings = File(DEFAULT_PATH, to_json(self._settings), 0o600, show=_show_settings)
+        own = _own_files(self._settings)
+        return Desired(
+            files=(settings,),
+            services=tuple(self._with_systemd() if self.target.systemd else self._supervised()),
+            leftovers=(_own_files(_installed(self.target)) | unfinished) - own,
         )
 
-    def shown(self, file: File, before: str) -> tuple[str, str]:
-        if file.path != DEFAULT_PATH:
-            return super().shown(file, before)
-        same = _password(before) == _password(file.content)
-        return _masked(before, "hidden"), _masked(file.content, "hidden" if same else "another one")
+    def _with_systemd(self) -> list[Service]:
+        names = MODES[self._mode]
+        missing = [name for name in names if not self._units.get(name)]
+        if missing:
+            raise InvalidInput(
+                "units: systemd runs this host, so mode %s needs the text of %s"
+                % (self._mode, " and ".join(missing))
+            )
+        return [
+            # The timer starts ONCE, and the boot RESTORE: we do not manage whether they run.
+            Service(name, self._units[name], name != ONCE, name in (SYNC, TIMER) or None)
+            for name in names
+        ]
 
-    def services(self) -> list[Service]:
-        wanted = self._wanted
-        if wanted is None:
+    def _supervised(self) -> list[Service]:
+        if self._mode == "none":
             return []
-        if self.systemd:
-            names = MODES[wanted.mode]
-            missing = [name for name in names if not wanted.units.get(name)]
-            if missing:
-                raise InvalidInput(
-                    "units: systemd runs this host, so mode %s needs the text of %s"
-                    % (wanted.mode, " and ".join(missing))
-                )
-            return [
-                Service(name, wanted.units[name], name != ONCE, name in (SYNC, TIMER) or None)
-                for name in names
-            ]
-        if wanted.mode == "none":
-            return []
-        if wanted.mode == "service":
-            text = services.definition([self.command, "watch"])
+        command = self.target.command(self.name)
+        if self._mode == "service":
+            text = services.definition([command, "watch"])
         else:
-            text = services.definition([self.command, "once"], wanted.settings.check_interval)
-        return [Service(package.COMMANDS[self.program], text, True, True)]
-
-    def carry_out(self) -> None:
-        super().carry_out()
-        if self._wanted and self._wanted.mode == "none":
-            # Nothing else leaves on disk what is restored at boot.
-            begin = ticks()
-            dummy, output = run([self.command, "once"])
-            if (status(self._wanted.settings).get("born") or 0) < begin:
-                raise NotReady(
-                    "'%s once' says nothing about itself: %s" % (self.command, output.strip())
-                )
+            text = services.definition([command, "once"], self._settings.check_interval)
+        return [Service(self.command_name, text, True, True)]
 
     def prepare(self) -> None:
-        if self._wanted and self._wanted.settings.metrics_file:
-            os.makedirs(os.path.dirname(self._wanted.settings.metrics_file), exist_ok=True)
+        if self._settings.metrics_file:
+            self.target.make_folder(os.path.dirname(self._settings.metrics_file))
 
     def silence(self, begin: int) -> str:
-        if self._wanted is None or not self.speaker:
+        if not self.speaker:
             return ""
-        found = status(self._wanted.settings)
+        found = status(self.target, self._settings)
         if (found.get("born") or 0) < begin or "updated_monotonic" not in found:
-            return "it tells nothing"
-        # It looks at everything now and then, and says so; etcd may keep it waiting meanwhile.
-        longest = 3 * self._wanted.settings.check_interval + 2 * self.patience + 60
+            return "it has not written its status yet"
+        # It writes its status with every comparison. Until then etcd may keep it waiting.
+        longest = 3 * self._settings.check_interval + 2 * self.patience + 60
         if not 0 <= time.monotonic() - found["updated_monotonic"] < longest:
-            return "it has told nothing for more than %d seconds" % longest
+            return "it has not written its status for more than %d seconds" % longest
         pid = found["pid"] or 0
-        if self._wanted.mode == "service" and not (
-            born(pid) is not None
-            and born(pid) == found["born"]
-            and self._manager.runs(self.speaker, pid)
+        if self._mode == "service" and not (
+            self.target.born(pid) is not None
+            and self.target.born(pid) == found["born"]
+            and self.target.manager.runs(self.speaker, pid)
         ):
-            return "what told something last is not the process that runs"
+            return "its status is of another process than the one that runs"
         return ""
 
+    def complete(self) -> None:
+        """With mode ``none`` nothing else writes what a boot restores. So it is run here."""
+        if self._mode != "none":
+            return
+        begin = self.target.ticks()
+        command = self.target.command(self.name)
+        output = self.target.run([command, "once"])
+        if (status(self.target, self._settings).get("born") or 0) < begin:
+            raise NotReady(
+                "'%s once' has not written its status; it said: %s" % (command, output.strip())
+            )
 
-def status(settings: Settings) -> dict[str, Any]:
-    """What the program says about itself; empty if nothing."""
+    def outcome(self) -> dict[str, Any]:
+        return {"sync": status(self.target, self._settings)}
+
+
+class Absent(_Sync):
+    """flatnet-sync is removed."""
+
+    removed = True
+
+    def desired(self, unfinished: Leftovers) -> Desired:
+        return Desired(
+            files=(File(DEFAULT_PATH, "", show=_show_settings),),
+            leftovers=_own_files(_installed(self.target)) | unfinished,
+            traces=(Settings().status_file,),
+        )
+
+
+def status(target: Target, settings: Settings) -> dict[str, Any]:
+    """What the program has written about itself; empty if it has not."""
     try:
-        found = json.loads(services.read_file(settings.status_file))
+        found = json.loads(target.text(settings.status_file))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _installed_settings() -> Settings | None:
-    try:
-        return load(DEFAULT_PATH)
-    except InvalidSettings:
-        return None
-
-
-def managed_from(addresses: Iterable[str]) -> list[str]:
-    """The addresses that this host is managed from: these, and those that the settings have. So a
-    run from elsewhere adds one, and the next run from here changes nothing."""
-    found = _installed_settings()
+def managed_from(target: Target, addresses: Iterable[str]) -> list[str]:
+    """The addresses that this host is managed from: the given ones, and those in the installed
+    settings. A run from another controller adds its address, and the next run from here then
+    changes nothing."""
+    found = _installed(target)
     known = found.controllers if found else ()
     return list(dict.fromkeys((*known, *addresses)))[-_MOST_CONTROLLERS:]
 
 
-def _rests(settings: Settings | None) -> Rests:
-    """What the program writes for itself, and nobody else."""
+def _installed(target: Target) -> Settings | None:
+    """The settings that are installed; None if there are none that can be read."""
+    try:
+        return parse(load_object(target.text(DEFAULT_PATH), InvalidSettings, DEFAULT_PATH))
+    except (OSError, InvalidInput):
+        return None
+
+
+def _own_files(settings: Settings | None) -> Leftovers:
+    """The files that the program writes, and that nobody else does."""
     if settings is None:
-        return Rests()
-    return Rests(frozenset(path for path in (settings.state_file, settings.metrics_file) if path))
+        return Leftovers()
+    return Leftovers(
+        frozenset(path for path in (settings.state_file, settings.metrics_file) if path)
+    )
+
+
+# --- settings as they may be shown ----------------------------------------------------------------
+
+
+def _show_settings(before: str, after: str) -> tuple[str, str]:
+    """Both without their passwords, and whether the password changes."""
+    same = _password(before) == _password(after)
+    return _mask(before, "hidden"), _mask(after, "hidden" if same else "another one")
 
 
 def _password(text: str) -> str:
@@ -169,8 +199,7 @@ def _password(text: str) -> str:
         return ""
 
 
-def _masked(text: str, password: str) -> str:
-    """Settings as they may be shown."""
+def _mask(text: str, password: str) -> str:
     try:
         found = json.loads(text or "{}")
     except ValueError:

@@ -19,7 +19,7 @@ from ..errors import FlatnetError
 from ..fields import plain
 from ..host.lock import installing
 
-__all__ = ["AnsibleModule", "create", "reporting", "steps_diff", "taking_turns", "warn_each"]
+__all__ = ["AnsibleModule", "create", "reporting", "taking_turns", "warn_each"]
 
 # So many unused keys or leases are named one by one.
 _WARNINGS = 10
@@ -54,19 +54,6 @@ def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[Non
     """Holds the lock for what is installed on the host, so that what was observed still is so when
     it is changed; check mode needs none."""
     return contextlib.nullcontext() if module.check_mode else installing()
-
-
-def steps_diff(steps: Iterable[Any]) -> list[dict[str, str]]:
-    """Ansible's diff of what an installation changes; each step says where."""
-    return [
-        {
-            "before": step.before,
-            "after": step.after,
-            "before_header": step.where,
-            "after_header": step.where,
-        }
-        for step in steps
-    ]
 
 
 def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:

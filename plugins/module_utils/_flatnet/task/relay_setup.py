@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The relay as the module ``tun_relay`` asks for it: from its options to what is missing.
+"""The relay as the module ``tun_relay`` asks for it: from its options to what has to change.
 
 What asks etcd is the caller's, who gives it as a function; it is only asked if the options say so.
 """
@@ -19,7 +19,9 @@ from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..host import users
 from ..install import relay
-from ..install.relay import RelayPlan
+from ..install.installation import Installation, Program
+from ..install.plan import Leftovers
+from ..install.target import Target
 from ..kernel.kernel import Kernel
 from ..overlay import devices
 from ..overlay.backends.udp import relay_table
@@ -39,37 +41,35 @@ class Found(NamedTuple):
     revision: int
 
 
-def plan(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> RelayPlan:
-    """What is missing, or with state ``absent`` what is there; raises FlatnetError."""
+def observe(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> Installation:
+    """The relay on this host, and what has to change; raises FlatnetError."""
     if not os.path.isabs(option["prefix"]):
         raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
-    return (
-        _absent(option, kernel) if option["state"] == "absent" else _present(option, kernel, read)
+    absent = option["state"] == "absent"
+    return Installation.observe(
+        _absent(option, kernel) if absent else _present(option, kernel, read)
     )
 
 
-def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> RelayPlan:
+def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> Program:
     users.check("user", option["user"])
     asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
-    wanted = relay.Wanted(
+    request = relay.Request(
         asked,
         devices.tun(asked),
-        option["python"] or sys.executable,
         option["unit"] and relay_options.unit(option["unit"], asked.user),
         _table(option, asked, read),
         option["state"] == "restarted",
     )
-    return relay.Present(option["prefix"], wanted, kernel)
+    target = Target(option["prefix"], option["python"] or sys.executable)
+    return relay.Present(target, request, kernel)
 
 
-def _absent(option: Mapping[str, Any], kernel: Kernel) -> RelayPlan:
-    return relay.Absent(
-        option["prefix"],
-        checks.device("name", option["name"]),
-        option["user"],
-        relay_options.path("table_file", option["table_file"]) or "",
-        kernel,
-    )
+def _absent(option: Mapping[str, Any], kernel: Kernel) -> Program:
+    device = checks.device("name", option["name"])
+    table_file = relay_options.path("table_file", option["table_file"]) or ""
+    named = Leftovers(frozenset({table_file}), frozenset({option["user"]}), frozenset({device}))
+    return relay.Absent(Target(option["prefix"]), named, kernel)
 
 
 def _table(

@@ -1,0 +1,138 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host that a program is installed on: its files, the package, and what keeps programs running.
+
+An installation looks at the host and changes it through one ``Target``, but for what only one
+program has, such as the relay's device. Unit tests have a target of their own, without a host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..host import files, processes
+from . import package, services
+from .plan import File, FoundFile, Service, ServiceChange
+
+
+class Manager(Protocol):
+    """What keeps programs running: services.Systemd or services.Supervised."""
+
+    def path(self, name: str) -> str: ...
+
+    def read(self, names: Sequence[str]) -> list[Service]: ...
+
+    def runs(self, name: str, pid: int) -> bool: ...
+
+    def change(self, changes: Sequence[ServiceChange]) -> None: ...
+
+    def said(self, names: Sequence[str]) -> str: ...
+
+
+class Target:
+    """``prefix``: where programs are. ``python``: the interpreter that runs them; empty if nothing
+    is to be run."""
+
+    def __init__(self, prefix: str, python: str = "") -> None:
+        self._prefix = prefix
+        self._python = python
+        self.systemd = services.has_systemd()
+        script = os.path.join(package.current(prefix), package.NAME, package.SUPERVISOR)
+        self.manager: Manager = (
+            services.Systemd() if self.systemd else services.Supervised(script, python)
+        )
+
+    def command(self, program: str) -> str:
+        """The path of a program's command."""
+        return package.launcher_path(self._prefix, program)
+
+    def launcher(self, program: str) -> str:
+        """The text of a program's command; raises NotInstalled if ``python`` cannot run it."""
+        return package.launcher(self._prefix, self._python, program)
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def text(self, path: str) -> str:
+        """What a file says; empty if it is not there."""
+        return services.read_file(path)
+
+    def file(self, path: str) -> FoundFile:
+        """A file as it is."""
+        content = self.text(path)
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return FoundFile(content)
+        owner = "root" if found.st_uid == os.geteuid() else "user %d" % found.st_uid
+        mode = stat.S_IMODE(found.st_mode)
+        return FoundFile(content, True, stat.S_ISREG(found.st_mode), mode, owner)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is something, were it a link that leads nowhere."""
+        return os.path.lexists(path)
+
+    def write(self, file: File) -> None:
+        """Put a file in place whole."""
+        files.replace(file.path, file.content.encode(), file.mode)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if there is one."""
+        files.remove(path)
+
+    def remove_drafts(self, path: str) -> None:
+        """Remove what runs that were killed have left of a file that they wrote."""
+        files.clean(path)
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder and those above it, unless they are there."""
+        os.makedirs(path, exist_ok=True)
+
+    def remove_empty_folder(self, path: str) -> None:
+        """Remove a folder, unless something is in it."""
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def ticks(self) -> int:
+        """The moment, as ``born`` has it."""
+        return processes.ticks()
+
+    def born(self, pid: int) -> int | None:
+        """When a process began; None if it has ended."""
+        return processes.born(pid)
+
+    def run(self, command: list[str]) -> str:
+        """Run a command to its end; what it said."""
+        return processes.run(command)[1]
+
+    # --- the package ------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """The package's version that would be installed."""
+        return package.version()
+
+    def package(self) -> package.Installed:
+        """The package that is installed."""
+        return package.observe(self._prefix)
+
+    def others(self, program: str) -> list[str]:
+        """The other programs that are in use; they share the package."""
+        return package.others(self._prefix, program)
+
+    def install_package(self) -> None:
+        """Put the package in place; versions before it stay."""
+        package.install(self._prefix, self._python)
+
+    def remove_versions(self) -> None:
+        """Remove the versions that are not in use."""
+        package.clean(self._prefix)
+
+    def remove_program(self, program: str) -> None:
+        """Remove a program's command, and with the last one the package."""
+        package.remove(self._prefix, program)
