@@ -12,7 +12,7 @@ relay.py.
 
 A run may be cut short at any moment, and the next run has to make up for it. So a run writes a mark
 first, and removes it last. A run that finds a mark starts the program anew, although all files may
-be right. The mark also names what was to be removed, because the settings that named it may be
+be right. The mark also names what belongs to the program, because the settings that named it may be
 replaced or removed by then.
 
 All programs share one package. A run that replaces the package under another program leaves a mark
@@ -29,7 +29,7 @@ from typing import Any, Callable
 
 from ..errors import FlatnetError
 from . import package, services
-from .plan import Desired, File, Leftovers, Observed, Plan, Step, plan
+from .plan import Belongings, Desired, File, Observed, Plan, Step, plan
 from .target import Target
 
 _PAUSE = 0.05
@@ -63,9 +63,9 @@ class Program:
     def command_name(self) -> str:
         return package.COMMANDS[self.name]
 
-    def desired(self, unfinished: Leftovers) -> Desired:
-        """What the host should have. ``unfinished`` is what a run that was cut short was to remove.
-        Looks at the host as far as this depends on what is there."""
+    def desired(self, unfinished: Belongings) -> Desired:
+        """What the host should have. ``unfinished`` is what belonged to the program in a run that
+        was cut short. Looks at the host as far as this depends on what is there."""
         raise NotImplementedError
 
     def silence(self, begin: int) -> str:
@@ -116,7 +116,7 @@ class Installation:
         target = program.target
         unfinished = _read_mark(target, program.name)
         found = target.package()
-        desired = _in_full(program.desired(unfinished or Leftovers()), program, found)
+        desired = _in_full(program.desired(unfinished or Belongings()), program, found)
         names = program.units if target.systemd else (program.command_name,)
         observed = Observed(
             version=planned or str(found),
@@ -175,12 +175,13 @@ class Installation:
 
     def _install(self) -> None:
         target, program, desired = self._target, self._program, self._desired
-        _write_mark(target, program.name, desired.leftovers)
+        # What this run makes may be what the next one has to remove.
+        _write_mark(target, program.name, desired.leftovers | desired.own)
         program.prepare()
         if self._plan.installs:
             for other in target.others(program.name):
                 if other in self._found.stale and not target.exists(_mark(other)):
-                    _write_mark(target, other, Leftovers())
+                    _write_mark(target, other, Belongings())
             target.install_package()
         for file in desired.files:
             if file.content and not target.file(file.path).fits(file):
@@ -256,17 +257,19 @@ def _mark(program: str) -> str:
     return os.path.join(services.RUN, program + ".changing")
 
 
-def _write_mark(target: Target, program: str, leftovers: Leftovers) -> None:
-    found = {name: sorted(each) for name, each in leftovers._asdict().items()}
+def _write_mark(target: Target, program: str, belongings: Belongings) -> None:
+    found = {name: sorted(each) for name, each in belongings._asdict().items()}
     target.write(File(_mark(program), json.dumps(found)))
 
 
-def _read_mark(target: Target, program: str) -> Leftovers | None:
-    """What a run that was cut short was to remove; None if none was cut short."""
+def _read_mark(target: Target, program: str) -> Belongings | None:
+    """What belonged to the program in a run that was cut short; None if none was."""
     if not target.exists(_mark(program)):
         return None
     try:
         found = json.loads(target.text(_mark(program)) or "{}")
-        return Leftovers(*(frozenset(map(str, found.get(name, ()))) for name in Leftovers._fields))
+        return Belongings(
+            *(frozenset(map(str, found.get(name, ()))) for name in Belongings._fields)
+        )
     except (OSError, ValueError, TypeError, AttributeError):
-        return Leftovers()
+        return Belongings()

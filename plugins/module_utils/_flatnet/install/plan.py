@@ -120,25 +120,26 @@ class ServiceChange(NamedTuple):
         return self.restart or (bool(self.after.running) and not self.before.running)
 
 
-class Leftovers(NamedTuple):
-    """Files, users and devices that earlier settings name and the desired ones do not."""
+class Belongings(NamedTuple):
+    """What belongs to a program and to nobody else, by path or name."""
 
     files: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
 
-    def __or__(self, other: Leftovers) -> Leftovers:
-        return Leftovers(*(mine | others for mine, others in zip(self, other)))
+    def __or__(self, other: Belongings) -> Belongings:
+        return Belongings(*(mine | others for mine, others in zip(self, other)))
 
-    def __sub__(self, other: Leftovers) -> Leftovers:
-        return Leftovers(*(mine - others for mine, others in zip(self, other)))
+    def __sub__(self, other: Belongings) -> Belongings:
+        return Belongings(*(mine - others for mine, others in zip(self, other)))
 
 
 class Desired(NamedTuple):
     """What the host should have of a program.
 
     ``starting`` are the services that start the program. ``once`` are those of them that are run
-    when they are new, and later by a timer.
+    when they are new, and later by a timer. ``own`` is what the program has besides these files.
+    ``leftovers`` is what it had with earlier settings, and is removed.
 
     ``steps`` are those that only the program itself knows of, such as a device or a user; they come
     first. ``restart``: the program is started anew even if nothing else has changed. ``traces`` are
@@ -149,7 +150,8 @@ class Desired(NamedTuple):
     services: tuple[Service, ...] = ()
     starting: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
-    leftovers: Leftovers = Leftovers()
+    own: Belongings = Belongings()
+    leftovers: Belongings = Belongings()
     traces: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     restart: bool = False

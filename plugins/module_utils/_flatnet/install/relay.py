@@ -39,7 +39,7 @@ from ..relay.config import (
 from ..relay.control import RelayUnavailable, ask
 from . import package, services
 from .installation import Program
-from .plan import Desired, File, Leftovers, Service, Step, presence
+from .plan import Belongings, Desired, File, Service, Step, presence
 from .target import Target
 
 UNIT = "flatnet-relay.service"
@@ -72,7 +72,7 @@ class _Relay(Program):
     def __init__(self, target: Target, kernel: Kernel) -> None:
         super().__init__(target)
         self._kernel = kernel
-        self._leftovers = Leftovers()
+        self._leftovers = Belongings()
 
     def _kernel_changes(self) -> Changes:
         """What to change about devices and routes, as they are now."""
@@ -100,9 +100,10 @@ class Present(_Relay):
         if not target.systemd:
             self.speaker = self.command_name
 
-    def desired(self, unfinished: Leftovers) -> Desired:
+    def desired(self, unfinished: Belongings) -> Desired:
         settings, before = self._settings, installed(self.target)
-        self._leftovers = (_own(before) | unfinished) - _own(settings)
+        own = _own(settings)
+        self._leftovers = (_own(before) | unfinished) - own
         changes = self._kernel.converge(self._kernel_changes, check_mode=True)
         table = self._table_file()
         rewritten = self.target.text(table.path) != table.content
@@ -116,6 +117,7 @@ class Present(_Relay):
         return Desired(
             files=(File(SETTINGS_PATH, settings.to_json()), table),
             services=(self._service(),),
+            own=own,
             leftovers=self._leftovers,
             steps=(*steps, *_user_steps(self._leftovers.users)),
             restart=self._request.restart
@@ -239,12 +241,12 @@ class Absent(_Relay):
 
     removed = True
 
-    def __init__(self, target: Target, named: Leftovers, kernel: Kernel) -> None:
+    def __init__(self, target: Target, named: Belongings, kernel: Kernel) -> None:
         super().__init__(target, kernel)
         self._named = named
         self._control = CONTROL_PATH
 
-    def desired(self, unfinished: Leftovers) -> Desired:
+    def desired(self, unfinished: Belongings) -> Desired:
         before = installed(self.target)
         self._leftovers = _own(before) | unfinished | self._named
         if before:
@@ -290,11 +292,11 @@ def _status(settings: RelaySettings) -> dict[str, Any]:
     return ask(settings.control, "summary")
 
 
-def _own(settings: RelaySettings | None) -> Leftovers:
+def _own(settings: RelaySettings | None) -> Belongings:
     """What is the relay's own besides its settings."""
     if settings is None:
-        return Leftovers()
-    return Leftovers(
+        return Belongings()
+    return Belongings(
         frozenset(path for path in (settings.table_file, settings.metrics_file) if path),
         frozenset({settings.user}),
         frozenset({settings.device}),

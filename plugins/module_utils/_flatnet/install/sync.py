@@ -20,7 +20,7 @@ from ..fields import load_object
 from ..sync.settings import DEFAULT_PATH, InvalidSettings, Settings, parse, to_json
 from . import services
 from .installation import NotReady, Program
-from .plan import Desired, File, Leftovers, Service
+from .plan import Belongings, Desired, File, Service
 from .target import Target
 
 RESTORE, SYNC = "flatnet-restore.service", "flatnet-sync.service"
@@ -63,12 +63,13 @@ class Present(_Sync):
         elif self._mode != "none":
             self.speaker = self.command_name
 
-    def desired(self, unfinished: Leftovers) -> Desired:
+    def desired(self, unfinished: Belongings) -> Desired:
         settings = File(DEFAULT_PATH, to_json(self._settings), 0o600, show=_show_settings)
         own = _own_files(self._settings)
         return Desired(
             files=(settings,),
             services=tuple(self._with_systemd() if self.target.systemd else self._supervised()),
+            own=own,
             leftovers=(_own_files(_installed(self.target)) | unfinished) - own,
         )
 
@@ -140,7 +141,7 @@ class Absent(_Sync):
 
     removed = True
 
-    def desired(self, unfinished: Leftovers) -> Desired:
+    def desired(self, unfinished: Belongings) -> Desired:
         return Desired(
             files=(File(DEFAULT_PATH, "", show=_show_settings),),
             leftovers=_own_files(_installed(self.target)) | unfinished,
@@ -174,11 +175,11 @@ def _installed(target: Target) -> Settings | None:
         return None
 
 
-def _own_files(settings: Settings | None) -> Leftovers:
+def _own_files(settings: Settings | None) -> Belongings:
     """The files that the program writes, and that nobody else does."""
     if settings is None:
-        return Leftovers()
-    return Leftovers(
+        return Belongings()
+    return Belongings(
         frozenset(path for path in (settings.state_file, settings.metrics_file) if path)
     )
 

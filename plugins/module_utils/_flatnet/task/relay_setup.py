@@ -20,7 +20,7 @@ from ..flannel.lease import Lease
 from ..host import users
 from ..install import relay
 from ..install.installation import Installation, Program
-from ..install.plan import Leftovers
+from ..install.plan import Belongings
 from ..install.target import Target
 from ..kernel.kernel import Kernel
 from ..overlay import devices
@@ -68,7 +68,7 @@ def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found
 def _absent(option: Mapping[str, Any], kernel: Kernel) -> Program:
     device = checks.device("name", option["name"])
     table_file = relay_options.path("table_file", option["table_file"]) or ""
-    named = Leftovers(frozenset({table_file}), frozenset({option["user"]}), frozenset({device}))
+    named = Belongings(frozenset({table_file}), frozenset({option["user"]}), frozenset({device}))
     return relay.Absent(Target(option["prefix"]), named, kernel)
 
 
