@@ -202,6 +202,18 @@ def test_a_host_keeps_its_subnet_when_its_address_changes(network: Network) -> N
     assert network.guards == guards_of(new)
 
 
+def test_the_guard_of_a_former_address_stays_if_another_host_has_taken_that_up(
+    network: Network,
+) -> None:
+    former = host(1).public_ip
+    network.acquire(host(1))
+    other = host(2, public_ip=former)
+    network.etcd.before_write = [lambda: None, lambda: network.acquire(other)]
+    new = network.acquire(host(1, public_ip="198.51.100.7")).decision.after
+    (lease,) = (each for each in network.leases if each.host_id == other.host_id)
+    assert network.guards == {**guards_of(new), **guards_of(lease)}
+
+
 def test_a_lease_changes_between_permanent_and_with_a_ttl(network: Network) -> None:
     subnet = network.acquire(host(1)).decision.after.subnet
     for ttl in (60, 120, 0):
