@@ -21,7 +21,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay imp
     receiver,
     router,
     sender,
-    vector,
+    vector_sending,
     wires,
 )
 
@@ -150,7 +150,7 @@ class Worker:
         self.router.replace(router.pack(peers))
         self.sender.take_frames(any(each[2] for each in peers))
         for peer in self.router.peers.values():
-            peer.vectors = vector.Sending(0.0) if peer.vector else None
+            peer.vectors = vector_sending.Sending(0.0) if peer.vector else None
 
     def close(self) -> None:
         self._kernel.close()

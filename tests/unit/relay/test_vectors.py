@@ -10,7 +10,11 @@ import struct
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import mail, vector
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import (
+    mail,
+    vector,
+    vector_sending,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,7 +111,7 @@ def test_what_waits_for_the_rest_is_bounded() -> None:
 def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
     """Also if it says nothing at all; and vectors again after a while, longer each time."""
     now = 100.0
-    sending = vector.Sending(now)
+    sending = vector_sending.Sending(now)
     pauses: list[float] = []
     sent = 0
     sending.heard(0, 0, now)
@@ -131,7 +135,7 @@ def test_a_peer_that_loses_vectors_gets_packets(silent: bool) -> None:
 
 def test_a_peer_that_loses_nothing_keeps_its_vectors() -> None:
     now = 100.0
-    sending = vector.Sending(now)
+    sending = vector_sending.Sending(now)
     for number in range(1, 2000):
         sending.number()
         sending.heard(number, number, now)
@@ -140,7 +144,7 @@ def test_a_peer_that_loses_nothing_keeps_its_vectors() -> None:
         assert not sending.paused
 
 
-def _send(sending: vector.Sending, frames: int) -> None:
+def _send(sending: vector_sending.Sending, frames: int) -> None:
     for dummy in range(frames):
         sending.number()
 
@@ -148,7 +152,7 @@ def _send(sending: vector.Sending, frames: int) -> None:
 def test_many_frames_at_once_are_no_silence() -> None:
     """A stream that is there when a table comes, as after a restart: a peer has had no time to
     report anything at the first look."""
-    sending = vector.Sending(100.0)
+    sending = vector_sending.Sending(100.0)
     _send(sending, 1000)
     sending.tick(100.2)
     assert not sending.paused
@@ -159,7 +163,7 @@ def test_many_frames_at_once_are_no_silence() -> None:
 
 def test_a_sender_that_stood_still_waits_anew() -> None:
     """Reports may have come while it had no processor."""
-    sending = vector.Sending(100.0)
+    sending = vector_sending.Sending(100.0)
     _send(sending, 1000)
     sending.tick(100.2)
     sending.tick(110.0)
@@ -172,7 +176,7 @@ def test_a_sender_that_stood_still_waits_anew() -> None:
 @pytest.mark.parametrize("lost", [0, 500])
 def test_a_peer_that_was_only_late_is_sent_vectors_again(lost: int) -> None:
     """One that had no processor for some seconds; unless they got lost as well."""
-    sending = vector.Sending(100.0)
+    sending = vector_sending.Sending(100.0)
     sending.heard(0, 0, 100.0)
     _send(sending, 1000)
     for tenth in range(1000, 1040):
@@ -184,7 +188,7 @@ def test_a_peer_that_was_only_late_is_sent_vectors_again(lost: int) -> None:
 
 def test_frames_that_others_overtook_are_not_lost() -> None:
     """They were sent, and have not arrived when a report is made; the next one has them."""
-    sending = vector.Sending(100.0)
+    sending = vector_sending.Sending(100.0)
     sending.heard(0, 0, 100.0)
     for turn in range(1, 9):
         sending.heard(32 * turn, 32 * turn - 2, 100.0 + turn / 4)

@@ -11,7 +11,7 @@ import struct
 import time
 from typing import Callable
 
-from . import frames, packets, vector
+from . import frames, packets, vector, vector_receiving
 from .checksum import total
 from .frames import PLAIN, View
 from .router import Peer
@@ -52,8 +52,8 @@ class _Buffer:
         self.bytes = bytearray(_BUFFER)
         self.view = memoryview(self.bytes)
         self.list = [self.bytes]
-        self.waits: list[vector.Pending] = []
-        self._cuts: dict[int, vector.Pieces] = {}
+        self.waits: list[vector_receiving.Pending] = []
+        self._cuts: dict[int, vector_receiving.Pieces] = {}
 
     def free(self) -> None:
         """Have them copy what they have."""
@@ -61,7 +61,7 @@ class _Buffer:
             frame.keep()
         self.waits.clear()
 
-    def pieces(self, start: int, end: int, length: int) -> vector.Pieces:
+    def pieces(self, start: int, end: int, length: int) -> vector_receiving.Pieces:
         """What follows a vector's header in each datagram."""
         head = vector.HEADER.size
         count = -(-(end - start) // length)
@@ -94,9 +94,9 @@ class Receiver:
         self._buffers = [_Buffer() for dummy in range(_BUFFERS)]
         self._turn = 0
         self._uso = wires.queue.uso
-        self._waiting = vector.Waiting()
+        self._waiting = vector_receiving.Waiting()
         # Peers that send vectors.
-        self._vectors: dict[str, vector.Receiving] = {}
+        self._vectors: dict[str, vector_receiving.Receiving] = {}
         self._report_at = 0.0
         self._dropped = wires.socket.dropped()
 
@@ -223,7 +223,7 @@ class Receiver:
         name = peer.endpoint[0]
         receiving = self._vectors.get(name)
         if receiving is None:
-            receiving = self._vectors[name] = vector.Receiving(self._waiting)
+            receiving = self._vectors[name] = vector_receiving.Receiving(self._waiting)
         pieces = buffer.pieces(start, end, length)
         whole, waits, others = receiving.take(buffer.bytes, pieces, start, end, length, now)
         for at, stop in others:
@@ -239,7 +239,7 @@ class Receiver:
             buffer.waits += waits
             self._turn = (self._turn + 1) % _BUFFERS
 
-    def _rejoined(self, peer: Peer, parts: vector.Pieces) -> bool:
+    def _rejoined(self, peer: Peer, parts: vector_receiving.Pieces) -> bool:
         """Give a frame to the device; whether it took it."""
         first = parts[0]
         length = sum(map(len, parts)) - vector.BEFORE + vector.HEADER.size

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from ..addresses import ipv4_number
-from . import vector
+from . import vector_sending
 
 # Destinations remembered; then it starts over, so that a scan cannot take the memory.
 _MOST_CACHED = 1 << 16
@@ -53,8 +53,8 @@ class Peer:
         self.mtu = mtu
         self.mtu_until = 0.0
         self.vector = 0
-        # How vectors to it fare: vector.Sending while it is sent any.
-        self.vectors: vector.Sending | None = None
+        # How vectors to it fare: vector_sending.Sending while it is sent any.
+        self.vectors: vector_sending.Sending | None = None
         self.tx_packets = self.tx_bytes = self.tx_vectors = 0
         self.rx_packets = self.rx_bytes = self.rx_vectors = 0
 

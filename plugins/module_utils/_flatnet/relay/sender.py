@@ -14,7 +14,7 @@ import os
 import struct
 import time
 
-from . import frames, packets, vector
+from . import frames, packets, vector, vector_sending
 from .device import SOL_UDP, UDP_SEGMENT, VNET, path_mtu
 from .frames import GSO_ECN, GSO_NONE, GSO_TCP4, GSO_UDP, NEEDS_CSUM, View
 from .router import Peer
@@ -234,7 +234,13 @@ class Sender:
         return head if head < size else 0
 
     def _vector(
-        self, peer: Peer, sending: vector.Sending, slot: _Slot, size: int, kind: int, payload: int
+        self,
+        peer: Peer,
+        sending: vector_sending.Sending,
+        slot: _Slot,
+        size: int,
+        kind: int,
+        payload: int,
     ) -> None:
         room = self._room
         number = self._worker | sending.number()

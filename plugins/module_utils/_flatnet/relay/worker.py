@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from . import packets, vector
+from . import packets, vector_sending
 from .channel import Channel
 from .config import RelaySettings
 from .device import Queue, Socket
@@ -158,7 +158,7 @@ class Worker:
             if not (wanted and peer.vector):
                 peer.vectors = None
             elif peer.vectors is None:
-                peer.vectors = vector.Sending(time.monotonic())
+                peer.vectors = vector_sending.Sending(time.monotonic())
         self._channel.tell("table")
 
     def _status(self) -> dict[str, Any]:
@@ -188,6 +188,6 @@ def _nobody(*_report: object) -> bool:
 def _mode(peer: Peer) -> str:
     """How frames go to it."""
     sending = peer.vectors
-    if not isinstance(sending, vector.Sending):
+    if not isinstance(sending, vector_sending.Sending):
         return "packets"
     return "packets, fallen back" if sending.paused else "vectors"
