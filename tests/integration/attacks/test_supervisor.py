@@ -147,7 +147,7 @@ def test_the_supervisor_of_an_earlier_version(kept: Kept, then: str) -> None:
         (child,) = _children(former.pid)
         assert kept.manager.runs(NAME, child)
         if then == "started by hand":
-            with pytest.raises(services.ServiceFailed, match="another process does already"):
+            with pytest.raises(services.ServiceFailed, match="another process supervises it"):
                 kept.manager._start(kept.path)
             assert former.poll() is None
         kept.change(IDLE if then == "changed" else [], restart=True)

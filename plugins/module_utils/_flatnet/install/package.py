@@ -8,12 +8,14 @@
     <prefix>/lib/flatnet/current                        a link to the one in use
     <prefix>/sbin/flatnet-sync, flatnet-relay           start the one in use
 
-The sources are those that the running module was itself imported from: Ansible sends a module what
-it imports, so nothing else has to be copied to a host. All programs are in the one package, which
-is there for as long as one of their commands is; each consists of some of its sources.
+The sources are those that the running module itself was imported from. Ansible sends a module all
+that it imports, so nothing else has to be copied to a host. All programs share this one package,
+and each consists of some of its sources. The package stays as long as one of their commands is
+there.
 
-Python runs bytecode as it finds it. So what is in place is compared whole: sources with those that
-came along, bytecode with what was written down about it. And the programs write none themselves.
+Python runs whatever bytecode it finds. So all of the package is compared: the sources with those
+that came with the module, the bytecode with the digests that were written down when it was made.
+The programs themselves write no bytecode.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ..errors import FlatnetError
 
 VERSION = "0.1.0"  # the collection's, as in galaxy.yml
 NAME = "flatnet"
-# What is run, and by which command; all that they import comes along.
+# The programs, and their commands.
 COMMANDS = {"sync": "flatnet-sync", "relay": "flatnet-relay"}
 SUPERVISOR = "install/supervisor.py"  # the path in the package
 _ROOT = __name__.rpartition(".install.")[0]
@@ -63,8 +65,8 @@ class NotInstalled(FlatnetError):
 
 
 class Installed(NamedTuple):
-    """What is in place: the version's name (None: nothing), and what is wrong with it. ``stale``
-    are the programs that consist of something else."""
+    """The version that is in place (None: none), and what is wrong with it. ``stale`` are the
+    programs with a source that differs from the one that should be there."""
 
     name: str | None
     flaws: tuple[str, ...]
@@ -77,7 +79,7 @@ class Installed(NamedTuple):
 
 
 def _payload() -> None:
-    """Never called. Ansible looks for imports to find what to send along with a module."""
+    """Never called. Ansible finds these imports, and so sends the programs with the module."""
     from ..relay import command  # noqa: F401, PLC0415
     from ..sync import command as _sync  # noqa: F401, PLC0415
 
@@ -93,12 +95,15 @@ def _is_folder(name: str) -> bool:
 
 @functools.cache
 def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
-    """A module's path in the package, its text, and the modules that it seems to import; None if
-    there is no such module, but what looked like an import in a docstring."""
+    """A module's path in the package, its text, and the modules that it imports. None if there is
+    no such module: then a docstring had something that looks like an import."""
     spec = _spec(name)
     if spec is None or spec.loader is None:
         if name in _PROGRAMS:
-            raise NotInstalled("%s.%s was not sent along to this host" % (_ROOT, name))
+            raise NotInstalled(
+                "the module %s.%s was not sent to this host; run the collection's own modules"
+                % (_ROOT, name)
+            )
         return None
     text: str = spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
     is_package = spec.submodule_search_locations is not None
@@ -109,7 +114,7 @@ def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
 
 @functools.cache
 def _closure(*programs: str) -> dict[str, bytes]:
-    """The files that these consist of, by their path in the package."""
+    """The files that these programs consist of, by their path in the package."""
     found = {}
     todo = list(programs)
     seen = set()
@@ -139,7 +144,7 @@ def sources() -> dict[str, bytes]:
 
 
 def parts(program: str) -> frozenset[str]:
-    """The sources that a program, and what keeps it running, consist of."""
+    """The sources that a program consists of, and those of the supervisor."""
     return frozenset(_closure("%s.command" % program, "install.supervisor"))
 
 
@@ -191,32 +196,32 @@ def others(prefix: str, program: str) -> list[str]:
 
 
 def observe(prefix: str) -> Installed:
-    """What is in place, held against ``sources``."""
+    """What is in place, compared with ``sources``."""
     link = current(prefix)
     try:
         target = os.path.join(directory(prefix), os.readlink(link))
     except OSError:
         # A run that was cut short may have left something.
-        rests = ("rests of it are there",) if os.path.lexists(directory(prefix)) else ()
-        return Installed(None, rests)
+        remains = ("a part of it is there",) if os.path.lexists(directory(prefix)) else ()
+        return Installed(None, remains)
     flaws = _flaws(os.path.join(target, NAME), sources())
     name = os.path.basename(target).partition("+")[0]
     same = name == version()
     stale = frozenset(
         program
         for program in COMMANDS
-        # What another version has besides is nobody's any more; in this one somebody put it there.
+        # A file that is no source: another version had it, or in this one somebody added it.
         if any(path in parts(program) or (same and path not in sources()) for path in flaws)
     )
-    # Another version differs, as it should.
+    # Another version has to differ, which is no flaw.
     return Installed(name, tuple(flaws.values()) if same else (), stale)
 
 
 def _flaws(top: str, wanted: dict[str, bytes]) -> dict[str, str]:
-    """What is not as it was installed, by the path of the source that it is about."""
+    """What is not as it was installed, by the path of the source that is concerned."""
     bytecode = _read_manifest(top)
     missing = {*wanted, *bytecode}
-    flaws = {} if bytecode else {_MANIFEST: "nothing tells of its bytecode"}
+    flaws = {} if bytecode else {_MANIFEST: "the digests of its bytecode are missing"}
     for folder, folders, files in os.walk(top):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for path in [folder, *(os.path.join(folder, name) for name in files + links)]:
@@ -244,7 +249,7 @@ def _is_right(path: str, source: bytes | None, digest: str | None) -> bool:
 
 
 def _source_of(path: str) -> str:
-    """A file's source: of what is not bytecode, the file itself."""
+    """The source that bytecode was made from; any other file is its own source."""
     folder, name = os.path.split(path)
     above, last = os.path.split(folder)
     return os.path.join(above, name.partition(".")[0] + ".py") if last == _CACHE else path
@@ -255,7 +260,7 @@ def _manifest(top: str) -> str:
 
 
 def _read_manifest(top: str) -> dict[str, str]:
-    """What the bytecode was when it was made: digests by path; nothing if that cannot be told."""
+    """The digests of the bytecode when it was made, by path; empty if there are none."""
     try:
         with open(_manifest(top), encoding="utf-8", errors="replace") as file:
             lines = [line.rstrip("\n").partition(" ") for line in file]
@@ -276,7 +281,7 @@ def _write_manifest(top: str) -> None:
 
 
 def install(prefix: str, python: str) -> None:
-    """Put ``sources`` in place and in use; versions before it stay until ``clean``."""
+    """Put ``sources`` in place and use them. The versions before stay until ``clean``."""
     top = directory(prefix)
     target = os.path.join(top, version())
     if os.path.lexists(target):  # damaged, or left by a run that was cut short
@@ -306,7 +311,7 @@ def install(prefix: str, python: str) -> None:
 
 
 def _folder(path: str) -> None:
-    """Root's alone, whatever the umask and the parent's group say."""
+    """A folder that only root can write, whatever the umask and the parent's group are."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o755)
     os.chown(path, os.geteuid(), os.getegid())
@@ -314,7 +319,7 @@ def _folder(path: str) -> None:
 
 
 def _write(path: str, content: bytes) -> None:
-    """A file in a folder that nobody uses yet."""
+    """Write a new file, in a folder that nobody uses yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(path, flags, 0o644), "wb") as file:
         os.fchmod(file.fileno(), 0o644)
@@ -322,7 +327,7 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _bring_to_disk(top: str) -> None:
-    """Whatever is in a folder: a host that loses its power has it whole, or does not use it."""
+    """All of a folder, so that a host that loses its power does not use a part of it."""
     for folder, dummy, files in os.walk(top):
         for path in [*(os.path.join(folder, name) for name in files), folder]:
             _sync(path)
@@ -337,7 +342,7 @@ def _sync(path: str) -> None:
 
 
 def _compile(package: str, python: str) -> None:
-    """Bytecode, which the programs cannot write themselves; also shows that ``python`` works."""
+    """Make the bytecode. This also shows that ``python`` works."""
     done = subprocess.run(
         [python, "-I", "-m", "compileall", "-q", package],
         capture_output=True,

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What keeps a program running on a host: systemd, or where there is none, our own supervisor.
+"""What keeps a program running on a host: systemd, or our own supervisor where there is none.
 
-Both are asked in the same way: read() what is there, change() it. What a service is, its
-``definition``, is the one thing that differs: a unit's text, or a command.
+Both are used in the same way: ``read`` says which services there are, ``change`` changes them. Only
+the ``definition`` of a service differs: it is a unit's text, or a command.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Systemd:
         return os.path.join(UNITS, name)
 
     def read(self, names: Sequence[str]) -> list[Service]:
-        """What is there, under these names; ``running`` is never None."""
+        """The services of these names as they are; ``running`` is never None."""
         answer = _systemctl("show", "--property=UnitFileState,ActiveState,SubState", *names)
         found = []
         for name, text in zip(names, answer.split("\n\n")):
@@ -59,11 +59,11 @@ class Systemd:
         return found
 
     def runs(self, name: str, pid: int) -> bool:
-        """Whether this process is the service's own."""
+        """Whether this process is the main process of the service."""
         return _systemctl("show", "--property=MainPID", name).strip() == "MainPID=%d" % pid
 
     def change(self, changes: Iterable[ServiceChange]) -> None:
-        """Carry out all of them; a started service is ready when this returns."""
+        """Make the changes. A service that is started is ready when this returns."""
         todo = list(changes)
         gone = [each.before.name for each in todo if not each.after.definition]
         if gone:
@@ -74,10 +74,10 @@ class Systemd:
         for before, after, dummy in kept:
             if before.definition != after.definition:
                 files.replace(self.path(after.name), after.definition.encode(), 0o644)
-        # Always, since a run that was cut short may have written them without.
+        # Always: a run that was cut short may have written units without it.
         _systemctl("daemon-reload")
         if gone:
-            # One that failed would be remembered; systemctl minds those that did not.
+            # Forget those that failed. systemctl complains of those that did not.
             run(["systemctl", "reset-failed", *gone])
         _systemctl_all("reenable", [c.after.name for c in kept if c.after.enabled and _redo(c)])
         _systemctl_all(
@@ -88,7 +88,7 @@ class Systemd:
         )
         for each in kept:
             if each.restart and each.after.running is None:
-                # To its end. How that was is for the program's own status to tell.
+                # Waits for its end. The program's own status says how it went.
                 run(["systemctl", "start", each.after.name])
         started = [c.after.name for c in kept if c.after.running and _restarts(c)]
         try:
@@ -103,9 +103,9 @@ class Systemd:
 
 
 class Supervised:
-    """Commands under supervisor.py, each of which has a definition in /run/flatnet.
+    """Commands that supervisor.py keeps running; each has a definition in /run/flatnet.
 
-    Whatever boots the host starts them again: that is beyond a program's reach.
+    After a boot somebody else has to start them again: a program cannot see to that itself.
     """
 
     def __init__(self, program: str, python: str) -> None:
@@ -124,7 +124,7 @@ class Supervised:
         return found
 
     def runs(self, name: str, pid: int) -> bool:
-        """Whether this process is the service's own."""
+        """Whether this process is the main process of the service."""
         found = supervisor.running(self.path(name))
         return found is not None and parent(pid) == found.pid
 
@@ -135,7 +135,7 @@ class Supervised:
             if not change.after.running:
                 self._stop(path)
             if not change.after.definition:
-                # What tells of the rest goes last.
+                # The definition last: as long as it is there, the next run knows of the rest.
                 for each in (*_beside(path), path):
                     files.remove(each)
                 continue
@@ -149,15 +149,15 @@ class Supervised:
         return _tail("\n".join(read_file(supervisor.log_path(self.path(name))) for name in names))
 
     def _start(self, path: str) -> None:
-        # Without the environment of whoever runs the playbook.
+        # The program must not depend on the environment of whoever runs the playbook.
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"}
         code, output = run([self._python, "-I", self._program, path], env)
         if code:
             raise ServiceFailed(output.strip() or "the supervisor of %s does not start" % path)
 
     def _begin_anew(self, path: str) -> bool:
-        """Have a supervisor that runs begin anew, which keeps the program's sockets; whether it
-        did."""
+        """Have a supervisor that runs begin anew, so that the program's sockets stay open. Returns
+        whether it did."""
         found = supervisor.running(path)
         if found is None or found.script != (self._python, self._program):
             return False
@@ -182,20 +182,23 @@ class Supervised:
                 signal.pidfd_send_signal(handle, what)
                 if select.select([handle], [], [], _STOPPED_BY)[0]:
                     return
-            raise ServiceFailed("the process that %s is about does not end" % path)
+            raise ServiceFailed(
+                "the supervisor of %s does not end, not even by SIGKILL; see what it waits for"
+                % path
+            )
 
 
 @contextlib.contextmanager
 def _process(path: str) -> Iterator[int | None]:
-    """The supervisor of a definition, as a handle that never becomes another process's; None if
-    there is none."""
+    """A handle of the supervisor of a definition; None if there is none. Unlike a process id, it
+    never becomes another process's."""
     found = supervisor.running(path)
     handle = None
     if found:
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(found.pid)
     try:
-        # If it had ended before, the handle would be of another process.
+        # If it had ended before the handle was made, the handle may be another process's.
         still = supervisor.running(path)
         yield handle if found and still and still.pid == found.pid else None
     finally:
@@ -206,7 +209,7 @@ def _process(path: str) -> Iterator[int | None]:
 def definition(
     command: Sequence[str], every: float = 0.0, pause: float = 0.0, sockets: int = 0
 ) -> str:
-    """A command for Supervised; see supervisor.py."""
+    """The text of a definition for supervisor.py, which says what the fields mean."""
     found = {"command": list(command), "every": every, "pause": pause}
     return json.dumps({**found, "sockets": sockets} if sockets else found) + "\n"
 
@@ -217,7 +220,7 @@ def has_systemd() -> bool:
 
 
 def _starts(values: dict[str, str]) -> bool:
-    """Whether a unit is being started, and not waiting to be after it failed."""
+    """Whether a unit is being started now, and does not only wait for its next start."""
     substate = values.get("SubState", "")
     return values.get("ActiveState") == "activating" and not substate.startswith("auto-restart")
 

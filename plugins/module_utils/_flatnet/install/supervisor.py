@@ -1,18 +1,30 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keeps one program running on a host that systemd does not run: starts it again when it ends.
+"""Keeps one program running on a host without systemd: starts it again when it ends.
 
     python3 -I supervisor.py DEFINITION
 
-DEFINITION is a file of JSON: ``command``; ``every`` (seconds; 0 for a program that is to run for
-ever); ``pause`` (seconds before one that ended is started again; 0: longer each time); ``sockets``
-(so many it may leave here, see ``Store``). Beside it are, with its name, ``.pid``, which tells who
-supervises, and which a supervisor holds locked for as long as it lives; ``.log``, what it and the
-program say; and ``.notify``. All of them are in a folder of root's, and nobody else can open what
-is locked or listened at. It returns once it supervises, and ends on SIGTERM, its program first. On
-SIGHUP it starts itself and its program anew, as they are on disk by then, and keeps the sockets. A
-script of its own: imports nothing of the package.
+DEFINITION is the path of a JSON file with these fields:
+
+    command  the program and its arguments
+    every    0: the program runs for ever; else it is run to its end each time so many seconds pass
+    pause    seconds until a program that has ended is started again; 0: longer each time
+    sockets  how many sockets the program may leave here; see ``Store``
+
+The supervisor has more files beside that one, with the same name and another ending:
+
+    .pid     which process supervises; a supervisor holds it locked as long as it lives
+    .log     what the supervisor and the program have said
+    .notify  the socket at which the program leaves its sockets
+
+All are in a folder of root's, and nobody but root can open ``.pid`` and ``.notify``.
+
+The command returns as soon as a process in the background supervises. SIGTERM ends the program, and
+then the supervisor. SIGHUP has both start anew, as they are on disk by then; the sockets stay open.
+
+This is one script that imports nothing of the package, although it is longer than other files here:
+it runs by its path, and goes on running while the package around it is replaced.
 """
 
 from __future__ import annotations
@@ -35,16 +47,17 @@ import sys
 import time
 from typing import NamedTuple, NoReturn
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # before a program that ended is started again
-_STEADY = 10.0  # so long it has to run to be started again at once
-_STOP_TIME = 10.0  # between SIGTERM and SIGKILL
-_TICK = 60.0
-_LOG_LIMIT = 4 << 20
+# All in seconds.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # until a program that has ended is started again
+_STEADY = 10.0  # a program that ran longer is started again after the first pause
+_STOP_TIME = 10.0  # from SIGTERM to SIGKILL
+_TICK = 60.0  # until the log is looked at again
+_LOG_LIMIT = 4 << 20  # bytes
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
 _GO_ON = "--go-on"
 _FIRST_SOCKET = 3  # sd_listen_fds(3)
-_CREDENTIALS = struct.Struct("=iII")  # process, user, group
+_CREDENTIALS = struct.Struct("=iII")  # of the sender of a message: process, user, group
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _LONGEST_MESSAGE = 4096
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -63,8 +76,8 @@ def notify_path(definition: str) -> str:
 
 
 class Supervising(NamedTuple):
-    """Who supervises: a process, the ``script`` that it runs and by which interpreter, and how many
-    times it began anew."""
+    """The process that supervises, how many ``times`` it began anew, and the interpreter and the
+    path of its ``script``."""
 
     pid: int
     times: int
@@ -72,9 +85,11 @@ class Supervising(NamedTuple):
 
 
 def running(definition: str) -> Supervising | None:
-    """The supervisor, None if it does not run. A process id alone tells nothing: it may be another
-    process's by now. So the file has when that process started as well, and in which boot. Earlier
-    versions wrote no more than the id: then what the process was started for tells."""
+    """The supervisor of a definition; None if it does not run.
+
+    By now the process id in the file may be another process's. So the file also says when the
+    supervisor started, and in which boot. Earlier versions wrote only the id; then the command line
+    of the process has to be a supervisor's."""
     try:
         with open(pid_path(definition), encoding="utf-8") as file:
             pid, *others = file.read().splitlines()
@@ -90,10 +105,10 @@ def running(definition: str) -> Supervising | None:
 
 
 def _identity(pid: int) -> str:
-    """What no other process has had: when it started, in clock ticks since which boot. Of none that
-    has ended, and was only not waited for."""
+    """What no other process has: when it started, in clock ticks, and in which boot. Raises
+    ValueError if the process has ended, and is only not waited for."""
     with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-        # After the name, which may have anything in it: state and start are fields 3 and 22.
+        # The name may have anything in it, so look behind it: the state is field 3, the start 22.
         fields = file.read().rpartition(")")[2].split()
     if fields[0] in ("Z", "X"):
         raise ValueError("process %d has ended" % pid)
@@ -102,7 +117,7 @@ def _identity(pid: int) -> str:
 
 
 def _is_former(pid: int, definition: str) -> bool:
-    """Whether a supervisor of ours was started for this definition under this number, and runs."""
+    """Whether the process is a supervisor of an earlier version, started for this definition."""
     with open("/proc/%d/cmdline" % pid, "rb") as file:
         words = list(map(os.fsdecode, file.read().split(b"\0")))
         ours = os.fstat(file.fileno()).st_uid == os.geteuid()
@@ -111,11 +126,11 @@ def _is_former(pid: int, definition: str) -> bool:
 
 
 class Store:
-    """Sockets that the program leaves here, as systemd's store of file descriptors has them: they
-    outlive it, and the next one is started with them. See sd_notify(3) and sd_listen_fds(3).
+    """Sockets that the program leaves here. They stay open when it ends, and the next process is
+    started with them. The protocol is systemd's: see sd_notify(3) and sd_listen_fds(3).
 
-    Only the program itself is heard, and only while it is root: once it has become another user it
-    cannot reach the socket at all.
+    Only messages of the program's own process are obeyed, and only while it is root. Once it has
+    become another user it cannot reach the socket any more.
     """
 
     def __init__(self, path: str, most: int, held: dict[str, int]) -> None:
@@ -141,7 +156,7 @@ class Store:
         return dict(self._held)
 
     def fileno(self) -> int:
-        """What to wait for; -1: nothing."""
+        """The descriptor to wait for; -1 if there is none."""
         return self._channel.fileno() if self._channel else -1
 
     def close(self) -> None:
@@ -151,14 +166,14 @@ class Store:
                 os.unlink(self._path)
 
     def hear(self, pid: int) -> None:
-        """Take what process ``pid`` said."""
+        """Read all messages, and obey those of process ``pid``."""
         while self._channel:
             size = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * self._most)
             try:
                 data, extra, flags, dummy = self._channel.recvmsg(
                     _LONGEST_MESSAGE, size, socket.MSG_CMSG_CLOEXEC
                 )
-            except OSError:  # there is no more
+            except OSError:  # there are no more messages
                 return
             came, sender = _unpack(extra)
             cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
@@ -167,7 +182,7 @@ class Store:
                     os.close(number)
 
     def _obey(self, data: bytes, came: list[int]) -> bool:
-        """Whether the descriptors are kept."""
+        """Do what a message asks for. Returns whether its descriptor is kept."""
         lines = data.decode("utf-8", "replace").splitlines()
         said = {key: value for key, dummy, value in (line.partition("=") for line in lines)}
         name = said.get("FDNAME", "stored")
@@ -183,12 +198,13 @@ class Store:
         return True
 
     def hand_on(self, environment: dict[str, str]) -> None:
-        """In the process that is to be the program: have it know of all this."""
+        """Called in the child that becomes the program: tell it of the socket and give it what is
+        held."""
         if self._channel:
             environment["NOTIFY_SOCKET"] = self._path
         if not self._held:
             return
-        # Out of the way first: the numbers that they have may be those that others are to get.
+        # Move them to high numbers first: a socket may have the number that another one must get.
         above = _FIRST_SOCKET + len(self._held)
         copies = [fcntl.fcntl(n, fcntl.F_DUPFD_CLOEXEC, above) for n in self._held.values()]
         for number, copy in enumerate(copies, _FIRST_SOCKET):
@@ -199,7 +215,7 @@ class Store:
 
 
 def _unpack(extra: list[tuple[int, int, bytes]]) -> tuple[list[int], tuple[int, int]]:
-    """Descriptors that came with a message, and who sent it: process and user."""
+    """The descriptors that came with a message, and its sender: process and user."""
     came = array.array("i")
     sender = (0, -1)
     for level, kind, data in extra:
@@ -215,7 +231,7 @@ def _is_socket(number: int) -> bool:
 
 
 class Supervisor:
-    """One program, started again and again until a signal says that it is enough."""
+    """One program, which is started again whenever it ends, until a signal ends the supervisor."""
 
     def __init__(self, definition: str, lock: int, held: dict[str, int]) -> None:
         self._definition = definition
@@ -224,7 +240,7 @@ class Supervisor:
         self._read()
         self._store = Store(notify_path(definition), self._sockets, held)
         self._child = 0
-        # What has come and is not yet attended to.
+        # Signals that have come: to end, and to begin anew.
         self._ends = self._again = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in _SIGNALS:
@@ -241,7 +257,7 @@ class Supervisor:
         self._sockets: int = found.get("sockets", 0)
 
     def run(self) -> None:
-        """Until it is enough; does not return if it begins anew."""
+        """Returns when a signal has ended it. Does not return if the process begins anew."""
         pause = _FIRST_PAUSE
         try:
             while not self._ends:
@@ -264,7 +280,7 @@ class Supervisor:
             self._store.close()
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # there is no room, which is no reason to end
+        with contextlib.suppress(OSError):  # a full disk is no reason to end
             sys.stderr.write("%s: %s\n" % (os.path.basename(self._command[0]), text))
             sys.stderr.flush()
 
@@ -274,7 +290,7 @@ class Supervisor:
         if child:
             return child
         try:
-            # Nobody else would end it if this process were killed.
+            # If the supervisor is killed, the kernel ends the program.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:
                 os._exit(1)
@@ -291,7 +307,7 @@ class Supervisor:
             os._exit(127)
 
     def _attend(self) -> int:
-        """Start it, and wait for its end or bring it about; its status."""
+        """Start the program, and wait until it has ended, or end it. Returns its exit status."""
         self._child = self._start()
         stop_at = 0.0
         while not os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -301,7 +317,7 @@ class Supervisor:
                 stop_at = time.monotonic() + _STOP_TIME
             elif stop_at and time.monotonic() >= stop_at:
                 os.kill(self._child, signal.SIGKILL)
-        # Its number is its own, and its group's, until it is waited for.
+        # Its process id, which is also its group's, stays taken until waitpid.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child, signal.SIGKILL)
         self._store.hear(self._child)
@@ -309,7 +325,7 @@ class Supervisor:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def _pause(self, seconds: float) -> None:
-        """Wait, unless a signal comes meanwhile that says what to do now."""
+        """Wait so long, but not longer than until a signal comes."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not (self._ends or self._again):
             self._next(min(until - time.monotonic(), _TICK))
@@ -317,7 +333,7 @@ class Supervisor:
             self._begin_anew()
 
     def _next(self, seconds: float) -> None:
-        """Wait for a signal, or for the program to say something."""
+        """Wait for a signal or for a message of the program, and take it in."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         if self._store.fileno() >= 0:
@@ -332,7 +348,7 @@ class Supervisor:
         self._trim()
 
     def _begin_anew(self) -> None:
-        """Become what is on disk now, the same process with the same lock and sockets."""
+        """Run the script that is on disk now, in this process, with the same lock and sockets."""
         self._again = False
         held = self._store.held
         words = [sys.executable, "-I", sys.argv[0], self._definition, _GO_ON]
@@ -342,16 +358,17 @@ class Supervisor:
             if os.path.exists(sys.argv[0]):
                 for number in (self._lock, *held.values()):
                     os.set_inheritable(number, True)
-                # Signals outlive this, and wait until the next one can tell what to do.
+                # Signals that come meanwhile wait until the new script can handle them.
                 signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
                 os.execv(sys.executable, words)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self._say("goes on as before: %s" % error)
+            self._say("its supervisor cannot start anew, and goes on as before: %s" % error)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _tell_identity(self._lock, self._definition)
 
     def _trim(self) -> None:
-        """The program has the log open to append, so it can be cut short under it."""
+        """Move a log that is too long to ``.log.1``. The program appends to it, so it can be
+        emptied while the program has it open."""
         with contextlib.suppress(OSError):
             if os.stat(self._log).st_size > _LOG_LIMIT:
                 shutil.copyfile(self._log, self._log + ".1")
@@ -359,8 +376,8 @@ class Supervisor:
 
 
 def _detach(definition: str) -> int:
-    """Become a process of its own, which nothing waits for; returns in the caller's process only
-    when supervision stands, or failed to."""
+    """Supervise in a new process in the background. Returns in the caller's process, once that one
+    supervises or has failed: the exit status."""
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
@@ -388,7 +405,7 @@ def _detach(definition: str) -> int:
 
 
 def _go_on(definition: str, words: str) -> NoReturn:
-    """After ``_begin_anew``."""
+    """The new script, after ``_begin_anew``."""
     found = json.loads(words)
     lock: int = found["lock"]
     os.set_inheritable(lock, False)
@@ -407,8 +424,8 @@ def _run(supervisor: Supervisor) -> NoReturn:
 
 
 def _take_lock(definition: str) -> int:
-    """The open and locked file, held until the end. Others could lock what they can read, so one of
-    an earlier version, which all could, is not used any more."""
+    """Open and lock ``.pid``, until this process ends. Whoever can open a file can lock it. Earlier
+    versions made one that all could open; that one is replaced."""
     path = pid_path(definition)
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -427,11 +444,12 @@ def _take_lock(definition: str) -> int:
 
 
 def _held(path: str) -> OSError:
-    return OSError("another process does already; %s names it" % path)
+    return OSError("another process supervises it already; %s has its number" % path)
 
 
 def _tell_identity(lock: int, definition: str) -> None:
-    """Who supervises, and how often anew, in the file; at once, for those who read it meanwhile."""
+    """Write to ``.pid`` who supervises, and how often it began anew. In one call, so that nobody
+    reads a part of it."""
     pid, before = os.getpid(), running(definition)
     times = before.times + 1 if before else 0
     lines = [str(pid), _identity(pid), "%09d" % times, sys.executable, sys.argv[0]]
@@ -441,7 +459,7 @@ def _tell_identity(lock: int, definition: str) -> None:
 
 
 def _redirect(log: str) -> None:
-    """Nothing of whoever started us stays open."""
+    """Let go of the terminal, or whatever the caller had open."""
     null = os.open(os.devnull, os.O_RDONLY)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     for number, replacement in ((0, null), (1, file), (2, file)):
