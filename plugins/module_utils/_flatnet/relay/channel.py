@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Between the main process and a worker: messages of a length and marshalled values.
+"""Messages between the main process and a worker: a length, and marshalled values.
 
-Neither end ever waits for the other: what does not fit is kept until it does.
+Neither end ever waits for the other one. What the socket has no room for is kept until it has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _AT_ONCE = 1 << 18
 
 
 class Channel:
-    """One end."""
+    """One end of a connection."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -36,7 +36,7 @@ class Channel:
 
     @property
     def events(self) -> int:
-        """What to wait for."""
+        """The events to wait for."""
         return select.POLLIN | select.POLLOUT if self._going else select.POLLIN
 
     def tell(self, *message: Any) -> None:
@@ -45,7 +45,7 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Send what there is room for. That the other end is gone is for ``hear`` to say."""
+        """Send what there is room for. If the other end is gone, ``hear`` will say so."""
         while self._going:
             try:
                 sent = self._end.send(memoryview(self._going)[:_AT_ONCE])
@@ -57,7 +57,7 @@ class Channel:
             del self._going[:sent]
 
     def hear(self) -> list[tuple[Any, ...]] | None:
-        """Messages that have come as a whole; None if the other end is closed."""
+        """The messages that have come in full; None if the other end is closed."""
         data = b""
         with contextlib.suppress(BlockingIOError):
             try:

@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The Internet checksum (RFC 1071) as arithmetic on large integers.
 
-A checksum adds 16-bit words with the carry brought round, which is addition modulo 65535, and bytes
-read as one big-endian number are modulo 65535 what the sum of their words is, since 65536 is 1. So
-the words need not be looked at one by one: one conversion, a few foldings that halve the number,
-and one division that is short by then.
+The checksum adds 16-bit words, and adds each carry again at the low end. That is addition modulo
+65535. Bytes that are read as one big-endian number are equal to the sum of their words modulo
+65535, because 65536 is 1 there. So nobody has to look at the words one by one: the bytes are
+converted to one number, the number is folded in halves a few times, and then a short division is
+left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from operator import mul
 
-# Division costs as much per digit as five foldings: worth it once there are only a few.
+# Words. A division costs as much for each digit as five foldings, so it comes when few are left.
 _SHORT = 48
 # Foldings are kept for numbers of up to so many words, rounded up to the next multiple of _STEP.
 _MOST_KEPT, _STEP = 1024, 16
@@ -36,7 +37,7 @@ _FOLDINGS = tuple(_foldings(_STEP * number) for number in range(_MOST_KEPT // _S
 
 
 def _fold(number: int) -> int:
-    """The same for any number."""
+    """Fold a number of any length."""
     while number.bit_length() > 16 * _SHORT:
         shift = (number.bit_length() + 31) // 32 * 16
         number = (number >> shift) + (number & ((1 << shift) - 1))
@@ -65,9 +66,10 @@ def field(value: int) -> int:
 
 
 def _weights(count: int) -> tuple[int, ...]:
-    """Numbers that have no divisor in common with 65535, others each time the program starts. None
-    is another one times a power of two, or the negative of that: so two broken bits, wherever they
-    are, never cancel out."""
+    """Numbers that have no divisor in common with 65535, drawn anew at each start of the program.
+
+    No number is another one times a power of two, or the negative of that. So two broken bits never
+    cancel out, wherever they are."""
     units = [n for n in range(1, 65535) if n % 3 and n % 5 and n % 17 and n % 257]
     random.SystemRandom().shuffle(units)
     found: list[int] = []
@@ -89,14 +91,13 @@ _BIG = repeat("big")
 
 
 def all_are(pieces: Sequence[memoryview], value: int) -> bool:
-    """Whether each of the pieces, which are of one length and at most ``MOST``, sums up to
-    ``value``.
+    """Whether the sum of each piece is ``value``. There are at most ``MOST`` pieces, of one length.
 
-    They are looked at together, each with a weight of its own, which saves the folding and the
-    division of each. A single wrong piece is always found, since a weight has an inverse; several
-    pass together as rarely as one random piece passes a checksum, whatever is wrong with them, as
-    the weights are drawn at random. Without weights, or with regular ones, errors of the kind that
-    a broken bit makes again and again would cancel out.
+    The pieces are added together, each with a weight of its own, and the result is compared once.
+    That saves the folding and the division of each piece. A single wrong piece is always found,
+    because every weight has an inverse. Several wrong pieces pass as rarely as one random piece
+    passes a checksum, because the weights are random. Without weights, or with regular ones, errors
+    that a broken bit makes again and again would cancel out.
     """
     numbers = map(int.from_bytes, pieces, _BIG)  # type: ignore[arg-type]
     number = sum(map(mul, _WEIGHTS, numbers))

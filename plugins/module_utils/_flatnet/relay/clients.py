@@ -1,20 +1,21 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Those who ask the relay something: over Unix sockets, beside its other work.
+"""Local clients that ask the relay something, over Unix sockets.
 
-A request is one of a few literal lines, and nothing that is sent is ever parsed. Nobody is waited
-for: each connection has a few bytes to say, and an end that is set when it begins. There are two
-ways in. Whoever is on the host may use the public one: it has so many places, where the oldest
-connection of the user who has most makes room, and so many arrivals of each user in a while. The
-private one is out of everybody's reach but root's and the relay's own user's, so nobody can be in
-their way there.
+A request is one of a few literal lines; nothing that a client sends is parsed. The relay waits for
+nobody: a client may send a few bytes, and its connection is closed when its time is over.
 
-From a local user's point of view: a connection waits in the listener's queue first, which the
-kernel fills with whoever is the fastest, and which knows no users. If it were emptied at a pace,
-somebody who has a core to spare would take each place that gets free, and nobody else would ever
-come in. So it is emptied as fast as possible, for a part of the time, and whoever has come too
-often is let go at once.
+There are two sockets. Every local user may use the public one. It takes a limited number of
+connections; for a new one, the user who has most of them loses the oldest. It also limits how often
+each user may connect. Only root and the relay's own user can reach the private one, so nobody else
+can keep them out.
+
+From a local user's point of view: a new connection waits in the listener's queue first. The kernel
+lets the fastest in there, whoever they are. If the relay emptied that queue at a fixed pace, a user
+with a core to spare would take each place that gets free, and keep everybody else out. So the relay
+empties the queue as fast as it can, for a part of the time, and closes the connections of a user
+who comes too often at once.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class _Terms(NamedTuple):
-    """``places`` for connections, ``seconds`` for each. In each ``span`` there are so many
-    ``arrivals`` of a user, and so many seconds of ``work`` on all of them."""
+    """``places``: connections at a time. ``seconds``: how long each may last. ``span``: seconds in
+    which each user has so many ``arrivals``, and in which all arrivals get so many seconds of
+    ``work``."""
 
     places: int
     seconds: float
@@ -55,12 +57,12 @@ class _Terms(NamedTuple):
 
 _PUBLIC = _Terms(64, 5.0, 16, 0.05, 0.01)
 _PRIVATE = _Terms(32, 30.0, 32, 0.0, 0.01)
-# Before it is tried again to accept somebody, where there is no descriptor left.
+# Seconds until the relay accepts connections again after it had no descriptor left.
 _REFUSED = 0.5
 
 
 class Entrance:
-    """A listening socket. ``private``: nobody without rights can reach it."""
+    """A listening socket. ``private``: only root and the relay's own user can reach it."""
 
     def __init__(self, listener: socket.socket, private: bool) -> None:
         listener.setblocking(False)
@@ -68,14 +70,14 @@ class Entrance:
         self.private = private
         self.terms = _PRIVATE if private else _PUBLIC
         self.opens_at = 0.0
-        # Of this span: its end, the arrivals of each user, and the work.
+        # The present span: its end, the arrivals of each user, and the seconds of work.
         self.ends_at = 0.0
         self.came: Counter[int] = Counter()
         self.worked = 0.0
 
 
 class Client:
-    """A connection. ``trusted``: may have the relay do something."""
+    """A connection. ``trusted``: it may have the relay read its table anew."""
 
     def __init__(
         self, connection: socket.socket, user: int, entrance: Entrance, now: float
@@ -92,7 +94,7 @@ class Client:
 
 
 class Clients:
-    """All connections; ``poll`` is told what to wait for, and what came of it is ``serve``'s."""
+    """All connections. They are registered with ``poll``; ``serve`` is given what it found."""
 
     def __init__(self, poll: select.poll, entrances: list[Entrance]) -> None:
         self._poll = poll
@@ -101,13 +103,14 @@ class Clients:
         self._asleep = set(self._entrances)
 
     def wait(self, now: float) -> float:
-        """Seconds until something has to be done though nothing comes."""
+        """Seconds until something has to be done even if nothing comes."""
         moments = [each.ends_at for each in self._clients.values()]
         moments += [each.opens_at for each in self._asleep]
         return max(min(moments) - now, 0.0) if moments else 60.0
 
     def serve(self, ready: dict[int, int]) -> list[tuple[Client, str]]:
-        """Go on with all of them; those who have said what they want, each once."""
+        """Read from and write to all that are ready. Returns those whose request is complete, each
+        once."""
         now = time.monotonic()
         asked = []
         for client in list(self._clients.values()):
@@ -129,20 +132,20 @@ class Clients:
         return asked
 
     def answer(self, client: Client, data: bytes) -> None:
-        """To one that may be gone by now."""
+        """Answer a client, unless it is gone."""
         if self._clients.get(client.connection.fileno()) is client:
             client.answer = memoryview(data)
             self._send(client)
 
     def close(self) -> None:
-        """All connections and all ways in."""
+        """Close all connections and all listening sockets."""
         for client in list(self._clients.values()):
             self._close(client)
         for entrance in self._entrances:
             entrance.listener.close()
 
     def _accept(self, entrance: Entrance, now: float) -> list[tuple[Client, str]]:
-        """All who wait, and those of them who have said already what they want."""
+        """Let in all that wait. Returns those whose request is complete already."""
         terms = entrance.terms
         if now >= entrance.ends_at:
             entrance.ends_at = now + terms.span
@@ -193,7 +196,7 @@ class Clients:
         self._close(max(there, key=lambda each: users[each.user]))
 
     def _read(self, client: Client) -> list[tuple[Client, str]]:
-        """What it wants, once that is said."""
+        """Read from a client. Returns its request once it is complete."""
         try:
             part = client.connection.recv(_LONGEST + 1 - len(client.request))
         except BlockingIOError:
@@ -208,7 +211,7 @@ class Clients:
         if not newline and len(client.request) <= _LONGEST:
             return []
         what = client.wants = REQUESTS.get(line + newline, "")
-        # There is no more to read, but it may go away.
+        # Nothing more is read, but the client may go away.
         self._poll.modify(client.connection, 0)
         if not what:
             self.answer(client, UNKNOWN)
@@ -242,7 +245,7 @@ class Clients:
 
 
 def _user(connection: socket.socket) -> int:
-    """Who has made it."""
+    """The user at the other end."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     user: int = _CREDENTIALS.unpack(data)[1]
     return user

@@ -7,14 +7,15 @@
     flatnet-relay status   what it carries, for whom, and what it drops
     flatnet-relay reload   have it read its table anew
 
-Standard library only, so that a host needs nothing but Python. Exit status: 0 done, 1 not done (the
-reason is on standard error), 2 wrong usage.
+It uses only the standard library, so a host needs nothing but Python. Exit status: 0 done, 1 not
+done (the reason is on standard error), 2 wrong usage.
 
-From a packet's point of view: a pod's packet to 10.5.94.7 meets the route of the whole network to
-the TUN device. There a *worker* reads it, finds that 10.5.94.0/24 is the peer's with the underlay
-address 192.0.2.9, and sends it there in a UDP datagram, with nothing around it. The worker of that
-host checks that it came from that peer, that its inner source is in this peer's subnet and its
-inner destination in its own, and writes it to its own device, from where its kernel takes it on.
+From a packet's point of view: a pod sends a packet to 10.5.94.7. The route of the whole network
+leads to the TUN device. There a *worker* reads the packet, and finds that 10.5.94.0/24 belongs to
+the peer with the underlay address 192.0.2.9. It sends the packet there as the payload of a UDP
+datagram, with nothing around it. The worker of that host checks three things: the datagram came
+from that peer, the inner source is in that peer's subnet, and the inner destination is in its own
+subnet. Then it writes the packet to its own device, and its kernel delivers it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the relay is told: its settings, which need a restart, and its table, which does not.
+"""The relay's two files: its settings, which it reads at its start, and its table of peers, which
+it reads anew whenever it is told to.
 
-Both are JSON files that root writes and the relay's user reads. Errors name file and field.
+Both are JSON. Root writes them, and the relay's user reads them. Errors name the file and the
+field.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..fields import dumps, is_number, load_object, show
 SETTINGS_PATH = "/etc/flatnet/relay.json"
 TABLE_PATH = "/var/lib/flatnet/relay-table.json"
 CONTROL_PATH = "/run/flatnet-relay/control"
-# The newest format of whole packets in vectors that this version reads: see vector.py.
+# The newest format of vectors that this version reads: see vector.py.
 VECTOR = 1
 
 _MOST_WORKERS = 16
@@ -31,11 +33,12 @@ class InvalidRelayConfig(InvalidInput):
 
 
 class RelaySettings(NamedTuple):
-    """One relay. ``address`` is the device's own, from which it answers with ICMP; ``subnet`` this
-    host's; ``listen`` its underlay address; ``mtu`` the device's.
+    """One relay. ``address`` is the device's, and the source of ICMP errors to peers. ``subnet`` is
+    this host's. ``listen`` is this host's address in the underlay. ``mtu`` is the device's.
 
-    ``vector``: whether peers that can are sent whole vectors. ``workers`` are processes, one for
-    each queue of the device; 0 chooses by the cores. ``user``: whom to become if started by root.
+    ``vector``: send vectors to the peers that read them. ``workers``: how many processes carry
+    packets, each with a queue of the device; 0 chooses by the number of cores. ``user``: the user
+    that the relay becomes if root has started it.
     """
 
     device: str
@@ -60,7 +63,8 @@ class RelaySettings(NamedTuple):
 
 
 class RelayPeer(NamedTuple):
-    """``vector``: the newest format that its lease says it reads; 0: flannel's only."""
+    """A peer. ``vector`` is the newest format of vectors that it reads, as its lease says; 0: it
+    reads flannel's datagrams only."""
 
     subnet: str
     address: str
@@ -71,7 +75,7 @@ class RelayPeer(NamedTuple):
 
 
 class RelayTable(NamedTuple):
-    """Where the network's subnets are, as of an etcd revision (0: as the user says)."""
+    """The peer of each subnet, as of an etcd revision; 0 if a user wrote the table."""
 
     peers: tuple[RelayPeer, ...] = ()
     revision: int = 0
@@ -83,7 +87,7 @@ class RelayTable(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Tells one table from another."""
+        """Two tables have the same digest only if they are the same."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
@@ -121,7 +125,7 @@ def parse_settings(text: str | bytes, what: str = "settings") -> RelaySettings:
     return RelaySettings(**found)
 
 
-# Of formats of vectors: it is a byte where the relay keeps it.
+# The highest format of vectors: the relay keeps it in a byte.
 _NEWEST = 255
 # IPv4's smallest MTU; the largest that fits in a datagram.
 _RANGES = {"mtu": (68, 65507), "port": (1, 65535), "workers": (0, _MOST_WORKERS)}

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Asking a running relay over a Unix socket: a word and a newline, answered with a line of JSON.
 
-Root asks, and who answers is the relay's user, whom the network may have taken over by then. So
-there is one deadline for all of it and a limit on its size, and an answer is checked before anybody
-uses or prints it. Nobody asks while holding the host's lock.
+Root asks, and the relay's user answers. Somebody may have taken over that user through the network.
+So there is one deadline for question and answer, the size of an answer is limited, and an answer is
+checked before anybody uses or prints it. Nobody may ask while holding the host's lock.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from ..errors import FlatnetError, InvalidInput
 from ..fields import is_number, load_object, show
 
-# What an answer may take, in bytes; that with all peers has some hundred for each.
+# How many bytes an answer may have. One with all peers has a few hundred for each of them.
 _MOST = {"status": 64 << 20, "summary": 1 << 16, "reload": 1 << 16}
 _PART = 1 << 16
-# Before another try to get into the queue, and to be let in.
+# Seconds until the next try: to get into the listener's queue, and to be let in.
 _SOON, _AGAIN = 0.0005, 0.05
 
 _TABLE = {"revision": int, "peers": int, "digest": str}
@@ -45,7 +45,8 @@ _SUMMARY: dict[str, Any] = {
 }
 _COUNTS = ("mtu", "tx_packets", "tx_bytes", "tx_vectors", "rx_packets", "rx_bytes", "rx_vectors")
 _PEER = {"address": str, "subnets": [str], "mode": str, **dict.fromkeys(_COUNTS, int)}
-# What each answer has at least: fields by their names, all of a list, all of a mapping ("").
+# What each answer has at least: a dict has fields by their names ("" stands for every name), a list
+# has one shape for all its items.
 _SHAPES: dict[str, Any] = {
     "status": {**_SUMMARY, "peers": [_PEER]},
     "summary": _SUMMARY,
@@ -54,15 +55,15 @@ _SHAPES: dict[str, Any] = {
 
 
 class RelayUnavailable(FlatnetError):
-    """No relay answers as one does, or it refuses."""
+    """No relay answers, its answer makes no sense, or it refuses."""
 
 
 class RelayGone(RelayUnavailable):
-    """None runs; one that starts reads its files then."""
+    """No relay runs. When one starts, it reads its files."""
 
 
 class _NoAnswer(InvalidInput):
-    """What came is none, or says no."""
+    """What came is no answer, or it is an error."""
 
 
 def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def ask(path: str, command: str, timeout: float = 5.0) -> dict[str, Any]:
 
 
 def _exchange(path: str, command: str, deadline: float) -> bytes:
-    """What came until a line ended, or the other end was closed, or it was too much. Who comes to
-    the public way in too often gets nothing at all, and asks again."""
+    """What comes until a line has ended, the other end is closed, or it is too much. A user who
+    comes to the public socket too often gets nothing, and has to ask again."""
     while True:
         way = entrance(path)
         data = b""
@@ -117,7 +118,7 @@ def _exchange(path: str, command: str, deadline: float) -> bytes:
 
 
 def _try(way: str, command: str, deadline: float) -> bytes:
-    """The same, of one connection."""
+    """The same, with one connection."""
     data = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         while True:
@@ -125,7 +126,7 @@ def _try(way: str, command: str, deadline: float) -> bytes:
             try:
                 connection.connect(way)
                 break
-            except BlockingIOError:  # others wait as well, as many as it lets
+            except BlockingIOError:  # the listener's queue is full
                 time.sleep(_SOON)
         connection.sendall(command.encode() + b"\n")
         while len(data) <= _MOST[command]:
@@ -138,14 +139,13 @@ def _try(way: str, command: str, deadline: float) -> bytes:
 
 
 def private_path(path: str) -> str:
-    """Of the socket that only root and the relay's own user can reach, beside that for all."""
+    """The path of the private socket, given that of the public one."""
     folder, name = os.path.split(path)
     return os.path.join(folder, "private", name)
 
 
 def entrance(path: str) -> str:
-    """The socket to use: the private one, where nobody else can be in the way, if it can be
-    reached."""
+    """The socket to use: the private one, if we can reach it."""
     private = private_path(path)
     return private if os.path.exists(private) else path
 
@@ -163,12 +163,12 @@ def _parse(data: bytes, command: str) -> dict[str, Any]:
         text = answer["error"]
         raise _NoAnswer(text[:500] if _fits(text, str) else show(text))
     if not _fits(answer, _SHAPES[command]) or not _plain(answer):
-        raise _NoAnswer("the answer is none of a relay of this version: %s" % show(data))
+        raise _NoAnswer("the answer is not that of a relay of this version: %s" % show(data))
     return answer
 
 
 def _fits(value: Any, shape: Any) -> bool:
-    """Whether a decoded value has what a shape asks for."""
+    """Whether a decoded value has the shape."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return False
@@ -187,7 +187,7 @@ def _fits(value: Any, shape: Any) -> bool:
 
 
 def _plain(value: Any, depth: int = 6) -> bool:
-    """Whether all of it may be shown as it is: no control characters, no depths."""
+    """Whether all of it may be shown as it is: no control characters, and not nested deeply."""
     if isinstance(value, dict):
         return depth > 0 and all(
             _plain(name) and _plain(each, depth - 1) for name, each in value.items()

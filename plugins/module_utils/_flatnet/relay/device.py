@@ -3,10 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the relay asks of the kernel: the TUN device's queues and the UDP sockets.
 
-Everything that makes it fast is probed, and done without where the kernel lacks it:
+What makes the relay fast is probed at its start. Where the kernel lacks it, the relay works
+without:
 
-- frames of up to 64 KB from and to the device instead of packets (TUNSETOFFLOAD): TCP segments not
-  yet cut (TSO), UDP datagrams likewise (USO, from Linux 6.2), checksums left to whoever sends;
+- frames of up to 64 KB from and to the device instead of packets (TUNSETOFFLOAD): TCP streams that
+  are not cut into segments yet (TSO), UDP datagrams likewise (USO, from Linux 6.2), and checksums
+  that are left to the sender;
 - one sendmsg for many datagrams (UDP_SEGMENT, from 4.18);
 - many datagrams in one recvmsg (UDP_GRO, from 5.0).
 
@@ -45,7 +47,7 @@ VNET = 10  # bytes of struct virtio_net_hdr
 
 
 class DeviceUnavailable(FlatnetError):
-    """The TUN device, or the address to listen on, cannot be had."""
+    """The TUN device or the address to listen on cannot be used."""
 
 
 class PortTaken(DeviceUnavailable):
@@ -53,8 +55,8 @@ class PortTaken(DeviceUnavailable):
 
 
 class Queue(NamedTuple):
-    """One queue of the device. ``offload``: the best that the kernel can do, one of the names
-    above."""
+    """One queue of the device. ``offload`` is the best that the kernel can do, as named above.
+    ``multiple``: the device can have several queues."""
 
     fileno: int
     offload: str
@@ -62,11 +64,11 @@ class Queue(NamedTuple):
 
     @property
     def uso(self) -> bool:
-        """Whether datagrams of UDP may be written many at once."""
+        """Whether many UDP datagrams may be written at once."""
         return self.offload == "tso+uso"
 
     def ask_for_frames(self, wanted: bool) -> None:
-        """Have the device give frames as it can, or packets, cut and with their checksums."""
+        """Have the device give frames, as far as it can, or packets with their checksums."""
         bits = dict(_OFFLOADS)[self.offload if wanted else "none"]
         fcntl.ioctl(self.fileno, _TUNSETOFFLOAD, bits)
 
@@ -74,7 +76,7 @@ class Queue(NamedTuple):
 def attach(device: str) -> Queue:
     """Open a queue of a device that is there; it gives packets. Raises DeviceUnavailable."""
     try:
-        socket.if_nametoindex(device)  # the next would make it
+        socket.if_nametoindex(device)  # raises OSError; without the device, the ioctl would make it
         descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         missing = error.errno in (errno.ENODEV, errno.ENXIO) or not error.filename
@@ -125,8 +127,8 @@ def _probe(descriptor: int) -> str:
 
 
 class Socket(NamedTuple):
-    """A bound UDP socket. ``gso``, ``gro``: whether it sends and receives many datagrams at once;
-    ``buffer``: bytes that may wait to be received."""
+    """A bound UDP socket. ``gso``, ``gro``: it sends, receives many datagrams at once. ``buffer``:
+    how many bytes may wait to be received."""
 
     udp: socket.socket
     gso: bool
@@ -134,7 +136,7 @@ class Socket(NamedTuple):
     buffer: int
 
     def dropped(self) -> int:
-        """What the kernel has not kept for want of room, modulo 2**32; 0 if it does not say."""
+        """How many datagrams the kernel had no room for, modulo 2**32; 0 if it does not say."""
         try:
             found = self.udp.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
             return int(_MEMINFO.unpack(found)[0])
@@ -143,11 +145,11 @@ class Socket(NamedTuple):
 
 
 def bind(address: str, port: int, beside: bool) -> socket.socket:
-    """A socket of this address and port, also while the address is not there yet, so that nobody
-    else gets the port. ``beside``: others of ours have it too. Raises DeviceUnavailable."""
+    """A socket of this address and port. The host need not have the address yet: so nobody else can
+    get the port. ``beside``: other sockets of ours have it too. Raises DeviceUnavailable."""
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        # Without it the kernel says of anybody's socket that the port is taken, of our own as well.
+        # If a socket on the port does not share it, the kernel refuses all others, ours as well.
         share(udp, beside)
         udp.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         udp.bind((address, port))
@@ -173,7 +175,7 @@ def fits(udp: socket.socket, address: str, port: int) -> bool:
 
 
 def share(udp: socket.socket, wanted: bool) -> None:
-    """Whether other sockets of ours may have the same port, and get some of what comes."""
+    """Let other sockets of ours have the same port, or not. Each gets some of what comes."""
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(wanted))
 
 
@@ -189,7 +191,7 @@ def check_address(address: str, port: int) -> None:
 
 
 def prepare(udp: socket.socket, segments: bool = True) -> Socket:
-    """Make a bound socket one for a worker; one that was another's before, too. Outer packets carry
+    """Set up a bound socket for a worker, even if another worker has had it. Outer packets carry
     DF, so that the underlay says when they are too big."""
     udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
     for option, force in (
@@ -216,7 +218,8 @@ def _takes(udp: socket.socket, option: int, value: int) -> bool:
 
 
 def path_mtu(local: str, peer: tuple[str, int]) -> int | None:
-    """What the kernel knows of the way to a peer: the largest IP packet, in bytes."""
+    """The largest IP packet, in bytes, that fits on the way to a peer, as far as the kernel
+    knows."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((local, 0))
         probe.connect(peer)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where packets come from and go to: a queue of the device and a UDP socket for each worker."""
+"""What each worker reads and writes: a queue of the device and a UDP socket."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .stored import Stored
 End = tuple[device.Queue, device.Socket]
 
 _MOST_AUTOMATIC = 4
-# What is missing at the start may come: so long it is waited for before all begins anew.
+# Seconds to wait for what is missing at the start, and until it is looked for again.
 _WAIT, _AGAIN = 5.0, 0.25
 
 
 class AlreadyTold(RelayFailed):
-    """The relay cannot go on, and has said why."""
+    """The relay cannot go on, and has logged why."""
 
 
 def open_ends(settings: RelaySettings) -> list[End]:
-    """For each worker; the port before all else. Raises device.DeviceUnavailable."""
+    """A queue and a socket for each worker. The port is taken first. Raises DeviceUnavailable."""
     stored = Stored(settings.listen, settings.port)
     until = time.monotonic() + _WAIT
     told = ""
@@ -42,7 +42,7 @@ def open_ends(settings: RelaySettings) -> list[End]:
                 raise
             return list(zip(queues, map(device.prepare, sockets)))
         except device.DeviceUnavailable as error:
-            # A first start says so at once, above all to a host that boots.
+            # At a first start the caller is told at once, which matters above all at boot.
             if not stored.survived and not isinstance(error, device.PortTaken):
                 raise
             if told != str(error):
@@ -54,7 +54,7 @@ def open_ends(settings: RelaySettings) -> list[End]:
 
 
 def _queues(settings: RelaySettings) -> list[device.Queue]:
-    """As many as there are to be workers, and the device can have."""
+    """A queue for each worker, or only one if the device cannot have several."""
     wanted = settings.workers
     if not wanted:
         wanted = max(1, min(_MOST_AUTOMATIC, len(os.sched_getaffinity(0)) // 2))

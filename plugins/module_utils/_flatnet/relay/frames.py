@@ -1,13 +1,13 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Frames as TUN devices with virtio headers give and take them: cutting and joining.
+"""Frames, as TUN devices with virtio headers read and write them: cut into packets, and joined.
 
-A frame is a packet of up to 64 KB that stands for many: one IP and one TCP (or UDP) header, and the
-payload of all, to be cut every ``size`` bytes (``struct virtio_net_hdr`` of
-``linux/virtio_net.h``). ``cut`` does what the kernel's tcp_gso_segment and __udp_gso_segment do,
-``join`` what its GRO does, and trusts nothing: every checksum is verified before the packets that
-carry it become one.
+A frame is a packet of up to 64 KB that stands for many packets. It has one IP and one TCP or UDP
+header, and the payload of all, which is to be cut every ``size`` bytes (``struct virtio_net_hdr``
+of ``linux/virtio_net.h``). ``cut_tcp`` and ``cut_udp`` do what the kernel's tcp_gso_segment and
+__udp_gso_segment do. ``join`` does what the kernel's GRO does; the packets are not trusted, so
+``joinable`` verifies every checksum first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NEEDS_CSUM = 1
 GSO_NONE, GSO_TCP4, GSO_UDP, GSO_ECN = 0, 1, 5, 0x80
 TCP, UDP = 6, 17
 
-# flags, GSO type, length of the headers, payload of a segment, where the checksum starts and where
-# in what follows it stands; in the host's byte order.
+# The virtio header, in the host's byte order: flags, GSO type, length of the headers, payload of a
+# segment, where the bytes of the checksum begin, and how far behind that its field is.
 VNET = struct.Struct("=BBHHHH")
 PLAIN = bytes(VNET.size)
 
@@ -37,11 +37,12 @@ View = memoryview
 
 
 class Malformed(Exception):
-    """A frame that its own header does not fit."""
+    """A frame that does not fit its own header."""
 
 
 class Cut(NamedTuple):
-    """Packets of ``length`` bytes, the last may be shorter; two parts each, headers and payload."""
+    """Packets of ``length`` bytes, of which the last may be shorter. Each has two parts: headers
+    and payload."""
 
     parts: list[bytes | View]
     packets: int
@@ -49,8 +50,8 @@ class Cut(NamedTuple):
 
 
 def cut_tcp(frame: View, size: int) -> Cut:
-    """An IPv4 TCP frame in segments with ``size`` bytes of payload. The frame's own checksums and
-    lengths are not looked at. Raises Malformed."""
+    """Cut an IPv4 TCP frame into segments with ``size`` bytes of payload. The frame's own checksums
+    and lengths are ignored. Raises Malformed."""
     start = (frame[0] & 15) * 4
     head = start + (frame[start + 12] >> 4) * 4 if len(frame) >= start + 20 else 0
     length = len(frame)
@@ -69,7 +70,7 @@ def cut_tcp(frame: View, size: int) -> Cut:
     flags = words[13]
     window = bytes(words[14:16])
     rest = bytes(frame[start + 18 : head])
-    # What is the same in all of them.
+    # The sums of what is the same in all segments.
     ip_sum = total(first + b"\0\0\0\0" + middle) + total(flow)
     tcp_sum = total(flow[:8] + ports + acked + b"\0") + TCP + total(window) + total(rest)
     full = head + size
@@ -128,7 +129,7 @@ _TCP_HEADERS: dict[tuple[int, int], struct.Struct] = {}
 
 
 def _tcp_header(start: int, head: int):  # type: ignore[no-untyped-def]
-    """Packs IPv4 and TCP headers that end at these offsets."""
+    """The function that packs IPv4 and TCP headers which end at these offsets."""
     made = _TCP_HEADERS.get((start, head))
     if made is None:
         made = struct.Struct("!2sHH4sH%ds4sI5sB2sH%ds" % (start - 12, head - start - 18))
@@ -137,7 +138,7 @@ def _tcp_header(start: int, head: int):  # type: ignore[no-untyped-def]
 
 
 def cut_udp(frame: View, size: int) -> Cut:
-    """An IPv4 UDP frame in datagrams with ``size`` bytes of payload. Raises Malformed."""
+    """Cut an IPv4 UDP frame into datagrams with ``size`` bytes of payload. Raises Malformed."""
     start = (frame[0] & 15) * 4
     head = start + 8
     length = len(frame)
@@ -174,14 +175,15 @@ def cut_udp(frame: View, size: int) -> Cut:
 
 
 def complete(packet: View, start: int, offset: int) -> bool:
-    """Put in the checksum that the kernel left to us: over all from ``start`` on, where the field
-    at ``offset`` has the pseudo header's sum. False if it lies outside the packet."""
+    """Write the checksum that the kernel has left to us. It is over all bytes from ``start`` on,
+    and its field, ``offset`` bytes behind that, has the sum of the pseudo header. False if the
+    field is outside the packet."""
     at = start + offset
     if at + 2 > len(packet):
         return False
     check = field(total(packet[start:]))
     if not check and packet[9] == UDP:
-        check = 0xFFFF  # 0 says that there is none
+        check = 0xFFFF  # 0 would say that there is no checksum
     packet[at] = check >> 8
     packet[at + 1] = check & 0xFF
     return True
@@ -212,8 +214,8 @@ def _columns(protocol: int, head: int, length: int) -> struct.Struct:
 
 
 def joinable(packets: View, length: int, count: int, udp: bool) -> int:
-    """How many of the first of ``count`` packets of ``length`` bytes each (the last may be shorter)
-    can be one frame; 1 if that is not to be had. They are checked in full, checksums too."""
+    """How many of ``count`` packets can be one frame, from the first one on; 1 if no two can. All
+    have ``length`` bytes, the last may be shorter. They are checked in full, checksums too."""
     if length < 28:
         return 1
     protocol = packets[9]
@@ -229,7 +231,7 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
     elif protocol == UDP and udp and length > 28:
         head = 28
         if not (packets[26] or packets[27]) or packets[24] << 8 | packets[25] != length - 20:
-            return 1  # no checksum, which a frame's packets must have; or something behind it
+            return 1  # without a checksum, which a frame's packets must have; or with a trailer
     else:
         return 1
     most = min(count, MOST)
@@ -241,12 +243,12 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
         last = _columns(protocol, head, size).unpack_from(packets, whole * length)
     good = _alike(list(zip(*rows)), whole, length - head, last, size)
     while good > 1:
-        # What the IP header's checksum does not cover; 0 with the pseudo header's sum, if sound.
+        # What the IP header's checksum does not cover. With the pseudo header its sum has to be 0.
         pieces = [packets[at + 20 : at + length] for at in range(0, good * length, length)]
         flow = total(packets[12:20]) + protocol
         full = -(flow + length - 20)
         if good > whole or protocol == UDP:
-            # The last one's length differs, and with it what it must sum up to.
+            # The last one's length may differ, and then its sum does, too.
             tail = flow + len(pieces[-1]) + total(pieces[-1])
             if tail % 65535 or (protocol == UDP and not _udp_checked(packets, length, good)):
                 good -= 1
@@ -254,13 +256,13 @@ def joinable(packets: View, length: int, count: int, udp: bool) -> int:
             pieces.pop()
         if not pieces or all_are(pieces, full):
             break
-        # One of them is not sound; it goes alone, and whatever is before and after it does not.
+        # One of them is broken. Only those before it can be joined.
         good = next((n for n, piece in enumerate(pieces) if (total(piece) - full) % 65535), 0)
     return max(good, 1)
 
 
 def _udp_checked(packets: View, length: int, count: int) -> bool:
-    """Whether all of them have a checksum."""
+    """Whether all of the UDP packets have a checksum."""
     return not any(
         packets[at + 26] == 0 and packets[at + 27] == 0 for at in range(0, count * length, length)
     )
@@ -269,8 +271,8 @@ def _udp_checked(packets: View, length: int, count: int) -> bool:
 def _alike(
     columns: list[tuple[Any, ...]], whole: int, size: int, last: Row | None, last_length: int
 ) -> int:
-    """How many packets' headers, of ``whole`` and perhaps a shorter ``last`` one, are what those of
-    one frame would be."""
+    """How many packets, from the first one on, have headers that fit one frame. There are ``whole``
+    packets of full length, and perhaps a shorter ``last`` one."""
     starts, idents, middles, checks, flows, *transport = columns
     good = whole
     for column in (starts, middles, flows):
@@ -281,7 +283,7 @@ def _alike(
     sums = set(map(add, idents, checks))
     if not sums <= {wanted, wanted + 65535, wanted + 131070}:
         good = _first(good, lambda n: (idents[n] + checks[n] - wanted) % 65535)
-    apart = middles[0][0] & 0x40  # DF: identifications mean nothing (RFC 6864)
+    apart = middles[0][0] & 0x40  # with DF, identifications mean nothing (RFC 6864)
     if not apart:
         good = _first(good, lambda n: idents[n] != (idents[0] + n) & 0xFFFF)
     ended = False
@@ -292,7 +294,7 @@ def _alike(
         if sequences != tuple(range(begin, begin + whole * size, size)):
             good = _first(good, lambda n: sequences[n] != (begin + n * size) & 0xFFFFFFFF)
         same = _same(controls, good)
-        # The next may end the frame.
+        # The next one may end the frame.
         ended = same < good and _ends(controls[0], controls[same])
         good = same + 1 if ended else same
     else:
@@ -320,7 +322,7 @@ def _alike(
 
 
 def _ends(first: bytes, other: bytes) -> bool:
-    """Whether acknowledgement to window differ in FIN or PSH only."""
+    """Whether the fields from the acknowledgement to the window differ in FIN or PSH only."""
     return (
         first[:5] == other[:5]
         and first[6:] == other[6:]
@@ -329,7 +331,7 @@ def _ends(first: bytes, other: bytes) -> bool:
 
 
 def _same(column: tuple[Any, ...], most: int) -> int:
-    """How many of the first are equal to the first."""
+    """How many values are equal to the first one, before the first that is not."""
     first = column[0]
     if column.count(first) == len(column):
         return most
@@ -337,13 +339,13 @@ def _same(column: tuple[Any, ...], most: int) -> int:
 
 
 def _first(most: int, wrong: Callable[[int], Any]) -> int:
-    """How many come before the first that is wrong."""
+    """How many numbers come before the first one that is wrong."""
     return next((number for number in range(most) if wrong(number)), most)
 
 
 def join(packets: View, length: int, count: int) -> list[bytes | View]:
-    """What to write to the device for packets that ``joinable`` counted: virtio header, headers,
-    payloads. The checksum is left partial: it has been verified."""
+    """What to write to the device for packets that ``joinable`` has counted: virtio header,
+    headers, payloads. The checksum is left partial, since it was verified."""
     protocol = packets[9]
     head = 20 + (packets[32] >> 4) * 4 if protocol == TCP else 28
     end = min(count * length, len(packets))
@@ -369,8 +371,8 @@ def join(packets: View, length: int, count: int) -> list[bytes | View]:
 
 
 def runs(packets: View, length: int, udp: bool) -> Iterator[tuple[int, int]]:
-    """Packets of ``length`` bytes (the last may be shorter), as (where, how many) that may be
-    joined."""
+    """Packets of ``length`` bytes, of which the last may be shorter, in groups that can be joined:
+    where each group begins, and how many packets it has."""
     at = 0
     while at < len(packets):
         left = -(-(len(packets) - at) // length)

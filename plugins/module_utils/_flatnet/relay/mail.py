@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What workers tell each other: reports on vectors that came to one and are about another's.
+"""Reports on vectors that workers pass to each other: the kernel gives a report to any worker.
 
-Peers cause these, as many as they like. So the main process has no part in it, nobody waits for
-anybody, and only the latest report of a peer is kept until the next tick takes it along. What does
-not fit is dropped: the next report tells as much.
+Peers cause these, as many as they like. So they do not go through the main process, no worker waits
+for another one, and of each peer only the latest report is kept until the next tick. What there is
+no room for is dropped: the next report says as much.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Iterator
 
 # A report: the peer's address, frames sent, frames arrived.
 _RECORD = struct.Struct("!4sII")
-# So many fit in a message that any kernel takes, and so many are read at a time.
+# Records in a message, so that any kernel takes it; messages that are read at a time.
 _MOST_RECORDS = 2048
 _MOST_MESSAGES = 16
 
 
 class Mail:
-    """Boxes for ``count`` workers, made before they are; each takes its own."""
+    """The boxes of ``count`` workers. They are made before the workers start; each takes its
+    own."""
 
     def __init__(self, count: int) -> None:
         self._pairs = [
@@ -33,7 +34,7 @@ class Mail:
         ]
 
     def box(self, worker: int) -> Box | None:
-        """A worker's own, in its process; None if there is nobody else."""
+        """A worker's box, for its process; None if there is only one worker."""
         inbox = None
         for number, (reading, dummy) in enumerate(self._pairs):
             if number == worker:
@@ -43,14 +44,14 @@ class Mail:
         return Box(worker, inbox, [writing for dummy, writing in self._pairs]) if inbox else None
 
     def close(self) -> None:
-        """In whatever process has no box."""
+        """Called in the main process, which has no box."""
         for pair in self._pairs:
             for each in pair:
                 each.close()
 
 
 class Box:
-    """One worker's: ``put`` and ``send`` what is for others, ``read`` what came from them."""
+    """One worker's box. ``put`` and ``send`` reports for others; ``read`` those from others."""
 
     def __init__(self, worker: int, inbox: socket.socket, others: list[socket.socket]) -> None:
         self._worker = worker
@@ -62,7 +63,7 @@ class Box:
         return self._inbox.fileno()
 
     def put(self, worker: int, address: str, sent: int, arrived: int) -> bool:
-        """Keep the latest report of a peer on another worker's vectors; False if there is no such
+        """Keep a peer's latest report on the vectors of another worker; False if there is no such
         worker."""
         if worker >= len(self._others):
             return False
@@ -70,7 +71,7 @@ class Box:
         return True
 
     def send(self) -> int:
-        """Have the others get what is kept; how many reports did not fit."""
+        """Send the others what is kept for them. Returns how many reports were dropped."""
         lost = 0
         for worker, waiting in enumerate(self._waiting):
             if not waiting:
@@ -84,12 +85,12 @@ class Box:
                 some = records[first : first + _MOST_RECORDS]
                 try:
                     self._others[worker].send(b"".join(some))
-                except OSError:  # it is full, or the other worker has ended
+                except OSError:  # the box is full, or the other worker has ended
                     lost += len(some)
         return lost
 
     def read(self) -> Iterator[tuple[str, int, int]]:
-        """Reports from others: a peer's address, frames sent, frames arrived."""
+        """The reports from others: a peer's address, frames sent, frames arrived."""
         for dummy in range(_MOST_MESSAGES):
             try:
                 data = self._inbox.recv(_MOST_RECORDS * _RECORD.size)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The relay's main process: starts the workers, and answers for them.
+"""The relay's main process: starts the workers, reads the table, and answers clients.
 
-It carries no packets, so that whoever asks is answered under load as well, and reading a table of
-thousands of peers holds nothing up.
+It carries no packets. So a client is answered under load as well, and no packet waits while a table
+of thousands of peers is read.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from .worker import COUNTERS, DeviceGone, Worker
 
 _PATIENCE = 10.0  # seconds that a worker may take to answer
 _LOOK = 10.0  # seconds between looks at the workers: for the watchdog, metrics, the journal
-# What anybody gets told is so old at most, and takes so small a part of the workers' time.
+# A status is used for so many seconds, and longer if making it has taken long: making them may take
+# only this part of the workers' time.
 _FRESH, _PART = 1.0, 0.02
 
 
 class Question:
-    """One to all workers, and who waits for what comes of it."""
+    """A question to all workers, and the clients that wait for the answer."""
 
     def __init__(self, channels: list[Channel], clients: list[Client]) -> None:
         self.open = set(channels)
@@ -58,7 +59,8 @@ class Relay:
         self._outdated = False
         self._version = version
         self._table = RelayTable()
-        # Its digest as the workers were given it, and what tells its file from another one.
+        # The digest of the table that the workers were given last; the stamp of the file that was
+        # read last.
         self._handed = ""
         self._read = (0, 0, 0)
         self._error = ""
@@ -69,12 +71,12 @@ class Relay:
         self._told: Counter[str] = Counter()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
-        # Questions that the workers have not answered yet, and clients for the next ones.
+        # Questions that the workers have not answered yet; clients that wait for the next ones.
         self._asked: dict[str, Question] = {}
         self._for_status: list[Client] = []
         self._for_reload: list[Client] = []
         self._reload_wanted = False
-        # The last status, by what is asked for: for everybody, until then.
+        # The last status, in the forms that clients ask for, and until when it is used.
         self._shown: dict[str, bytes] = {}
         self._shown_until = 0.0
         watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 3e6
@@ -111,7 +113,7 @@ class Relay:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
             for path in rights.paths(self._settings.control):
-                # Where root has made them, the next relay does.
+                # Not in a folder of root's: there the next relay removes them, as root.
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
@@ -135,8 +137,8 @@ class Relay:
                             os.close(its_queue.fileno)
                             its_sock.udp.close()
                     signal.set_wakeup_fd(-1)
-                    # Systemd and a terminal tell all processes to end at once: a worker goes when
-                    # the main process does.
+                    # Systemd and a terminal signal all processes at once. A worker ends when the
+                    # main process does.
                     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                         signal.signal(each, signal.SIG_IGN)
                     box = mail.box(number)
@@ -159,7 +161,7 @@ class Relay:
     # --- the table --------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """At the start a table that cannot be read is none; later the one before stays."""
+        """Read the table. If that fails, the table before stays in use: at the start, none."""
         self._read = _stamp(self._settings.table_file)
         try:
             self._table = load_table(self._settings.table_file)
@@ -169,7 +171,7 @@ class Relay:
             log(ERROR, "%s; %d peers stay" % (error, len(self._table.peers)))
 
     def _reload(self, clients: Clients) -> None:
-        """Read the files anew; who asked for it is answered when that is in use."""
+        """Read the files anew. Clients that asked for it are answered once the table is in use."""
         askers, self._for_reload = self._for_reload, []
         self._reload_wanted = False
         with contextlib.suppress(InvalidRelayConfig):
@@ -191,7 +193,7 @@ class Relay:
         self._ask("table", askers, self._handed, pack(self._table.peers))
 
     def _in_use(self, workers: Iterable[str] = ()) -> dict[str, Any]:
-        """The table; with a digest once all workers say that they use it."""
+        """The table, for an answer. It has its digest only if all workers say that they use it."""
         taken = set(workers) <= {self._handed}
         return {
             "revision": self._table.revision,
@@ -209,7 +211,7 @@ class Relay:
     # --- serving ----------------------------------------------------------------------------------
 
     def _serve(self, clients: Clients) -> None:
-        """Until a signal says that it is enough. Nobody is waited for."""
+        """Until a signal ends it. It never waits for one worker or one client."""
         ready_told = False
         self._poll.register(self._wake, select.POLLIN)
         self._hand_out([])
@@ -262,7 +264,7 @@ class Relay:
         notify("READY=1")
 
     def _take(self, client: Client, what: str, clients: Clients) -> None:
-        """A request: answered at once, or when the workers have answered."""
+        """Take a request. It is answered at once, or when the workers have answered."""
         if what == "reload":
             self._reload_wanted = True
             self._for_reload.append(client)
@@ -277,7 +279,7 @@ class Relay:
             channel.tell(what, *values)
 
     def _attend(self, channel: Channel, clients: Clients) -> None:
-        """A worker can be told more, or answers."""
+        """Write to and read from a worker."""
         channel.flush()
         messages = channel.hear()
         if messages is None:
@@ -300,13 +302,14 @@ class Relay:
                 raise RelayFailed("a worker does not answer")
 
     def _show(self, question: Question, clients: Clients) -> None:
-        """To whoever asked, and to whom it concerns anyhow."""
+        """Make the status from the workers' answers: for clients, and for the watchdog, the journal
+        and the metrics."""
         found = self._status(question.answers)
-        # To most it is enough without peers, who may be thousands.
+        # Most clients need no peers, of which there may be thousands.
         summary = {name: value for name, value in found.items() if name != "peers"}
         self._shown = {"status": _line(found), "summary": _line(summary)}
         now = time.monotonic()
-        # Who came meanwhile and only wants to know is told as well.
+        # Clients that came meanwhile get it as well, unless they may insist on a newer one.
         also = [each for each in self._for_status if not each.trusted]
         self._for_status = [each for each in self._for_status if each.trusted]
         for client in question.clients + also:
@@ -318,7 +321,7 @@ class Relay:
             self._look(found)
 
     def _status(self, answers: list[dict[str, Any]]) -> dict[str, Any]:
-        """All that is known, for ``report``."""
+        """The status, from what the workers answered."""
         totals: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         drops: Counter[str] = Counter()
         peers: dict[str, dict[str, Any]] = {}
@@ -352,12 +355,12 @@ class Relay:
         }
 
     def _look(self, found: dict[str, Any]) -> None:
-        """Now and then: what an operator may want to know; and whether there is another table that
-        nobody has told of, or was not heard."""
+        """Every few seconds: log new drops, write the metrics, and see whether the table's file is
+        another one, in case nobody has told the relay, or it did not hear."""
         if _stamp(self._settings.table_file) != self._read:
             self._reload_wanted = True
         drops = Counter(found["drops"])
-        # What the host's own kernel has to say in IPv6 is nothing that an operator could mend.
+        # The host's own kernel sends some IPv6 by itself. No operator has to do anything about it.
         more = drops - self._told - Counter({NOT_IPV4: drops[NOT_IPV4]})
         self._told = drops
         if more:
@@ -379,7 +382,7 @@ def _line(found: dict[str, Any]) -> bytes:
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
-    """What tells a file from one that took its place."""
+    """It differs if another file is in this file's place."""
     try:
         found = os.stat(path)
     except OSError:

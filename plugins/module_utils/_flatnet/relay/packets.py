@@ -15,7 +15,7 @@ UNREACHABLE, TIME_EXCEEDED = 3, 11
 NET_UNREACHABLE, FRAGMENTATION_NEEDED, TTL_EXCEEDED = 0, 4, 0
 DONT_FRAGMENT, MORE_FRAGMENTS = 0x4000, 0x2000
 
-# What the kernel says of a device that was removed under us.
+# The errors of a device that was removed while it was open.
 GONE = (errno.EBADFD, errno.EBADF, errno.ENODEV)
 
 _ICMP = 1
@@ -30,8 +30,8 @@ _COPIED = 0x80  # an IP option that belongs in every fragment
 def icmp_error(
     kind: int, code: int, rest: int, source: int, packet: bytes | bytearray | memoryview
 ) -> bytes | None:
-    """An ICMP error about ``packet``, which has a sound IPv4 header; None where there must not be
-    one (RFC 1122, 3.2.2). ``rest``: the header's last word, such as the next hop's MTU."""
+    """An ICMP error about ``packet``, whose IPv4 header was checked; None if the standard forbids
+    one (RFC 1122, 3.2.2). ``rest`` is the ICMP header's last word, such as the next hop's MTU."""
     origin = int.from_bytes(packet[12:16], "big")
     target = packet[16]
     size = (packet[0] & 15) * 4
@@ -49,7 +49,7 @@ def icmp_error(
 
 
 def fragments(packet: bytes | bytearray | memoryview, mtu: int) -> Iterator[bytes]:
-    """``packet``, which may be cut, in pieces of at most ``mtu`` bytes (RFC 791, 3.2)."""
+    """The fragments of ``packet``, of at most ``mtu`` bytes each (RFC 791, 3.2)."""
     size = (packet[0] & 15) * 4
     flags = int.from_bytes(packet[6:8], "big")
     header = bytes(packet[:size])
@@ -80,7 +80,7 @@ def _with(header: bytes, length: int, fragment: int) -> bytes:
 
 
 def _rest(header: bytes) -> bytes:
-    """The header of fragments after the first: only with the options that are to be copied."""
+    """The header of the fragments after the first: it has only the options that are copied."""
     options = bytearray()
     at = 20
     while at < len(header) and header[at]:
@@ -95,7 +95,7 @@ def _rest(header: bytes) -> bytes:
 
 
 class Limiter:
-    """At most ``rate`` a second, ``burst`` at once."""
+    """Allows ``rate`` events a second, and ``burst`` at once."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate

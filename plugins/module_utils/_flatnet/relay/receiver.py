@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the peers to the device: nothing is believed that was not checked."""
+"""From the peers to the device. Every packet is checked: a peer is not trusted."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .wires import (
 )
 
 _BUFFER = 1 << 16
-# So many, since parts of frames may wait in one for those that come next.
+# Several, because parts of frames stay in one buffer until the other parts come.
 _BUFFERS = 4
-# Cuttings of a buffer that are remembered, by the datagrams' length.
+# Views of a buffer that are kept, by the datagrams' length.
 _MOST_CUTS = 64
 _CONTROL = socket.CMSG_SPACE(4)
-# Calls before the device has its turn.
+# Calls until it is the device's turn.
 _BUDGET = 16
 
 # Of the IPv4 header: version and length, length, TTL, checksum, source and destination.
@@ -44,7 +44,7 @@ _INT = struct.Struct("=i")
 
 
 class _Buffer:
-    """What one call receives. ``waits``: frames of which parts are still in it."""
+    """What one call receives. ``waits`` are incomplete frames with parts in it."""
 
     __slots__ = ("_cuts", "bytes", "list", "view", "waits")
 
@@ -56,19 +56,19 @@ class _Buffer:
         self._cuts: dict[int, vector_receiving.Pieces] = {}
 
     def free(self) -> None:
-        """Have them copy what they have."""
+        """Have the incomplete frames copy their parts."""
         for frame in self.waits:
             frame.keep()
         self.waits.clear()
 
     def pieces(self, start: int, end: int, length: int) -> vector_receiving.Pieces:
-        """What follows a vector's header in each datagram."""
+        """What follows the vector's header in each datagram."""
         head = vector.HEADER.size
         count = -(-(end - start) // length)
         if start or count == 1:
             view = self.view[:end]
             return [view[at + head : at + length] for at in range(start, end, length)]
-        # Nearly always the same length: then the views are there already.
+        # The length is nearly always the same. Then the views exist already.
         cuts = self._cuts.get(length)
         if cuts is None:
             if len(self._cuts) >= _MOST_CUTS:
@@ -82,8 +82,8 @@ class _Buffer:
 
 
 class Receiver:
-    """One worker's way in. ``forward`` is given reports that are for another worker of this host:
-    (worker, peer's address, sent, arrived); whether there is such a one."""
+    """One worker's way in. ``forward(worker, peer's address, sent, arrived)`` passes a report to
+    another worker of this host, and returns whether there is such a worker."""
 
     def __init__(
         self, wires: Wires, worker: int, forward: Callable[[int, str, int, int], bool]
@@ -95,14 +95,15 @@ class Receiver:
         self._turn = 0
         self._uso = wires.queue.uso
         self._waiting = vector_receiving.Waiting()
-        # Peers that send vectors.
+        # By the address of each peer that sends vectors.
         self._vectors: dict[str, vector_receiving.Receiving] = {}
         self._report_at = 0.0
         self._dropped = wires.socket.dropped()
 
     def drain(self, idle: bool) -> bool:
-        """Take what has come, up to a budget; whether there may be more. ``idle``: there was
-        nothing to do before, so this first one may be all, and its answer is not made to wait."""
+        """Take what has come, up to a budget. Returns whether there may be more. ``idle``: there
+        was nothing to do before. Then the first datagrams may be all there are, and their answer
+        must not wait."""
         wires = self._wires
         receive = wires.socket.udp.recvmsg_into
         peers = wires.router.peers
@@ -132,7 +133,7 @@ class Receiver:
                     break
                 continue
             peer.rx_packets += -(-size // length)
-            # Datagrams of one length that came together need not be of one kind.
+            # Datagrams of one length come together, vectors and others.
             firsts = buffer.bytes[0:size:length]
             vectors = firsts.count(vector.MAGIC)
             if vectors in (0, len(firsts)):
@@ -169,13 +170,13 @@ class Receiver:
             self._wires.to_device((PLAIN, packet))
 
     def _joined(self, peer: Peer, packets_: View, length: int, count: int) -> None:
-        # They are alike, so the first speaks for all.
+        # They have the same addresses, so the first one is checked for all.
         if self._admit(peer, packets_[:length], length, count):
             self._wires.to_device(frames.join(packets_, length, count))
 
     def _admit(self, peer: Peer, packet: View, length: int = 0, count: int = 1) -> bool:
-        """Whether the peer may send this packet here, and takes one from its TTL. ``length``: of
-        the whole packet, if this is only its start; ``count``: of packets it speaks for."""
+        """Whether the peer may send this packet here; if so, its TTL is lowered by one. ``length``
+        is the whole packet's, if this is only its beginning. ``count`` packets are like it."""
         wires = self._wires
         if len(packet) < 20:
             wires.drops[MALFORMED] += 1
@@ -240,7 +241,8 @@ class Receiver:
             self._turn = (self._turn + 1) % _BUFFERS
 
     def _rejoined(self, peer: Peer, parts: vector_receiving.Pieces) -> bool:
-        """Give a frame to the device; whether it took it."""
+        """Check a complete frame, and write it to the device. Returns whether the device took
+        it."""
         first = parts[0]
         length = sum(map(len, parts)) - vector.BEFORE + vector.HEADER.size
         made = vector.unwrap(first, length)
@@ -267,13 +269,13 @@ class Receiver:
             self._wires.drops[REPORTS] += 1
 
     def heard(self, address: str, sent: int, arrived: int, now: float) -> None:
-        """A report on this worker's vectors that came to another one."""
+        """Take a report on this worker's vectors that came to another worker."""
         peer = self._wires.router.peers.get(address)
         if peer is not None and peer.vectors is not None:
             peer.vectors.heard(sent, arrived, now)
 
     def _overrun(self) -> bool:
-        """Whether the kernel had no room for more, since this worker did not get to take it."""
+        """Whether the kernel had no room for datagrams, because this worker was too slow."""
         count = self._wires.socket.dropped()
         more = (count - self._dropped) & 0xFFFFFFFF
         self._dropped = count
@@ -282,7 +284,7 @@ class Receiver:
         return more > 0
 
     def tick(self, now: float) -> None:
-        """A few times a second: tell peers how their vectors fare."""
+        """A few times a second: send the peers reports on their vectors."""
         if now < self._report_at:
             return
         self._report_at = now + vector.REPORT_EVERY
@@ -295,8 +297,8 @@ class Receiver:
             if overrun:
                 receiving.forgive()
             if not peers[name].vector:
-                continue  # it does not advertise any: it may be something else by now
+                continue  # its lease says that it has no vectors; it may not be a relay of ours
             for report in receiving.reports():
-                # The next one tells as much.
+                # A report that is lost does no harm: the next one says as much.
                 with contextlib.suppress(OSError):
                     self._wires.socket.udp.sendto(report, socket.MSG_DONTWAIT, peers[name].endpoint)

@@ -15,7 +15,7 @@ _WIDEST = 10000
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """What the relay is, what it carried, and for whom."""
+    """What the relay is, what it has carried, and for which peers."""
     settings, offload = found["settings"], found["offload"]
     totals = found["totals"]
     words = {True: "yes", False: "no"}
@@ -54,7 +54,7 @@ def table(found: Mapping[str, Any]) -> str:
                 for peer in found["peers"]
             ]
         )
-    # Also what a relay says that is somebody else's by now.
+    # Escaped: somebody may have taken over the relay that says this.
     return "".join(plain(line, _WIDEST) + "\n" for line in lines)
 
 

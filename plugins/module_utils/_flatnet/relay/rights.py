@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whose the relay is: its ways in for those who ask, and the user that it becomes.
+"""The relay's rights: the user that it becomes, and the sockets at which clients ask.
 
-Root works in no folder that somebody else may write. Started by root, the folders of the ways in
-are root's: made so before anything is looked for in them, and held open while they are used, so
-that their names lead nowhere else meanwhile. Started by systemd as its own user it has a folder
-from it.
+Root must not work in a folder that somebody else may write. If root starts the relay, the folders
+of the sockets are root's. They are made root's before anything is looked for in them, and they are
+held open while they are used, so that their names cannot lead elsewhere meanwhile. If systemd
+starts the relay as its own user, systemd has made the folder.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from .control import private_path
 
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 2, 38
 _BACKLOG = 64
-# Of its log and its metrics; core dumps have packets in them.
+# For its log and its metrics. No core dumps, because packets are in them.
 _LIMITS = ((resource.RLIMIT_FSIZE, 64 << 20), (resource.RLIMIT_CORE, 0))
 
 
 class RelayFailed(FlatnetError):
-    """The relay cannot go on; whoever keeps it starts it again."""
+    """The relay cannot go on. Systemd, or our supervisor, starts it again."""
 
 
 def account(name: str) -> pwd.struct_passwd | None:
-    """Whom to become: nobody, unless root has started it and there is a name."""
+    """The user to become; None unless root has started the relay, and ``name`` is given."""
     if os.geteuid() or not name:
         return None
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise RelayFailed("user: there is no user %s" % name) from None
+        raise RelayFailed("user: there is no user %s; tun_relay makes it" % name) from None
 
 
 def paths(path: str) -> tuple[str, str]:
-    """Of both ways in: for all, and the private one."""
+    """The paths of both sockets: the public one, and the private one."""
     return path, private_path(path)
 
 
 def entrances(path: str, user: pwd.struct_passwd | None) -> list[Entrance]:
-    """Listen for those who ask; raises RelayFailed."""
+    """Listen for clients; raises RelayFailed."""
     made = []
     former = {user.pw_uid} if user else set()
     try:
@@ -66,13 +66,15 @@ def entrances(path: str, user: pwd.struct_passwd | None) -> list[Entrance]:
 
 
 def become(user: pwd.struct_passwd | None) -> None:
-    """Give up root's rights, if they were ever had, for good; nothing after this needs them."""
+    """Give up root's rights for good, if root has started the relay. Nothing after this needs
+    them."""
     if user is None:
         return
     for what, most in _LIMITS:
         resource.setrlimit(what, (most, most))
     libc = ctypes.CDLL(None)
-    # That the end of whoever started it is its end too, which becoming another user forgets.
+    # The relay is to end with the process that started it. The kernel forgets that when a process
+    # becomes another user.
     parent, number = os.getppid(), ctypes.c_int()
     libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(number))
     os.setgroups([each.gr_gid for each in grp.getgrall() if user.pw_name in each.gr_mem])
@@ -81,12 +83,12 @@ def become(user: pwd.struct_passwd | None) -> None:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, number.value)
     if number.value and os.getppid() != parent:
-        raise RelayFailed("whoever started it is gone")
+        raise RelayFailed("the process that started the relay has ended")
 
 
 def _folder(path: str, mode: int, former: set[int]) -> int:
-    """A folder that nobody else can write in, made if need be, as a descriptor. One that is the
-    relay's user's, as earlier versions had it, is taken from it."""
+    """Make and open a folder in which nobody else can write. Earlier versions made it the relay's
+    user's; then it becomes ours."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     ours = True
     try:
@@ -99,7 +101,7 @@ def _folder(path: str, mode: int, former: set[int]) -> int:
     except NotADirectoryError:
         if mode != 0o700:
             raise
-        # What that user left in the folder that was taken, which is ours by now.
+        # Something that this user has left in the folder above, which is ours by now.
         os.unlink(path)
         os.mkdir(path, mode)
         folder = os.open(path, flags)
@@ -122,9 +124,10 @@ def _folder(path: str, mode: int, former: set[int]) -> int:
 
 
 def _listen(folder: int, name: str) -> socket.socket:
-    """In this folder, whatever leads to it now. Whoever gets there may connect: it is the folder
-    that keeps others out, since root without all its rights (flatnet-sync has CAP_DAC_READ_SEARCH)
-    gets into another user's folder, and cannot write to its files."""
+    """Listen in this folder, wherever its name leads by now. Whoever can reach the socket may
+    connect: the folder keeps others out, not the socket's own permissions. flatnet-sync is root
+    without all of root's rights. It gets into another user's folder with CAP_DAC_READ_SEARCH, but
+    it cannot write to that user's files."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The table that packets are looked up in: peers by their underlay address and by their subnets.
+"""The table in which packets are looked up: peers by their underlay address and by their subnets.
 
-A look-up costs the same however many peers there are: one in a dictionary of destinations seen
-before, and for a new one as many as there are different prefix lengths, 33 at most.
+A look-up costs the same however many peers there are. It is one look into a dictionary of the
+destinations seen before. A new destination costs one for each prefix length that there is, at most
+33.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from ..addresses import ipv4_number
 from . import vector_sending
 
-# Destinations remembered; then it starts over, so that a scan cannot take the memory.
+# Destinations that are remembered. With more, all are forgotten, so that a scan cannot fill memory.
 _MOST_CACHED = 1 << 16
 
 # Records between two pauses: well under a millisecond.
@@ -27,8 +28,8 @@ _RECORD = struct.Struct("!IBIB")
 
 
 class Peer:
-    """One host of the network, and what was exchanged with it. Lives as long as its address is in
-    a table, whatever else changes."""
+    """One host of the network, and counters of what was exchanged with it. It stays as long as its
+    address is in the table, whatever else changes."""
 
     __slots__ = (
         "address",
@@ -48,19 +49,20 @@ class Peer:
     def __init__(self, address: int, port: int, mtu: int) -> None:
         self.address = address
         self.endpoint = (socket.inet_ntoa(address.to_bytes(4, "big")), port)
-        # The largest packet that fits in a datagram to it, and until when that was learnt to be
-        # less than the device's (monotonic seconds).
+        # The largest packet that fits in a datagram to it. If that is less than the device's MTU,
+        # it was learnt, and is believed until then (monotonic seconds).
         self.mtu = mtu
         self.mtu_until = 0.0
         self.vector = 0
-        # How vectors to it fare: vector_sending.Sending while it is sent any.
+        # None if it is sent no vectors.
         self.vectors: vector_sending.Sending | None = None
         self.tx_packets = self.tx_bytes = self.tx_vectors = 0
         self.rx_packets = self.rx_bytes = self.rx_vectors = 0
 
 
 def pack(peers: Iterable[tuple[str, str, int]]) -> bytes:
-    """Checked peers (subnet, address, vector) as ``Router.replace`` takes them."""
+    """Peers (subnet, address, vector) in the form that ``Router.replace`` takes. They were checked
+    before."""
     out = bytearray()
     for subnet, address, newest in peers:
         first, dummy, length = subnet.partition("/")
@@ -69,27 +71,27 @@ def pack(peers: Iterable[tuple[str, str, int]]) -> bytes:
 
 
 class Router:
-    """``find``: the peer for an inner address, None if there is none. ``peers``: by address, in the
-    form that a socket gives it."""
+    """``find`` gives the peer for an inner address. ``peers`` has all peers by their address, in
+    the form that a socket gives it."""
 
     def __init__(self, port: int, mtu: int) -> None:
         self._port = port
         self._mtu = mtu
-        # This host's subnet as (bits to shift, number): no peer's, whatever subnets peers have
-        # around it or within.
+        # This host's subnet as (bits to shift, number). It belongs to no peer, even if a peer's
+        # subnet is around it or within it.
         self.own = 32, -1
         self._prefixes: list[tuple[int, dict[int, Peer]]] = []
         self.cache: dict[int, Peer | None] = {}
         self.peers: dict[str, Peer] = {}
 
     def replace(self, records: bytes) -> list[Peer]:
-        """Take another table; the peers that are in it no longer."""
+        """Use another table. Returns the peers that are not in it any more."""
         return next(filter(lambda gone: gone is not None, self.replacing(records))) or []
 
     def replacing(self, records: bytes) -> Iterator[list[Peer] | None]:
-        """Take another table. It is made a part at a time, with pauses in which packets are carried
-        as before, and takes the old one's place at once; then the one list comes, of the peers that
-        are in it no longer."""
+        """Use another table, made a part at a time. After each part comes a None; then packets may
+        be carried, by the table before. In the end the new one takes its place at once, and the
+        list of the peers comes that are not in it any more."""
         prefixes: dict[int, dict[int, Peer]] = {}
         known = {peer.address: peer for peer in self.peers.values()}
         vectors: dict[str, int] = {}
@@ -113,7 +115,8 @@ class Router:
         yield gone
 
     def find(self, address: int) -> Peer | None:
-        """Longest prefix first. Callers look in ``cache`` themselves before they call."""
+        """The peer for an inner address, by the longest prefix; None if there is none. Callers look
+        into ``cache`` before they call."""
         found = None
         bits, own = self.own
         for shift, subnets in self._prefixes if address >> bits != own else ():

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From the device to the peers.
 
-A batch is packets of one length to one peer, of which only the last may be shorter: what one
-sendmsg with UDP_SEGMENT takes.
+Packets to one peer are sent in batches. All packets of a batch have one length, only the last may
+be shorter. That is what one sendmsg with UDP_SEGMENT takes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .wires import MALFORMED, NO_ROUTE, NOT_IPV4, TOO_BIG, TTL, UNSENT, Wires
 
 _SLOTS = 64
 _LARGEST = 65535
-# Reads of the device before the sockets have their turn.
+# Reads of the device until it is the socket's turn.
 _BUDGET = 64
 _MOST_SEGMENTS = 64  # UDP_MAX_SEGMENTS before Linux 6.9
 _MOST_BYTES = 65507
 _UDP_OVERHEAD = 28
-_LEARNT_FOR = 600.0  # seconds that a path's MTU is believed, as the kernel does
+_LEARNT_FOR = 600.0  # seconds that a path's MTU is believed, as many as in the kernel
 _SMALLEST_MTU = 68
 
-# Where a packet begins in a slot, after the virtio header and what a vector has before it.
+# Where a packet begins in a slot: behind the virtio header and the headers of a vector.
 _BEGIN = VNET + vector.BEFORE
 # The virtio header's flags and GSO type; then version and length of the IPv4 header, length, TTL,
 # checksum and destination.
@@ -38,10 +38,11 @@ _HEAD = struct.Struct("!BB20xBxH4xBxH4xI")
 
 
 class _Slot:
-    """Where a packet or frame is read to, so that it can be sent from where it is.
+    """A buffer into which a packet or a frame is read, and from which it is sent.
 
-    A frame is read in pieces, with room for the header of a vector's datagram before each: then
-    the slot holds the datagrams one after the other. ``whole`` has the packet in one piece.
+    If frames are wanted, they are read in ``pieces``, with room before each for the header of a
+    vector's datagram. So the slot holds the datagrams one after the other. Otherwise a packet is
+    read into ``whole``, in one piece.
     """
 
     __slots__ = ("buffer", "pieces", "view", "whole")
@@ -55,11 +56,11 @@ class _Slot:
         self.pieces: tuple[View, ...] = ()
 
     def split(self, room: int) -> None:
-        """Get ready to read frames in pieces; packets were read over what is prepared."""
+        """Prepare for frames in pieces. Packets that were read have overwritten the headers."""
         self.pieces = (self.view[:VNET], *vector.prepare(self.buffer, VNET, room))
 
     def packet(self, size: int, split: bool) -> View:
-        """The packet of ``size`` bytes that was read, in one piece."""
+        """The packet of ``size`` bytes that was read, joined to one piece if it was ``split``."""
         if not split or size <= len(self.pieces[1]):
             return self.view[_BEGIN : _BEGIN + size]
         whole = bytearray().join(self.pieces[1:])
@@ -68,7 +69,7 @@ class _Slot:
 
 
 class Sender:
-    """One worker's way out. ``worker`` numbers its vectors."""
+    """One worker's way out. The number of the ``worker`` is in its vectors."""
 
     def __init__(self, wires: Wires, worker: int) -> None:
         self._wires = wires
@@ -86,9 +87,8 @@ class Sender:
         self._count = 0
 
     def take_frames(self, wanted: bool) -> None:
-        """Whether there are peers that get frames as vectors. Python is slower than the kernel at
-        cutting frames and at sums over their payload, so without such peers the device is asked
-        for packets."""
+        """Have the device give frames if there are peers that get them as vectors, else packets.
+        Python is slower than the kernel at cutting frames and at checksums over their payload."""
         wanted = wanted and self._room >= vector.SMALLEST_ROOM
         if wanted and not self._split:
             for slot in self._slots:
@@ -97,8 +97,8 @@ class Sender:
         self._wires.queue.ask_for_frames(wanted)
 
     def drain(self, idle: bool) -> bool:
-        """Take what the device has, up to a budget; whether there may be more. ``idle``: there was
-        nothing to do before, so a first packet is not made to wait for others."""
+        """Take what the device has, up to a budget. Returns whether there may be more. ``idle``:
+        there was nothing to do before, so the first packet does not wait for others."""
         slots = self._slots
         wires = self._wires
         cache = wires.router.cache
@@ -209,7 +209,7 @@ class Sender:
             self._wires.drops[MALFORMED] += 1
             return
         if found.length > peer.mtu:
-            # It may be cut; see _too_big.
+            # Its packets may be cut, since _too_big has let it pass.
             for number in range(0, len(found.parts), 2):
                 whole = b"".join(found.parts[number : number + 2])
                 for piece in packets.fragments(whole, peer.mtu):
@@ -222,7 +222,7 @@ class Sender:
 
     @staticmethod
     def _header(buffer: bytearray, size: int, kind: int) -> int:
-        """Where the payload of a frame in a slot starts, from the packet's start; 0 if it is no
+        """Where the payload of the frame in a slot begins, counted from the packet; 0 if it is no
         frame."""
         start = (buffer[_BEGIN] & 15) * 4
         if kind == GSO_UDP:
@@ -256,13 +256,13 @@ class Sender:
 
     @staticmethod
     def _most(length: int) -> int:
-        """How many datagrams of this length go in one call."""
+        """How many datagrams of this length fit in one call."""
         return min(_MOST_SEGMENTS, max(_MOST_BYTES // length, 1))
 
     # --- datagrams --------------------------------------------------------------------------------
 
     def _out(self, peer: Peer, parts: list[bytes | View], length: int, count: int) -> None:
-        """Send ``count`` datagrams of ``length`` bytes (the last may be shorter)."""
+        """Send ``count`` datagrams of ``length`` bytes, of which the last may be shorter."""
         try:
             if count == 1:
                 sent = self._send(parts, (), 0, peer.endpoint)
@@ -291,7 +291,7 @@ class Sender:
     ) -> None:
         if count > 1 and error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
             if error.errno == errno.EIO:
-                # The interface cannot; from now on without.
+                # The interface cannot do it, so datagrams are sent one by one from now on.
                 self._gso = False
             self._singly(peer, parts, length)
             return
@@ -315,7 +315,7 @@ class Sender:
             peer.mtu_until = time.monotonic() + _LEARNT_FOR
 
     def _too_big(self, peer: Peer, packet: View, size: int) -> bool:
-        """Whether what does not fit is dropped, since it must not be cut."""
+        """Whether a packet that does not fit is dropped, because it must not be cut."""
         if peer.mtu_until and time.monotonic() > peer.mtu_until:
             peer.mtu = self._wires.settings.mtu
             peer.mtu_until = 0.0
@@ -334,7 +334,7 @@ class Sender:
         return True
 
     def _refuse(self, reason: str, packet: View) -> None:
-        """Drop a packet of this host, and say why."""
+        """Drop a packet of this host, and answer with an ICMP error."""
         self._wires.drops[reason] += 1
         if len(packet) < (packet[0] & 15) * 4 or packet[0] & 15 < 5:
             return

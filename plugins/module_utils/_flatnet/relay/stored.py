@@ -1,16 +1,16 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The UDP sockets, which outlive the process: whoever keeps the relay running keeps them open.
+"""The UDP sockets, which stay open when the relay ends: systemd, or our supervisor, keeps them.
 
-From a port's point of view: it is bound when the relay starts for the first time, and a copy of
-each socket goes to systemd's store of file descriptors, or to our own supervisor, who speaks the
-same protocol (sd_notify(3), FDSTORE=1). A relay that ends, however it ends, leaves them bound, and
-what arrives meanwhile waits in them. The next one is started with them (sd_listen_fds(3)) and goes
-on. So nobody else on the host gets hold of the port, and of what peers send to it, before the
+From a port's point of view: it is bound when the relay starts for the first time. A copy of each
+socket goes to systemd's store of file descriptors, or to our supervisor, which has the same
+protocol (sd_notify(3), FDSTORE=1). When a relay ends, for whatever reason, its sockets stay bound,
+and what arrives meanwhile waits in them. The next relay is started with them (sd_listen_fds(3)) and
+goes on. So nobody else on the host can take the port, or get what peers send to it, until the
 service is stopped.
 
-Sockets that no longer are as the settings have them are taken out of the store, and closed.
+Sockets that do not fit the settings any more are removed from the store, and closed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Stored(NamedTuple):
 
 
 class Stored:
-    """The sockets of one address and port. ``survived``: there is one from before this start."""
+    """The sockets of one address and port. ``survived``: an earlier relay has left one."""
 
     def __init__(self, address: str, port: int) -> None:
         self._address = address
@@ -49,12 +49,12 @@ class Stored:
         self.survived = bool(self._kept)
 
     def hold(self) -> None:
-        """Have at least one, so that the port is ours; raises device.DeviceUnavailable."""
+        """Have at least one socket, so that the port is ours; raises DeviceUnavailable."""
         if not self._kept:
             self._add(device.bind(self._address, self._port, beside=False))
 
     def sockets(self, count: int) -> list[socket.socket]:
-        """So many, and no more are left; raises device.DeviceUnavailable."""
+        """So many sockets; those beyond are closed. Raises DeviceUnavailable."""
         while len(self._kept) > count:
             self._drop(self._kept.pop())
         self.hold()
@@ -63,7 +63,8 @@ class Stored:
         try:
             self._fill(count)
         except device.DeviceUnavailable:
-            # Those that were handed on may be of a user that the relay was before.
+            # Sockets on one port have to be of one user. Those that were handed on may be of the
+            # user that the relay was before.
             while self._kept:
                 self._drop(self._kept.pop())
             self.hold()
@@ -80,7 +81,7 @@ class Stored:
         name = next(each for each in map("udp-%d".__mod__, numbers) if each not in self._names)
         self._names.add(name)
         self._kept.append(_Stored(name, udp))
-        # Not looked at by systemd: an error on it is no reason to let it go.
+        # FDPOLL=0: systemd would close a socket that has an error.
         notify("FDSTORE=1\nFDNAME=%s\nFDPOLL=0" % name, [udp.fileno()])
 
     def _drop(self, each: _Stored) -> None:
@@ -90,7 +91,7 @@ class Stored:
 
 
 def _handed_on() -> list[_Stored]:
-    """What was handed on to this process, by name, and to none that it may start."""
+    """The sockets that this process was started with. Processes that it starts do not get them."""
     names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     pid, count, words = (os.environ.pop(name, "") for name in names)
     if pid != str(os.getpid()) or not count.isdecimal():

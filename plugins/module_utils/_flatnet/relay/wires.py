@@ -31,18 +31,18 @@ NOT_IPV4 = "not_ipv4"  # from this host's own kernel, such as IPv6's router soli
 UNSENT = "unsent"  # the kernel refused the datagram
 REFUSED = "refused"  # the kernel refused the packet
 PARTS = "parts"  # datagrams of vectors that make no sense
-OVERRUN = "overrun"  # what the kernel had for this worker, and no room to keep it
-REPORTS = "reports"  # on vectors that nobody sent, or more of them than can be passed on
+OVERRUN = "overrun"  # the kernel had no room to keep the datagram for this worker
+REPORTS = "reports"  # on vectors that nobody has sent, or more than can be passed on
 
 _ERRORS_A_SECOND, _ERRORS_AT_ONCE = 100, 50
 
 
 class Wires:
-    """The ends that packets come from and go to.
+    """A worker's queue of the device and its socket, and what both directions need.
 
-    ``own``: this host's subnet as (bits to shift, number). ICMP about packets of this host comes
-    from the network's first address, which is no host's own: the kernel would not take it from
-    the device's, which is its own.
+    ``own >> shift`` is this host's subnet. ICMP errors to this host come from the network's first
+    address, which belongs to no host: the kernel refuses a packet from its own address, which the
+    device's is.
     """
 
     def __init__(self, settings: RelaySettings, queue: Queue, sock: Socket, router: Router) -> None:
@@ -61,7 +61,8 @@ class Wires:
         self._limiter = packets.Limiter(_ERRORS_A_SECOND, _ERRORS_AT_ONCE)
 
     def to_device(self, parts: Sequence[bytes | View]) -> bool:
-        """Virtio header and packet to the kernel; whether it took them."""
+        """Write a virtio header and a packet to the device. Returns whether the kernel took
+        them."""
         try:
             os.writev(self.queue.fileno, parts)
         except OSError as error:

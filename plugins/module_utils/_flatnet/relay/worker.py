@@ -1,15 +1,15 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A worker: one queue of the device and one socket, carried by one process.
+"""A worker: one process, which carries packets between one queue of the device and one socket.
 
-The main process tells it, over a socket pair, in messages of a length and marshalled values:
+The main process sends it messages (see ``channel``), and it answers each:
 
-    ("table", digest, records)              another table; answered when it is in use
-    ("status",)                             answered with counters, and the table's digest
+    ("table", digest, records)    use another table; answered when it is in use
+    ("status",)                   answered with the counters and the table's digest
 
-It says nothing of its own accord, so that peers cannot have it wait for the main process: what they
-have workers tell each other goes by ``mail``.
+It sends nothing else to the main process, so that peers cannot make it wait for that one. What
+workers have to tell each other because of peers goes by ``mail``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .sender import Sender
 from .wires import REPORTS, Wires
 
 _TICK = 0.25
-# What is counted of a peer.
+# The counters of each peer.
 COUNTERS = (
     "tx_packets",
     "tx_bytes",
@@ -68,12 +68,12 @@ class Worker:
         self._wires = Wires(settings, queue, sock, self._router)
         self._sender = Sender(self._wires, number)
         self._receiver = Receiver(self._wires, number, box.put if box else _nobody)
-        # Of peers that are in the table no longer, so that totals never fall.
+        # The counters of peers that are not in the table any more, so that totals never fall.
         self._retired: Counter[str] = Counter()
         self._next_tick = 0.0
 
     def run(self) -> None:
-        """Raises DeviceGone."""
+        """Carry packets. Raises DeviceGone."""
         poll = select.poll()
         udp, tun, control = (
             self._wires.socket.udp.fileno(),
@@ -88,7 +88,7 @@ class Worker:
         events = select.POLLIN
         receive, send = self._receiver.drain, self._sender.drain
         busy = False
-        # There are no cycles to collect; looking for them would stop everything now and then.
+        # There are no cycles to collect, and looking for them would stop all packets now and then.
         gc.disable()
         try:
             while True:
@@ -97,7 +97,7 @@ class Worker:
                 busy = False
                 if udp in ready:
                     busy = receive(idle)
-                # The answer to what was received is often there at once.
+                # What was received is often answered at once.
                 if tun in ready or udp in ready:
                     busy = send(idle) or busy
                 if control in ready and not self._obey():
@@ -142,7 +142,7 @@ class Worker:
         return True
 
     def _replace(self, steps: Iterator[list[Peer] | None]) -> None:
-        """One more step towards another table."""
+        """Make the next part of another table."""
         gone = next(steps)
         if gone is None:
             return
@@ -162,7 +162,7 @@ class Worker:
         self._channel.tell("table")
 
     def _status(self) -> dict[str, Any]:
-        """Plain values; of the peers only those that something was exchanged with."""
+        """The status, in plain values. It has only peers with which something was exchanged."""
         wires = self._wires
         totals = Counter(self._retired)
         peers = []
@@ -181,7 +181,7 @@ class Worker:
 
 
 def _nobody(*_report: object) -> bool:
-    """There is no other worker that a report could be for."""
+    """For a host with one worker: there is no other one that a report could be for."""
     return False
 
 
