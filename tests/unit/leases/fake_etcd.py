@@ -77,6 +77,8 @@ class FakeEtcd:
             self.revision += 1
         changed: list[str] = []
         answers = tuple(self._carry_out(each, changed) for each in success)
+        if writes and not changed:
+            self.revision -= 1  # what was to be deleted was not there
         if writes:
             self.history.append(tuple(changed))
             if self.lost_answers:

@@ -49,7 +49,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.sett
     Settings,
 )
 
-from tests.unit.sync.fake_etcd import Clock, FakeEtcd
+from tests.unit.sync.fake_etcd import ENDPOINT, Clock, WatchedEtcd
 from tests.unit.sync.fake_kernel import ADDRESS, FakeKernel
 
 VXLAN = '{"Network":"10.5.0.0/16","SubnetMin":"10.5.0.0","Backend":{"Type":"vxlan"}}'
@@ -86,14 +86,14 @@ class World:
     def __init__(self, folder: Path, clock: Clock, config: str, **settings: t.Any) -> None:
         self.clock = clock
         self.kernel = FakeKernel()
-        self.etcd = FakeEtcd(clock)
+        self.etcd = WatchedEtcd(clock)
         self.etcd.put_config(config)
-        self.registry = Registry(self.etcd)
+        self.registry = Registry(self.etcd.client())
         self.listings = 0
         self.registry.find = self._count_listing  # type: ignore[method-assign]
         self.log: list[str] = []
         values: dict[str, t.Any] = {
-            "etcd": Etcd(endpoints=(FakeEtcd.url,)),
+            "etcd": Etcd(endpoints=(ENDPOINT,)),
             "choice": Choice(host_id=HOST_ID, hostname="host0"),
             "vtep_mac": OWN.vtep_mac,
             "bridge": "cni0",

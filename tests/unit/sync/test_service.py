@@ -18,7 +18,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.clie
     EtcdUnreachable,
 )
 
-from tests.unit.sync.fake_etcd import FakeEtcd
+from tests.unit.sync.fake_etcd import ENDPOINT
 from tests.unit.sync.fake_kernel import VTEP
 from tests.unit.sync.fake_loop import Loop, Script
 from tests.unit.sync.fakes import OWN, VXLAN, World, lease, tunnels, world
@@ -77,7 +77,7 @@ def test_it_is_ready_when_there_is_a_status_to_read(loop: Loop) -> None:
     loop.run(script())
     assert len(found) == 1
     assert found[0]["connected"]
-    assert found[0]["endpoint"] == FakeEtcd.url
+    assert found[0]["endpoint"] == ENDPOINT
     assert found[0]["peers"] == 3
     assert Path(loop.host.settings.state_file).exists()
 
@@ -101,16 +101,14 @@ def test_a_burst_of_events_is_taken_in_as_one(loop: Loop) -> None:
 
 def test_what_is_written_while_it_lists_is_told_by_the_watch(loop: Loop) -> None:
     host = loop.host
-    nothing = host.etcd.before_write
 
     def meanwhile() -> None:
         """After the listing, while this host's lease is written."""
-        host.etcd.before_write = nothing
         host.etcd.put_lease(lease(4))
         host.etcd.delete_lease(lease(1))
 
     host.etcd.delete_lease(OWN)
-    host.etcd.before_write = meanwhile
+    host.etcd.before_write.append(meanwhile)
 
     def script() -> Script:
         assert host.kernel.tunnels() == tunnels(2, 3, 4)

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether etcd goes on from what a host knows of it, or tells another history.
+"""Whether etcd goes on from what a host knows of it, or has another history.
 
-Pure. An etcd that was restored from a backup lacks what was written since, and may be past the
-revision that a host knew by the time it is back: then a lease that it does not name looks deleted.
-Its cluster may even have the same id as before. But its keys tell:
+Pure. An etcd that was restored from a backup lacks what was written after the backup. By the time
+it is back its revision may be higher than the one that the host knew, and its cluster may have the
+same id as before. Then a lease that it lacks looks deleted. But its keys tell:
 
     another cluster, or a revision that went back                         another history
     a key that was last written before the write that is known of it      another history

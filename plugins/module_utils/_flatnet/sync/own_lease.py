@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""This host's own lease, for the agent: got back, brought up to date, kept alive.
+"""This host's own lease: the agent writes it again if it is gone, brings it up to date, renews it.
 
-Only ever as the config has it that the host goes by, and never in another place: a host's subnet
-and its lease's backend are moved by the playbook, not under its containers.
+The lease is always one of the config that the host goes by, and always of the subnet that it has.
+Only the playbook moves a host to another subnet or another backend, since its containers have
+addresses of the subnet.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from ..overlay.presence import refuse_clone
 from .settings import Settings
 from .takeover import misfit
 
-# How often a lease is taken back from another machine that takes it for its own, within so many
-# seconds: each would do so for ever.
+# Another machine may write its address into our lease, and we write ours again. If both did so for
+# ever, peers would be sent back and forth: so we do it so often, within so many seconds.
 _TAKEN_BACK, _WITHIN = 3, 600.0
 
 
 class OwnLeaseLost(FlatnetError):
-    """This host cannot hold the subnet that its data plane uses."""
+    """This host cannot have a lease of the subnet that its data plane uses."""
 
 
 class OwnLease:
-    """``lease`` is the one that the data plane uses, None before there is one; ``stored`` is what
-    etcd has instead of it while the two differ."""
+    """``lease`` is the one that the data plane uses, None before there is one. ``stored`` is this
+    host's lease as etcd has it, which may be another one for a while."""
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class OwnLease:
     def find(
         self, leases: Sequence[Lease], host: Host, config: NetworkConfig | None
     ) -> Lease | None:
-        """What etcd has; of several that a move has left the one that fits ``config``."""
+        """This host's lease as etcd has it. A move may have left several: then the one that fits
+        ``config``."""
         fitting = [
             each
             for each in leases
@@ -76,11 +78,12 @@ class OwnLease:
         waiting: bool,
         wanted: NetworkConfig | None,
     ) -> tuple[Lease, tuple[Lease, ...], str]:
-        """The lease to use, all leases, and why etcd does not have it as it should be, or nothing.
+        """After a listing: see that etcd has this host's lease as it should be.
 
-        ``waiting``: etcd's config is another one, ``wanted``, which the playbook has to carry out:
-        a lease that is not of ``config`` any more is the playbook's, and none is written where
-        there is none.
+        Returns the lease to use, all leases, and why etcd does not have this host's as it should
+        be; that is empty if it has. ``waiting``: etcd has another config, ``wanted``, and the
+        playbook has yet to bring this host over to it. Then no lease is written that is missing,
+        and one that does not fit ``config`` any more is left to the playbook.
         """
         leases, previous = snapshot.leases, self.lease
         mine = current_lease(leases, location.host)
@@ -136,7 +139,7 @@ class OwnLease:
         self._taken_back.append(now)
 
     def _wish(self, mine: Lease | None, location: HostLocation) -> Wish:
-        """The subnet in use and no other, if there is one; containers have its addresses."""
+        """Which subnet to ask for: the one in use and no other, if there is one."""
         if self.lease and mine is None:
             return Wish(subnet=self.lease.subnet)
         networks = (ipaddress.ip_interface(each.address).network for each in location.addresses)
@@ -144,8 +147,8 @@ class OwnLease:
         return Wish(prefer=used, avoid=tuple(map(str, networks)))
 
     def _as_decided(self, decision: Decision, before: Lease) -> bool:
-        # A further lease of this host's may be one that a run of the playbook is moving it to, and
-        # what an interrupted one has left the next one takes away.
+        # This host may have a second lease: a run of the playbook is moving the host to it, or was
+        # interrupted while it did. The playbook removes the one that is too many.
         renewable = bool(before.etcd_lease) == bool(self._settings.ttl)
         return renewable and before.same_content(decision.after)
 

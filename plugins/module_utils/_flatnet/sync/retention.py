@@ -1,14 +1,14 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Peers that an etcd without its history does not name any more, kept for a while.
+"""Peers that are kept for a while, although an etcd without its history does not name them.
 
-An etcd that was emptied, or restored from a backup, fills up again as hosts come back; until then
-its silence about a host says nothing about that host.
+An etcd that was emptied, or restored from a backup, fills up again as hosts come back. Until then
+it says nothing about a host that it does not name.
 
-Pure but for time, which is that since the boot: a clock that is set, forwards or back, neither ends
-the while nor draws it out. What is left of it is kept over a boot. How long the machine was off is
-not counted, since only the clock could tell.
+Pure but for time. Time is measured since the boot, so it makes no difference when somebody sets the
+clock. How much is left of the while is saved and goes on after a boot. How long the machine was off
+is not counted, since only the clock could tell.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Left(NamedTuple):
 
 
 class Retention:
-    """``leases`` by key name, for as long as ``left`` says: a restart keeps both."""
+    """``leases`` are the retained ones by key name, and ``left`` says for how long. Both are kept
+    over a restart."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -54,7 +55,7 @@ class Retention:
         return -int(-10 * self.left.seconds // (self._seconds or 1))
 
     def keep(self, leases: Iterable[Lease]) -> bool:
-        """Keep these as well; whether that is the beginning of it."""
+        """Keep these as well; True if none were kept until now."""
         found = {lease.key_name: lease for lease in leases}
         begins = bool(found) and not self.leases
         if begins:
@@ -63,8 +64,8 @@ class Retention:
         return begins
 
     def see(self, leases: Iterable[Lease]) -> list[str]:
-        """Forget those that are named again, and those whose host has another lease now; names of
-        the latter."""
+        """Forget those that etcd names again, and those whose host has another lease now; the names
+        of the latter."""
         if not self.leases:
             return []
         named = list(leases)
@@ -82,7 +83,7 @@ class Retention:
         return superseded
 
     def expire(self) -> int:
-        """Forget all once their time is over; how many those were."""
+        """Forget all if their time is over; how many there were."""
         if not self.leases or _now() <= self._end:
             return 0
         count = len(self.leases)

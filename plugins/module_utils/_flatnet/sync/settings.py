@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The resident program's settings: ``/etc/flatnet/sync.json``, which the role writes.
+"""The settings of flatnet-sync: ``/etc/flatnet/sync.json``, which the role writes.
 
 Pure but for ``load``. Errors name the field.
 """
@@ -45,11 +45,13 @@ class Etcd(NamedTuple):
 class Settings(NamedTuple):
     """``bridge`` None: this host has no bridge of ours. ``ttl`` as flannel_subnet's, in seconds.
 
-    ``check_interval`` is how often everything is compared with the kernel although nothing seems
-    to have changed, ``retention`` how long peers stay that an etcd with another history does not
-    name, ``restore_wait`` how long a boot is waited for to bring the underlay's address; all in
-    seconds. ``controllers`` are addresses that this host is managed from. ``state_file`` is read at
-    boot; ``status_file`` is what ``status`` shows.
+    In seconds: ``check_interval`` is how often everything is compared with the kernel although
+    nothing seems to have changed. ``retention`` is how long peers stay that an etcd with another
+    history does not name. ``restore_wait`` is how long ``restore`` waits for the underlay's
+    address.
+
+    ``controllers`` are addresses that this host is managed from. ``state_file`` is read at boot.
+    ``status_file`` is what ``status`` shows.
     """
 
     etcd: Etcd = Etcd()

@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The last applied state, kept on disk for the next boot.
 
-A host after a reboot has neither etcd nor a controller to ask, so this holds what everything on the
-host is made from: the config, the leases, and where the underlay was. It is not a second truth: it
-is written after a state was applied, read at boot and when etcd has not answered yet, and never
-decides against etcd.
+A host that boots may reach neither etcd nor a controller. So the file has what everything on the
+host is made from: the config, the leases, and where the underlay was. It never decides against
+etcd: it is written after a state was applied, and read at boot, or as long as etcd has not answered
+since the program started.
 
 The file is one header line, ``flatnet-state <version> <sha256 of the rest>``, then JSON. It is
 replaced atomically; a file whose checksum does not fit is refused whole.
@@ -33,16 +33,22 @@ _VERSION = 1
 
 
 class DamagedState(FlatnetError):
-    """The file is not whole, or not ours; nothing was taken from it."""
+    """The file is damaged, or not ours. Nothing was taken from it."""
 
 
 class State(NamedTuple):
-    """``values`` are the leases as in etcd, by key name, read when they are needed: mostly etcd
-    answers, and then they are not. ``own`` is the key name of this host's lease; ``address`` is the
-    underlay's, with its length; ``retained`` are key names, see Retention. ``revisions`` are the
-    keys' create and mod revisions, ``config_revision`` is that of the config's last change, and
-    ``cluster`` the id of the etcd that all of this is from; ``needed`` are addresses of etcd, and
-    ``within`` those of the overlay itself that the host uses: see Needs."""
+    """What was applied.
+
+    ``values`` are the leases as in etcd, by key name. They are parsed only when they are needed,
+    which they are not when etcd answers. ``own`` is the key name of this host's lease.
+    ``interface`` and ``address``, which has its prefix length, are the underlay's. ``retained`` are
+    key names, and ``retained_left`` says for how long: see Retention.
+
+    ``cluster`` is the id of the etcd that this is from, and ``revision`` etcd's revision.
+    ``revisions`` are the create and mod revisions of the keys; ``config_revision`` is that of the
+    config's last change. ``needed`` and ``within`` are from Needs: addresses of etcd, and addresses
+    in the overlay that the host uses.
+    """
 
     config: NetworkConfig
     values: dict[str, str]

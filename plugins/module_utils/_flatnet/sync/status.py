@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the resident program says about itself: as JSON, as a table, as metrics. Pure but for time.
+"""What flatnet-sync says about itself: as JSON, as a table, as metrics.
 
-Times are seconds since the epoch.
+Pure but for time. Times are seconds since the epoch, if their names do not say otherwise.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SHOWN = 100  # of leases that are not used
 
 
 class Status:
-    """Counters and the present state. ``pid`` is the service's, None for what ends by itself;
-    ``born`` says when the process began that wrote it: see processes.py."""
+    """Counters and the present state. ``pid`` is the service's process, None if there is none.
+    ``born`` says when the process began that wrote this: see host/processes.py."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -47,7 +47,8 @@ class Status:
         self._errors: dict[str, dict[str, Any]] = {}
 
     def connected(self, endpoint: str | None) -> None:
-        """At which endpoint a watch on etcd stands and is answered; None: at none."""
+        """There is a watch at this endpoint of etcd, and the member answers; None: there is none,
+        or it does not answer."""
         self._endpoint = endpoint
 
     def located(self, config: NetworkConfig, own: Lease, location: HostLocation) -> None:
@@ -70,8 +71,9 @@ class Status:
         reached: int | None = None,
         refused: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """``reached``: how many peers the kernel, or the relay, sends packets to; None before it
-        was brought after the table. ``refused``: leases that it refuses, and why."""
+        """All leases. ``reached`` is how many peers the kernel, or the relay, sends packets to;
+        None if it was not compared with the table yet. ``refused`` are leases that the kernel
+        refuses, by key name, and why."""
         self._revision = revision
         if reached is not None:
             self._peers = reached
@@ -94,7 +96,7 @@ class Status:
         del self._repairs[:-_KEPT]
 
     def failed(self, what: str, text: str) -> bool:
-        """Note a failure of one kind; whether it is news."""
+        """Note a failure of one kind; True if it is news."""
         known = self._errors.get(what)
         if known and known["text"] == text:
             return False
@@ -129,7 +131,7 @@ class Status:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The status for a person; ``running`` tells whether its service is still there."""
+    """The status for a person. ``found["running"]`` tells whether its service is still there."""
     rows = [
         ("network", "%s over %s" % (found.get("network"), found.get("backend"))),
         ("subnet", found.get("subnet")),

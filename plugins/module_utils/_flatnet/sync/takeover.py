@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether a host may go over to another config of the network.
 
-Pure. A config is one write to etcd, and every host hears of it at once. Followed at once, one that
-is wrong, or that the playbook has not carried out yet, would take all data planes down together: so
-the former config holds until this host's lease, which the playbook moves, fits the new one.
+Pure. Somebody writes a config, and every host hears of it at once. It may be wrong, or the playbook
+has yet to carry it out. If all hosts followed it at once, all data planes would be down together.
+So a host goes by the former config until its lease, which the playbook moves, fits the new one.
 """
 
 from __future__ import annotations

@@ -3,22 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether a watch that is quiet has nothing to tell, or will never tell anything again.
 
-A watch stands as long as its connection does. A member that hangs, that is cut off from the others,
-or that lags behind leaves it standing and silent; so does anything on the way that forgets it. So:
+A watch lasts as long as its connection does. But it may be silent for ever, and the connection does
+not tell: the member hangs, is cut off from the others or lags behind, or something on the way has
+forgotten the connection. So:
 
 - Every ``INTERVAL`` seconds the watch's member is asked for etcd's revision. It can answer only as
   a part of the quorum, and when it has taken in all that was written before. Without an answer for
   ``QUIET`` seconds the host counts as not connected; after etcd's timeout the watch is given up.
-- The answer is compared with what the watch has told. If etcd is ahead, and stays so for the time
-  of ``patience``, the watch is given up as well. In an etcd that others write to too that is
-  normal, so each time it was in vain the patience doubles, up to ``LONGEST_PATIENCE``; it begins
-  anew when the watch has told all.
+- The answer is compared with what the watch has told. If etcd is ahead, and stays ahead for the
+  time of ``patience``, the watch is given up as well. Where others write to the same etcd, it is
+  normal that etcd is ahead. So each time that a new watch did not help, the patience doubles, up to
+  ``LONGEST_PATIENCE``. It is short again when the watch has told all.
 
-Whoever gives a watch up because its member is silent does well to go on with another watch from
-where it is, and not to list: silence may be the load of an etcd that all hosts then would list.
+If a watch is given up because its member is silent, go on with another watch from the same
+revision, and do not list. The member may be silent because of its load, and if all hosts listed
+then, the load would last.
 
-A question is a hundred bytes each way and reads one key, so ten thousand hosts cost their etcd a
-thousand such reads a second.
+A question is a hundred bytes each way and reads one key. Ten thousand hosts ask a thousand such
+questions a second.
 """
 
 from __future__ import annotations
