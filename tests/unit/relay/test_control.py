@@ -173,6 +173,6 @@ def test_an_answer_that_ends_early(path: Path) -> None:
 )
 def test_an_answer_with_a_value_that_is_none(path: Path, change: dict[str, Any]) -> None:
     text = json.dumps({**STATUS, "peers": [PEER], **change}).replace("Infinity", "1e999")
-    assert "none of a relay of this version" in _said(
+    assert "not that of a relay of this version" in _said(
         path, impostor.saying(text.encode() + b"\n"), "status"
     )
