@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -503,6 +505,39 @@ def test_the_table_comes_from_the_leases(lab: Lab, leased: Relay) -> None:
     lab.etcd.ctl("del", prefix + "10.5.200.0-24")
     leased.make()
     assert leased.status()["table"]["peers"] == 1
+
+
+@pytest.mark.parametrize("from_leases", [True, False])
+def test_what_flatnet_sync_writes_meanwhile_stays(
+    lab: Lab, leased: Relay, from_leases: bool
+) -> None:
+    """It follows etcd, so its table is of a later revision than the one that the module has made
+    from the leases that it has read, or than the one that the module has found."""
+    leased.make()
+    lease = '{"PublicIP":"172.21.0.%d","PublicIPv6":null}'
+    prefix = "/coreos.com/network/subnets/"
+    lab.etcd.put(prefix + "10.5.200.0-24", lease % 77)
+    file = leased.host.etc / "flatnet/relay-table.json"
+    with (
+        open(leased.host.run / "flatnet/lock", "r+", encoding="ascii") as lock,
+        ThreadPoolExecutor() as thread,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = thread.submit(leased.run, from_leases=from_leases, workers=2)
+        # It has made its table, and waits for the lock.
+        mark = leased.host.run / "flatnet/relay.changing"
+        wait(lambda: mark.exists() or done.done(), "the module waits")
+        lab.etcd.put(prefix + "10.5.201.0-24", lease % 78)
+        table = json.loads(file.read_text())
+        table["peers"] += [["10.5.200.0/24", "172.21.0.77", 0], ["10.5.201.0/24", "172.21.0.78", 0]]
+        table["revision"] += 2
+        file.write_text(json.dumps(table))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert done.result()["changed"]
+    subnets = {subnet for subnet, _address, _vector in json.loads(file.read_text())["peers"]}
+    assert {"10.5.200.0/24", "10.5.201.0/24"} < subnets
+    assert leased.status()["table"]["peers"] == 3
+    assert not leased.run(from_leases=from_leases, workers=2)["changed"]
 
 
 def test_leases_that_do_not_fit_change_nothing(lab: Lab, leased: Relay) -> None:

@@ -184,7 +184,7 @@ class Installation:
                     _write_mark(target, other, Belongings())
             target.install_package()
         for file in desired.files:
-            if file.content and not target.file(file.path).fits(file):
+            if file.content and not file.shared and not target.file(file.path).fits(file):
                 target.write(file)
         begin = target.ticks() if self.restarts else 0
         target.manager.change(self._plan.services)

@@ -56,7 +56,8 @@ class File(NamedTuple):
     """A file that root writes. With an empty ``content`` it is removed.
 
     ``restarts``: the program reads the file only when it starts. ``show`` hides what the user must
-    not see, such as a password.
+    not see, such as a password. ``shared``: others write it too; the program's ``prepare`` writes
+    it, under the lock that they take for it.
     """
 
     path: str
@@ -64,6 +65,7 @@ class File(NamedTuple):
     mode: int = 0o644
     restarts: bool = True
     show: Shown = in_full
+    shared: bool = False
 
 
 class FoundFile(NamedTuple):

@@ -15,9 +15,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
-from ..errors import InvalidInput
+from ..errors import FlatnetError, InvalidInput
 from ..host import files, users
 from ..host.lock import locked
 from ..kernel.entries import Link, Route
@@ -47,19 +47,22 @@ UNIT = "flatnet-relay.service"
 _PAUSE = 0.2
 # As FileDescriptorStoreMax in the unit: one for each worker, and some that are about to go.
 _SOCKETS = 32
+# How often the table is made again because others have written it meanwhile.
+_TRIES = 5
 
 
 class Request(NamedTuple):
     """What the task asks for.
 
-    ``unit`` is the text of systemd's unit, for a host that has systemd. ``table`` is None if
-    somebody else keeps the table. ``restart``: even if nothing has changed.
+    ``unit`` is the text of systemd's unit, for a host that has systemd. ``table`` makes the relay's
+    table from the one that is there; it is None if somebody else keeps the table. ``restart``: even
+    if nothing has changed.
     """
 
     settings: RelaySettings
     device: Device
     unit: str
-    table: RelayTable | None
+    table: Callable[[RelayTable | None], RelayTable] | None
     restart: bool
 
 
@@ -97,6 +100,8 @@ class Present(_Relay):
         self._request = request
         self._settings = request.settings
         self._informs = False
+        # What the table's file says, and the table that was made from it.
+        self._seen, self._table = "", RelayTable()
         if not target.systemd:
             self.speaker = self.command_name
 
@@ -105,7 +110,8 @@ class Present(_Relay):
         own = _own(settings)
         self._leftovers = (_own(before) | unfinished) - own
         changes = self._kernel.converge(self._kernel_changes, check_mode=True)
-        table = self._table_file()
+        self._make_table()
+        table = self._table_file(self._seen)
         rewritten = self.target.text(table.path) != table.content
         outdated = None if rewritten or before != settings else self._outdated(table)
         self._informs = rewritten or outdated is not None
@@ -137,21 +143,36 @@ class Present(_Relay):
         text = services.definition(command, pause=_PAUSE, sockets=_SOCKETS)
         return Service(self.command_name, text, True, True)
 
-    def _table_file(self) -> File:
-        """The table as it was given. If somebody else keeps it, it stays as it is, even if it is
-        broken: a relay that runs goes on with the table that it has read before. Where there is
-        none, an empty one is made."""
-        path, table = self._settings.table_file, self._request.table
-        text = table.to_json() if table is not None else self.target.text(path)
-        return File(path, text or RelayTable().to_json(), restarts=False, show=_show_table)
+    def _make_table(self) -> None:
+        """Make the table from the one that is there. This may ask etcd, so nobody holds the lock
+        meanwhile."""
+        self._seen = self.target.text(self._settings.table_file)
+        if self._request.table:
+            self._table = self._request.table(_parse_table(self._seen))
+
+    def _table_file(self, found: str) -> File:
+        """The table's file, which says ``found`` now. If somebody else keeps the table, it stays as
+        it is, even if it is broken: a relay that runs goes on with the table that it has read
+        before. Where there is none, an empty one is made."""
+        text = self._table.to_json() if self._request.table or not found else found
+        path = self._settings.table_file
+        return File(path, text, restarts=False, show=_show_table, shared=True)
+
+    def _write_table(self) -> bool:
+        """Write the table, with the lock held; False if others have written it since it was made
+        from what they wrote before."""
+        found = self.target.text(self._settings.table_file)
+        if self._request.table and found != self._seen:
+            return False
+        file = self._table_file(found)
+        if not self.target.file(file.path).fits(file):
+            self.target.write(file)
+        return True
 
     def _outdated(self, table: File) -> relay_table.RelayUse | None:
         """What a relay that runs uses instead of what its files say: nobody told it, or it did not
         hear. None if it uses what they say, or does not answer."""
-        try:
-            found: RelayTable | None = parse_table(table.content)
-        except InvalidRelayConfig:
-            found = None
+        found = _parse_table(table.content)
         try:
             return relay_table.late(self._settings.control, found, self._settings)
         except RelayUnavailable:
@@ -194,6 +215,19 @@ class Present(_Relay):
             # The settings first: flatnet-sync goes by them.
             files.replace_if_changed(SETTINGS_PATH, settings.to_json().encode(), 0o644)
             self._kernel.converge(self._kernel_changes, check_mode=False)
+            written = self._write_table()
+        for dummy in range(_TRIES):
+            if written:
+                return
+            self._informs = True
+            self._make_table()
+            with locked():
+                written = self._write_table()
+        if not written:
+            raise FlatnetError(
+                "another program writes the relay's table %s again and again; end it, or run this "
+                "again" % settings.table_file
+            )
 
     def inform(self, restarted: bool) -> None:
         if self._informs and not restarted:
@@ -306,6 +340,14 @@ def _own(settings: RelaySettings | None) -> Belongings:
 def _user_steps(names: Iterable[str]) -> list[Step]:
     """Only users that we have made are removed."""
     return [presence("user " + name, True, False) for name in sorted(names) if users.is_ours(name)]
+
+
+def _parse_table(text: str) -> RelayTable | None:
+    """The table; None if there is none, or none that can be read."""
+    try:
+        return parse_table(text)
+    except InvalidRelayConfig:
+        return None
 
 
 def _show_table(before: str, after: str) -> tuple[str, str]:

@@ -74,24 +74,31 @@ def _absent(option: Mapping[str, Any], kernel: Kernel) -> Program:
 
 def _table(
     option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], Found]
-) -> RelayTable | None:
-    """The table, from wherever it is to be had; None if somebody else sees to it."""
+) -> Callable[[RelayTable | None], RelayTable] | None:
+    """What makes the table from the one that is there; None if somebody else keeps it."""
     if option["table"] is not None:
         if option["from_leases"]:
             raise InvalidInput("from_leases: the table is given already")
-        return relay_options.table(option["table"], asked)
-    return _of_leases(option, asked, read) if option["from_leases"] else None
+        given = relay_options.table(option["table"], asked)
+        return lambda _before: given
+    if option["from_leases"]:
+        return lambda before: _from_leases(option, asked, read, before)
+    return None
 
 
-def _of_leases(
-    option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], Found]
+def _from_leases(
+    option: Mapping[str, Any],
+    asked: RelaySettings,
+    read: Callable[[], Found],
+    before: RelayTable | None,
 ) -> RelayTable:
+    """The table of the leases in etcd. ``before`` is the one that is there: what it has for keys
+    that nobody can read stays."""
     found = read()
-    before = relay_table.read(asked.table_file)
     if before and 0 < found.revision < before.revision:
-        # Somebody was faster; or if it still is lower, etcd was restored, and is believed.
+        # Somebody has read etcd later than we; or if it still is lower, it was restored, and is
+        # believed.
         found = read()
-        before = relay_table.read(asked.table_file)
     if found.own is None:
         raise FlatnetError(
             "from_leases: etcd names no lease of this host, %s; nothing was changed" % (found.host,)
