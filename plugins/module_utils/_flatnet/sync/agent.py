@@ -71,7 +71,7 @@ class Agent:
         self._registry = registry
         relay = RelayKeeper()
         self._observer = Observer(kernel, settings)
-        self._own = OwnLease(settings, registry, relay, log)
+        self._own = OwnLease(settings, registry, relay, self.report)
         self._change = ConfigChange(self._observer, self._own, self.report)
         self._unlisted = Unlisted(registry, settings, self.report)
         self._upkeep = Upkeep(kernel, relay, settings, self.report)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Sequence
-from typing import Callable
+from typing import NamedTuple
 
 from ..errors import FlatnetError
 from ..flannel.assignment import Decision, Host, Wish, current_lease, decide
@@ -26,6 +26,7 @@ from ..leases.snapshot import Snapshot
 from ..overlay.backends.udp.keeper import RelayKeeper
 from ..overlay.location import HostLocation
 from ..overlay.presence import refuse_clone
+from .report import Reporter
 from .settings import Settings
 from .takeover import misfit
 
@@ -38,6 +39,15 @@ class OwnLeaseLost(FlatnetError):
     """This host cannot have a lease of the subnet that its data plane uses."""
 
 
+class LeaseInUse(NamedTuple):
+    """The lease to use, and all leases. ``problem`` says why etcd does not have this host's lease
+    as it should be; empty if it has."""
+
+    lease: Lease
+    leases: tuple[Lease, ...]
+    problem: str = ""
+
+
 class OwnLease:
     """``lease`` is the one that the data plane uses, None before there is one. ``stored`` is this
     host's lease as etcd has it, which may be another one for a while."""
@@ -47,12 +57,12 @@ class OwnLease:
         settings: Settings,
         registry: Registry,
         relay: RelayKeeper,
-        log: Callable[[int, str], None],
+        report: Reporter,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._relay = relay
-        self._log = log
+        self._report = report
         self.lease: Lease | None = None
         self.stored: Lease | None = None
         # When it was taken back, by time.monotonic().
@@ -77,20 +87,19 @@ class OwnLease:
         location: HostLocation,
         waiting: bool,
         wanted: NetworkConfig | None,
-    ) -> tuple[Lease, tuple[Lease, ...], str]:
+    ) -> LeaseInUse:
         """After a listing: see that etcd has this host's lease as it should be.
 
-        Returns the lease to use, all leases, and why etcd does not have this host's as it should
-        be; that is empty if it has. ``waiting``: etcd has another config, ``wanted``, and the
-        playbook has yet to bring this host over to it. Then no lease is written that is missing,
-        and one that does not fit ``config`` any more is left to the playbook.
+        ``waiting``: etcd has another config, ``wanted``, and the playbook has yet to bring this
+        host over to it. Then no lease is written that is missing, and one that does not fit
+        ``config`` any more is left to the playbook.
         """
         leases, previous = snapshot.leases, self.lease
         mine = current_lease(leases, location.host)
         self.stored = self.find(leases, location.host, wanted)
         if waiting and previous and (mine is None or misfit(config, mine)):
             problem = "" if mine else "etcd names no lease of this host, and has another config"
-            return previous, leases, problem
+            return LeaseInUse(previous, leases, problem)
         host = location.host._replace(
             vtep_mac=self._settings.vtep_mac, vector=self._relay.vector(config, mine, previous)
         )
@@ -104,7 +113,7 @@ class OwnLease:
                     "by the playbook, not under its containers" % before.subnet
                 )
             if before and self._as_decided(decision, before):
-                return before, leases, ""
+                return LeaseInUse(before, leases)
             self._contest(before, host)
             outcome = acquire(
                 self._registry,
@@ -117,11 +126,11 @@ class OwnLease:
         except FlatnetError as error:
             if previous is None:
                 raise
-            return previous, leases, str(error)
+            return LeaseInUse(previous, leases, str(error))
         after = self.stored = outcome.decision.after
-        self._log(NOTICE, "this host holds the lease of %s" % after.subnet)
+        self._report.log(NOTICE, "this host holds the lease of %s" % after.subnet)
         gone = {lease.key_name for lease in decision.obsolete} | {after.key_name}
-        return after, (*(each for each in leases if each.key_name not in gone), after), ""
+        return LeaseInUse(after, (*(each for each in leases if each.key_name not in gone), after))
 
     def _contest(self, found: Lease | None, host: Host) -> None:
         """Raise OwnLeaseLost if another machine keeps writing its address there."""
