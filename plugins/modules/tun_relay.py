@@ -276,7 +276,7 @@ def read(module, kernel):
         chosen = rules(module, kernel, listing, own, location).select(snapshot.leases)
         usable = chosen.usable
         warn_each(module, (*snapshot.garbage, *chosen.skipped), "leases are not used")
-    return relay_setup.Found(
+    return relay_setup.LeasesRead(
         config, location.host, own, usable, snapshot.unreadable, snapshot.revision
     )
 

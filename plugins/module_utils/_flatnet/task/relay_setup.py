@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The relay as the module ``tun_relay`` asks for it: from its options to what has to change.
 
-What asks etcd is the caller's, who gives it as a function; it is only asked if the options say so.
+The module gives the function that reads the leases from etcd. It is called only if the relay's
+table is to be made of them.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from ..relay.config import RelaySettings, RelayTable
 from . import relay_options
 
 
-class Found(NamedTuple):
-    """What etcd has, as far as the table is concerned: the leases that this host may use, subnets
-    that somebody seems to hold, and ``own``, this host's lease, of ``host``."""
+class LeasesRead(NamedTuple):
+    """What was read from etcd for the relay's table.
+
+    ``usable`` are the leases that this host may use as peers, ``unreadable`` the subnets of keys
+    whose value nobody can read. ``own`` is the lease of this ``host``, if it has one.
+    """
 
     config: NetworkConfig
     host: object
@@ -41,7 +45,9 @@ class Found(NamedTuple):
     revision: int
 
 
-def observe(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> Installation:
+def observe(
+    option: Mapping[str, Any], kernel: Kernel, read: Callable[[], LeasesRead]
+) -> Installation:
     """The relay on this host, and what has to change; raises FlatnetError."""
     if not os.path.isabs(option["prefix"]):
         raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
@@ -51,7 +57,7 @@ def observe(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]
     )
 
 
-def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Found]) -> Program:
+def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], LeasesRead]) -> Program:
     users.check("user", option["user"])
     asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
     request = relay.Request(
@@ -73,7 +79,7 @@ def _absent(option: Mapping[str, Any], kernel: Kernel) -> Program:
 
 
 def _table(
-    option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], Found]
+    option: Mapping[str, Any], asked: RelaySettings, read: Callable[[], LeasesRead]
 ) -> Callable[[RelayTable | None], RelayTable] | None:
     """What makes the table from the one that is there; None if somebody else keeps it."""
     if option["table"] is not None:
@@ -89,7 +95,7 @@ def _table(
 def _from_leases(
     option: Mapping[str, Any],
     asked: RelaySettings,
-    read: Callable[[], Found],
+    read: Callable[[], LeasesRead],
     before: RelayTable | None,
 ) -> RelayTable:
     """The table of the leases in etcd. ``before`` is the one that is there: what it has for keys
