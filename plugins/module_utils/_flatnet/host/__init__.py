@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What any program needs of the host it runs on: files that are replaced whole, locks, users of
-the system, other processes, the journal and systemd.
+"""What any program needs of the host that it runs on: files that are replaced whole, locks, users
+of the system, other processes, the journal and systemd.
 
-Knows nothing of networks or of flannel.
+Nothing here knows of networks or of flannel.
 """

@@ -1,18 +1,18 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files put in place whole: the old one or the new one is there, whoever ends us, never a part.
+"""Files that are replaced whole: at any moment the old one or the new one is there, never a part.
 
-    folder/.NAME.0f3a6cd1e2b49785.new   a draft: new, locked, written, brought to disk
+    folder/.NAME.0f3a6cd1e2b49785.new   a draft: made, locked, written, brought to disk
     folder/NAME                         the draft, renamed
 
-A draft that nobody holds locked is what a run that was killed left behind. The next one for the
-same file removes it, since it may hold a password.
+If a run is killed, its draft stays, and nobody holds it locked any more. The next run for the same
+file removes it, because it may hold a password.
 
-Folders are walked by descriptor. On the way a symbolic link is followed only where nobody but root
-(or us) can have placed it: a folder of another user cannot lead a file of ours to elsewhere.
-What we read back ourselves has to be in a folder of ours; what is only for others to read, as
-metrics are, may be in theirs: see ``publish``.
+Each folder on the way to a file is opened from the one above it. A symbolic link is followed only
+if nobody but root, or us, can have placed it. So another user cannot lead a file of ours elsewhere.
+A file that we read back ourselves has to be in a folder of ours. A file that only others read, such
+as metrics, may be in a folder of theirs: see ``publish``.
 """
 
 from __future__ import annotations
@@ -29,54 +29,54 @@ from collections.abc import Iterator
 _SUFFIX = ".new"
 _RANDOM = 16  # hex digits
 _ATTEMPTS = 10
-_DETOURS = 40  # links followed and folders made on one way; the kernel's own limit of links
+_DETOURS = 40  # links that are followed and folders that are made; the kernel's limit for links
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def replace(path: str, content: bytes, mode: int) -> None:
-    """Put a file in place whole and durably, making its folder if need be; OSError if not."""
+    """Put a file in place whole, and bring it to disk. Makes its folder. Raises OSError."""
     with _naming(path), _opened(os.path.dirname(path), make=True) as folder:
         _require_ours(folder)
         _replace(folder, os.path.basename(path), content, mode, durable=True)
 
 
 def replace_if_changed(path: str, content: bytes, mode: int) -> None:
-    """The same, but leave a file alone that has the content already."""
+    """The same, but leave a file as it is if it has the content already."""
     try:
         with open(path, "rb", opener=_open_regular) as file:
             if file.read() == content:
                 return
     except OSError:
-        pass  # replace() tells, if it fails as well
+        pass  # replace() raises it, if it fails as well
     replace(path, content, mode)
 
 
 def publish(path: str, content: bytes) -> None:
-    """Put a file in place whole, for everybody to read, also in a folder that is another user's.
+    """Put a file in place whole, for everybody to read. Its folder may be another user's.
 
-    Not durably: it is written anew soon.
+    It is not brought to disk, because it is written anew soon.
     """
     with _naming(path), _opened(os.path.dirname(path), make=True) as folder:
         _replace(folder, os.path.basename(path), content, 0o644, durable=False)
 
 
 def remove(path: str) -> None:
-    """Remove a file and what is left of its drafts; nothing if there is none; OSError if not."""
+    """Remove a file, if it is there, and the drafts that were left of it. Raises OSError."""
     with _GONE, _naming(path), _opened(os.path.dirname(path)) as folder:
         _clean(folder, os.path.basename(path))
         os.unlink(os.path.basename(path), dir_fd=folder)
 
 
 def clean(path: str) -> None:
-    """Remove what runs that were killed left of a file's drafts."""
+    """Remove the drafts of a file that runs left when they were killed."""
     with _GONE, _naming(path), _opened(os.path.dirname(path)) as folder:
         _clean(folder, os.path.basename(path))
 
 
 def make_folder(path: str, uid: int, gid: int) -> None:
-    """Make a folder that is a user's, unless it is there. One that is as it is when a run is cut
-    short here is made the user's, too."""
+    """Make a folder that is a user's, unless it is there. If an earlier run was cut short in here,
+    the folder that it left becomes the user's, too."""
     above, name = os.path.split(path.rstrip("/"))
     with _naming(path), _opened(above, make=True) as folder:
         try:
@@ -90,14 +90,14 @@ def make_folder(path: str, uid: int, gid: int) -> None:
             owner = os.fstat(descriptor).st_uid
             if owner in (os.geteuid(), uid) and not os.listdir(descriptor):
                 os.fchown(descriptor, uid, gid)
-                # Last: with it all is done.
+                # Last: only a folder that is done has this mode.
                 os.fchmod(descriptor, 0o755)
         finally:
             os.close(descriptor)
 
 
 def _open_regular(path: str, dummy: int) -> int:
-    """No link's target, and not waiting for whoever holds a pipe's other end."""
+    """Open a regular file. A link is not followed, and a pipe is not waited for."""
     descriptor = os.open(path, _READ)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -105,13 +105,13 @@ def _open_regular(path: str, dummy: int) -> int:
     return descriptor
 
 
-# Nothing is to be taken away where nothing is, be it the file or a folder on the way to it.
+# If the file, or a folder on the way to it, is not there, nothing has to be removed.
 _GONE = contextlib.suppress(FileNotFoundError, NotADirectoryError)
 
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Errors name the file that they are about, whatever the call was given."""
+    """An OSError names this file, whatever path the failed call was given."""
     try:
         yield
     except OSError as error:
@@ -131,7 +131,7 @@ def _replace(folder: int, name: str, content: bytes, mode: int, durable: bool) -
             file.flush()
             if durable:
                 os.fsync(descriptor)
-            # While it is locked: nobody takes it for one that was left.
+            # While it is locked, so that no other run takes it for a draft that was left.
             os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -142,7 +142,7 @@ def _replace(folder: int, name: str, content: bytes, mode: int, durable: bool) -
 
 
 def _draft(folder: int, name: str) -> tuple[str, int]:
-    """A new file's name and descriptor; nobody else can open it yet."""
+    """The name and the descriptor of a new file, which nobody else can open yet."""
     for dummy in range(_ATTEMPTS):
         draft = ".%s.%s%s" % (name, secrets.token_hex(_RANDOM // 2), _SUFFIX)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -153,7 +153,7 @@ def _draft(folder: int, name: str) -> tuple[str, int]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return draft, descriptor
-        os.close(descriptor)  # another run of ours took it for one that was left
+        os.close(descriptor)  # another run took it for a draft that was left, and removed it
     raise OSError(errno.EAGAIN, "somebody keeps taking away what is written in its folder")
 
 
@@ -164,7 +164,7 @@ def _clean(folder: int, name: str) -> None:
             descriptor = os.open(entry, _READ, dir_fd=folder)
             try:
                 found = os.fstat(descriptor)
-                # Neither somebody else's, nor a second name of a file that is in use elsewhere.
+                # It must not be somebody else's, or a second name of a file that is in use.
                 if (
                     stat.S_ISREG(found.st_mode)
                     and found.st_uid == os.geteuid()
@@ -181,7 +181,7 @@ def _clean(folder: int, name: str) -> None:
 
 @contextlib.contextmanager
 def _opened(path: str, make: bool = False) -> Iterator[int]:
-    """A folder, open to read; made with those above it if ``make``."""
+    """Open a folder. ``make``: make it, and those above it, if it is not there."""
     walked = _walk(path or ".", make)
     try:
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=walked)
@@ -194,7 +194,7 @@ def _opened(path: str, make: bool = False) -> Iterator[int]:
 
 
 def _walk(path: str, make: bool) -> int:
-    """Go there one name at a time; see above for links."""
+    """Open a folder one name at a time. The file's docstring says which links are followed."""
     here = os.open("/" if path.startswith("/") else ".", _WALK)
     todo = path.split("/")[::-1]
     detours = 0
@@ -229,7 +229,7 @@ def _walk(path: str, make: bool) -> int:
 
 
 def _is_link(folder: int, name: str) -> bool:
-    """Whether it is a link that may be followed; OSError if nobody knows who placed it."""
+    """Whether it is a link, which may be followed. OSError if another user may have placed it."""
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISLNK(found.st_mode):
         return False
@@ -254,7 +254,7 @@ def _require_ours(folder: int) -> None:
 
 
 def _is_ours(folder: os.stat_result) -> bool:
-    """Whether nobody but root, or us, can rename in it what is root's or ours. That a group may
-    write, as Debian's staff in /usr/local, is root's choice."""
+    """Whether only root, or we, can rename files of root's or of ours in this folder. A group may
+    be allowed to write, such as Debian's staff in /usr/local: that is root's choice."""
     open_to_all = folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX
     return folder.st_uid in (0, os.geteuid()) and not open_to_all

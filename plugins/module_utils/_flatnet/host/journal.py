@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What resident programs have in common: how they speak to the journal and to systemd."""
+"""How programs that stay on a host speak to the journal and to systemd."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from collections.abc import Sequence
 
 from ..fields import plain
 
-# syslog's levels
+# The levels of syslog.
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 
 _PATIENCE = 5.0
 
 
 def version() -> str:
-    """That of the installed package ``flatnet``; none in the collection itself."""
+    """The version of the installed package ``flatnet``; empty in the collection itself."""
     return str(getattr(sys.modules.get(__name__.partition(".")[0]), "__version__", ""))
 
 
 def log(level: int, text: str) -> None:
-    """A line for the journal, which takes the level from the prefix; plain elsewhere. That there is
-    no room for it, or nobody to take it, is no reason to end."""
+    """Write a line to standard error. For the journal it begins with its level. A full disk, or a
+    pipe that nobody reads, is no reason to end."""
     prefix = "<%d>" % level if "JOURNAL_STREAM" in os.environ else ""
     with contextlib.suppress(OSError):
         sys.stderr.write(prefix + plain(text.replace("\n", " ")) + "\n")
@@ -35,14 +35,14 @@ def log(level: int, text: str) -> None:
 
 
 def notify(text: str, descriptors: Sequence[int] = ()) -> None:
-    """Tell systemd, as sd_notify(3), and leave it copies of descriptors; nothing where nobody
-    listens."""
+    """Tell systemd something, as sd_notify(3) does, and give it copies of descriptors. Does nothing
+    if nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         name = "\0" + address[1:] if address.startswith("@") else address
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         with channel, contextlib.suppress(OSError):
-            # Whoever is to hear it may be stopped, and is not waited for much longer.
+            # The listener may have been stopped. It is not waited for any longer.
             channel.settimeout(_PATIENCE)
             channel.sendmsg([text.encode()], [rights] if descriptors else [], 0, name)

@@ -1,11 +1,13 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two locks for whatever changes the overlay on a host, held by program or module alike.
+"""Two locks for all that changes the overlay on a host. Programs and modules take the same ones.
 
-One is about what the kernel holds: the resident program never fights a run of the playbook, since
-each observes and applies as one step. The other is about what is installed, so that two controllers
-take turns. They are two because whoever installs waits for the program, which takes the first one.
+``locked`` is for what the kernel holds. Who holds it observes and applies as one step, so
+flatnet-sync and a run of the playbook never undo each other's changes.
+
+``installing`` is for what is installed, so that two controllers take turns. It is another lock,
+because a module that installs flatnet-sync waits for it, while flatnet-sync takes the first one.
 Nobody takes the second one while holding the first.
 """
 
@@ -22,16 +24,17 @@ from .processes import name_of
 
 PATH = "/run/flatnet/lock"
 INSTALLING = "/run/flatnet/installing"
-_INSTALLED_BY = 180.0  # a start may wait for etcd, and a user for whoever installs packages
+# Seconds. A program that starts may wait for etcd, and a new user for a package installation.
+_INSTALLED_BY = 180.0
 _PAUSE = 0.02
 
 
 class Locked(FlatnetError):
-    """Somebody else holds the lock for too long."""
+    """Somebody else has held the lock for too long."""
 
 
 def installing(timeout: float = _INSTALLED_BY) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock about files, users, services and firewall; raises Locked."""
+    """Hold the lock for files, users, services and the firewall; raises Locked."""
     return locked(timeout, INSTALLING, "installing on this host")
 
 
@@ -39,10 +42,10 @@ def installing(timeout: float = _INSTALLED_BY) -> contextlib.AbstractContextMana
 def locked(
     timeout: float = 60.0, path: str = PATH, doing: str = "changing the overlay on this host"
 ) -> Iterator[None]:
-    """Hold the lock; raises Locked after ``timeout`` seconds, naming the holder."""
+    """Hold the lock. Raises Locked after ``timeout`` seconds, which names the holder."""
     try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        # Root's alone to open, so nobody else can hold it.
+        # Only root can open it, so nobody else can hold it.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:

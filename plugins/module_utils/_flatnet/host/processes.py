@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Processes of this host, as /proc tells of them, and commands that are run to their end."""
+"""Processes of this host, as /proc shows them, and commands that are run to their end."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _PATIENCE = 120.0  # systemd's own limit for starting a unit is 90 s
 
 
 class CommandFailed(FlatnetError):
-    """A command of the host is not there, or does not end."""
+    """A command is not on the host, or does not end."""
 
 
 def born(pid: int) -> int | None:
-    """When a process began, in ticks since the boot, which tells it from another one that was given
-    its number later; None if it is not there, or has ended."""
+    """When a process began, in ticks since the boot; None if it has ended. Its number may be given
+    to another process later, which has begun at another time."""
     found = _stat(pid)
     return int(found[19]) if found and found[0] not in ("Z", "X") else None
 
 
 def ticks() -> int:
-    """What ``born`` would say of a process that begins now. Nobody can set this clock."""
+    """What ``born`` would say of a process that begins now. This clock cannot be set back."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") // 10**9
 
 
@@ -38,7 +38,8 @@ def parent(pid: int) -> int | None:
 
 
 def name_of(text: str | bytes) -> str:
-    """A process as a person may look for it, by the number that it wrote into a lock of its own."""
+    """A process by number and name, so that a person can find it. ``text`` is the number, as the
+    process wrote it into its lock."""
     try:
         number = int(text)
     except ValueError:
@@ -51,12 +52,12 @@ def name_of(text: str | bytes) -> str:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str]:
-    """A command's exit status and what it said. Raises CommandFailed if it is not there, or does
-    not end within two minutes."""
-    # Some users' path is without the system's own commands.
+    """Run a command to its end. Returns its exit status and what it said. Raises CommandFailed if
+    it is not there, or does not end within two minutes."""
+    # Not every user's path has the system's own commands.
     program = shutil.which(command[0]) or shutil.which(command[0], path="/usr/sbin:/sbin")
     if not program:
-        raise CommandFailed("%s is not there" % command[0])
+        raise CommandFailed("the command %s is not on this host; install it" % command[0])
     try:
         done = subprocess.run(
             [program, *command[1:]],
@@ -70,7 +71,10 @@ def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str
             timeout=_PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        raise CommandFailed("'%s' does not end" % " ".join(command)) from None
+        raise CommandFailed(
+            "'%s' has not ended after %d seconds; run it by hand to see why"
+            % (" ".join(command), _PATIENCE)
+        ) from None
     return done.returncode, done.stdout
 
 

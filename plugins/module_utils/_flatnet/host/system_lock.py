@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Locks of the host's own that somebody else may hold just now, as whoever installs a package.
+"""The host's own locks for users and groups, which a package installation may hold for a while.
 
-Those of /etc/passwd and its like are two: lckpwdf(3) locks /etc/.pwd.lock, and useradd and its like
-write their number into /etc/passwd.lock, /etc/group.lock and so on.
+There are two kinds. lckpwdf(3) locks /etc/.pwd.lock. useradd and similar commands write their
+number into /etc/passwd.lock, /etc/group.lock and so on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _ETC = "/etc"
 _WITH_LOCKS = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
 _FLOCK = "hhqqi"  # struct flock, see fcntl(2): type, whence, start, length, process
 _PAUSE = 0.5
-# Its own words are looked at, so they must not be those of somebody's language.
+# The command's words are compared, so they have to be English.
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 class HostBusy(FlatnetError):
-    """Somebody else holds a lock of the host for too long."""
+    """Somebody else has held a lock of the host for too long."""
 
 
 def run_with_users(*command: str, patience: float = 60.0) -> tuple[int, str]:
-    """Run a command that changes users; as long as it cannot lock them, again. Its status and what
-    it said. Raises HostBusy, naming the holder."""
+    """Run a command that changes users, again and again while it cannot lock them. Returns its exit
+    status and what it said. Raises HostBusy, which names the holder."""
     deadline = time.monotonic() + patience
     while True:
         code, output = run(list(command), _ENVIRONMENT)
@@ -47,7 +47,7 @@ def run_with_users(*command: str, patience: float = 60.0) -> tuple[int, str]:
 
 
 def holder() -> str:
-    """Who has locked users or groups."""
+    """The process that has locked users or groups."""
     for name in _WITH_LOCKS:
         with contextlib.suppress(OSError, ValueError):
             with open(os.path.join(_ETC, name + ".lock"), "rb") as file:

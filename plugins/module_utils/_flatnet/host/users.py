@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A user of the system's own for a program without rights.
+"""A user of the system for a program without rights.
 
-Those that we make say so in their comment field, and nobody else is ever removed.
+A user that we make has our mark in the comment field. No other user is ever removed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 
 
 class UserFailed(FlatnetError):
-    """The host's own tools cannot make or remove the user."""
+    """The host's commands cannot make or remove the user."""
 
 
 def check(option: str, name: str) -> str:
-    """The name, if it can be that of somebody without rights."""
+    """The name of a user without rights; raises InvalidInput if it is not."""
     if not _NAME.fullmatch(name):
         raise InvalidInput("%s: %s is not the name of a user" % (option, show(name)))
     found = find(name)
@@ -49,24 +49,25 @@ def is_ours(name: str) -> bool:
 
 
 def make(name: str) -> pwd.struct_passwd:
-    """The user, made unless it is there."""
+    """Make the user, unless it is there."""
     if find(name) is None:
         shell = shutil.which("nologin", path="/usr/sbin:/sbin:/usr/bin:/bin") or "/bin/false"
-        # A group that is left from somebody, or that somebody wants it to have, will do.
+        # A group of this name may be there: left by somebody, or made for this user.
         group = ["--gid", name] if _has_group(name) else ["--user-group"]
         words = ["--system", *group, "--no-create-home", "--home-dir", "/nonexistent"]
         try:
             _run("useradd", *words, "--shell", shell, "--comment", COMMENT, name)
         except UserFailed:
-            if find(name) is None:  # nobody else has made it meanwhile
+            if find(name) is None:  # else somebody has made it meanwhile
                 raise
     return pwd.getpwnam(name)
 
 
 def remove(name: str) -> None:
-    """Remove a user of ours, and its group."""
+    """Remove a user and its group, if we have made the user."""
     if is_ours(name):
-        # Its processes have ended. Those of containers may have the same number, and are no reason.
+        # Its own processes have ended. With --force it is removed even if processes in containers
+        # have the same number.
         _run("userdel", "--force", name)
         if _has_group(name) and not grp.getgrnam(name).gr_mem:
             _run("groupdel", name)
