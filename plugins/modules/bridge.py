@@ -152,7 +152,7 @@ addresses:
   sample: [10.5.72.1/24]
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     stable_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel

@@ -158,11 +158,18 @@ config:
     Network: 10.5.0.0/16
     SubnetLen: 24
     Backend: {Type: vxlan, VNI: 1, Port: 8472}
+backend:
+  description:
+    - The backend, its defaults filled in, and what it needs of a host. See
+      RV(flatnet.overlay.flannel_subnet#module:backend).
+  type: dict
+  returned: success
 """
 
 import json
 import re
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import option as named
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import allocation
@@ -193,23 +200,6 @@ FIELDS = {
     "ipv6_subnet_min": "IPv6SubnetMin",
     "ipv6_subnet_max": "IPv6SubnetMax",
 }
-BACKEND_FIELDS = {
-    "type": "Type",
-    "vni": "VNI",
-    "port": "Port",
-    "mtu": "MTU",
-    "gbp": "GBP",
-    "learning": "Learning",
-    "direct_routing": "DirectRouting",
-}
-ONLY = {
-    "vni": ("vxlan",),
-    "gbp": ("vxlan",),
-    "learning": ("vxlan",),
-    "direct_routing": ("vxlan",),
-    "port": ("vxlan", "udp"),
-    "mtu": ("vxlan", "udp"),
-}
 TRIES = 5
 
 
@@ -219,13 +209,11 @@ def arguments():
     spec["enable_ipv6"] = {"type": "bool", "default": False}
     spec["force"] = {"type": "bool", "default": False}
     spec["move"] = {"type": "bool", "default": False}
-    backend = {name: {"type": "bool"} for name in ("gbp", "learning", "direct_routing")}
-    backend.update({name: {"type": "int"} for name in ("vni", "port", "mtu")})
-    backend["type"] = {
-        "type": "str",
-        "choices": ["vxlan", "host-gw", "udp", "alloc"],
-        "default": "vxlan",
+    backend = {
+        name: {"type": "int" if field.is_number else "bool"}
+        for name, field in known.fields().items()
     }
+    backend["type"] = {"type": "str", "choices": list(known.BACKENDS), "default": known.DEFAULT}
     spec["backend"] = {"type": "dict", "default": {}, "apply_defaults": True, "options": backend}
     return spec
 
@@ -233,7 +221,7 @@ def arguments():
 def wanted(option):
     """The config that the options describe; errors name the option."""
     backend = option["backend"]
-    for name, types in ONLY.items():
+    for name, types in known.offered().items():
         if backend[name] is not None and backend["type"] not in types:
             raise InvalidInput(
                 "%s: the %s backend has none" % (named("backend." + name), backend["type"])
@@ -244,11 +232,11 @@ def wanted(option):
     if option["enable_ipv6"] and not option["ipv6_network"]:
         raise InvalidInput("ipv6_network: is required with enable_ipv6: true")
     fields = {FIELDS[name]: option[name] for name in FIELDS}
-    fields["Backend"] = {BACKEND_FIELDS[name]: value for name, value in backend.items()}
+    names = {"type": "Type", **{name: field.name for name, field in known.fields().items()}}
+    fields["Backend"] = {names[name]: value for name, value in backend.items()}
     given = {FIELDS[name]: (name, option[name]) for name in FIELDS}
     given.update(
-        ("Backend." + BACKEND_FIELDS[name], ("backend." + name, value))
-        for name, value in backend.items()
+        ("Backend." + names[name], ("backend." + name, value)) for name, value in backend.items()
     )
     for name, value in given.values():
         # To flannel this means the default, which is said here by leaving the option out.
@@ -331,6 +319,7 @@ def converge(module, store, config):
     result = {
         "changed": entry is not None if config is None else current != config,
         "config": config.to_dict() if config else {},
+        "backend": known.describe(config.backend) if config else {},
         "diff": {"before": before, "after": show(config)},
     }
     if not result["changed"]:

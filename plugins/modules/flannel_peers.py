@@ -150,6 +150,9 @@ device:
   returned: success
 """
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp import (
+    relay_table,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     current_lease,
@@ -163,9 +166,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.sn
     Snapshot,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import applied, peers
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
-    relay_table,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
@@ -245,8 +245,7 @@ def reach(module, kernel, listing, known):
     chosen = rules(module, kernel, listing, own, location).select(snapshot.leases)
     if backend.device and not module.check_mode and backend.device not in kernel.interfaces():
         raise KernelError(
-            "device %s does not exist; make it with %s first"
-            % (backend.device, "tun_relay" if backend.type == "udp" else "vxlan_vtep")
+            "device %s does not exist; make it with %s first" % (backend.device, backend.maker)
         )
 
     leases = {lease.key_name: lease for lease in chosen.usable}
@@ -262,8 +261,12 @@ def reach(module, kernel, listing, known):
             held_by(kernel, backend),
             routes,
             unreadable=snapshot.unreadable,
-            # A relay has its peers in its table.
-            allow_no_peers=module.params["allow_no_peers"] or bool(chosen.usable),
+            # A relay has its peers in its table; of some backends there are none.
+            allow_no_peers=module.params["allow_no_peers"]
+            or bool(chosen.usable)
+            or not backend.carries,
+            # A relay's are its module's.
+            network_routes=() if backend.relay else peers.network_routes(config),
         )
 
     def part(change):
@@ -305,14 +308,16 @@ def reach(module, kernel, listing, known):
 
 
 def routes_of_peers(kernel, config):
-    """Those of the main table without what is there for no peer, such as the udp backend's."""
-    network_routes = {route.key for route in peers.network_routes(config)}
-    return [route for route in kernel.routes() if route.key not in network_routes]
+    """Those of the main table without what belongs to the relay."""
+    left = set()
+    if config.backend.relay:
+        left = {route.key for route in peers.network_routes(config)}
+    return [route for route in kernel.routes() if route.key not in left]
 
 
 def relayed(module, config, usable, snapshot):
-    """What the relay's table takes, with the udp backend."""
-    if config.backend.type != "udp":
+    """What the relay's table takes, if there is a relay."""
+    if not config.backend.relay:
         return None
     present = module.params["state"] == "present"
     return relay_table.TableRun(

@@ -152,7 +152,7 @@ config:
   type: dict
   returned: O(state=present)
 backend:
-  description: The network's backend with its defaults filled in.
+  description: The network's backend with its defaults filled in, and what it needs of a host.
   type: dict
   returned: O(state=present)
   contains:
@@ -163,6 +163,32 @@ backend:
     gbp: {description: Group based policy extension., type: bool}
     learning: {description: Whether the device learns., type: bool}
     direct_routing: {description: Plain routes on one link., type: bool}
+    mtu: {description: 'MTU of the underlay that the config says, if it does.', type: int}
+    carries:
+      description:
+        - Whether packets get to peers by what is made here. If not, as with V(alloc), there is
+          neither device nor bridge.
+      type: bool
+    maker:
+      description: The module that makes the device, such as V(vxlan_vtep); empty if there is none.
+      type: str
+    relay: {description: Whether the process flatnet-relay has to run., type: bool}
+    untunnelled:
+      description: Whether packets of peers' pods may come without a tunnel around them.
+      type: bool
+    modules: {description: Kernel modules that it needs., type: list, elements: str}
+    device_names:
+      description: >-
+        Patterns of the names of all backends' devices, which the system's services have to leave
+        alone.
+      type: list
+      elements: str
+      sample: [flannel*]
+    fixed_macs:
+      description: The same of devices whose MAC address must not change.
+      type: list
+      elements: str
+      sample: [flannel.*]
 underlay:
   description: The interface and address that this host meets its peers with.
   type: dict
@@ -204,6 +230,7 @@ transactions:
 import ipaddress
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
@@ -308,15 +335,7 @@ def result(option, prefix, underlay, outcome, former):
         "changed": outcome.changed,
         "lease": lease_result(lease, prefix),
         "config": config.to_dict(),
-        "backend": {
-            "type": backend.type,
-            "device": backend.device,
-            "vni": backend.vni,
-            "port": backend.port,
-            "gbp": backend.gbp,
-            "learning": backend.learning,
-            "direct_routing": backend.direct_routing,
-        },
+        "backend": known.describe(backend),
         "underlay": {**underlay._asdict(), "ip": underlay.ip},
         "former": former,
         "gateway": gateway(lease.subnet),

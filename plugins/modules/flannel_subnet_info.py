@@ -40,6 +40,12 @@ config:
   description: The config with flannel's field names.
   type: dict
   returned: success
+backend:
+  description:
+    - The network's backend, its defaults filled in, and what it needs of a host. See
+      RV(flatnet.overlay.flannel_subnet#module:backend).
+  type: dict
+  returned: success
 leases:
   description:
     - All valid leases, in the order of their keys.
@@ -63,6 +69,7 @@ revision:
   returned: success
 """
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,
     reporting,
@@ -82,6 +89,7 @@ def main():
         module.exit_json(
             changed=False,
             config=config.to_dict(),
+            backend=known.describe(config.backend),
             leases=[
                 {**lease_result(lease, store.prefix), "create_revision": lease.create_revision}
                 for lease in snapshot.leases

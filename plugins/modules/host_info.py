@@ -27,7 +27,7 @@ options:
     elements: str
     default: []
   modules:
-    description: Kernel modules to look for.
+    description: Kernel modules to look for; by default those that a backend may need.
     type: list
     elements: str
     default: []
@@ -188,6 +188,7 @@ import stat
 import sys
 import time
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     InvalidConfig,
     config_from_dict,
@@ -206,7 +207,7 @@ FIELDS = {
 }
 ARGUMENTS = {
     "commands": {"type": "list", "elements": "str", "default": []},
-    "modules": {"type": "list", "elements": "str", "default": []},
+    "modules": {"type": "list", "elements": "str"},
     "files": {"type": "list", "elements": "str", "default": []},
     "sysctls": {"type": "list", "elements": "str", "default": []},
     "services": {
@@ -323,7 +324,7 @@ def check_overlap(option):
         fields["SubnetLen"] = int(option["subnet_len"])
     backend = option["backend"]
     if isinstance(backend, dict):
-        fields["Backend"] = {"Type": backend.get("type", "vxlan")}
+        fields["Backend"] = {"Type": backend.get("type", known.DEFAULT)}
     try:
         config = config_from_dict(fields)
         seen = overlap.observe(option["etcd_endpoints"])
@@ -339,7 +340,7 @@ def main():
     if option["overlay"]:
         with reporting(module):
             check_overlap(option["overlay"])
-    files, unloaded = loadable(option["modules"])
+    files, unloaded = loadable(known.modules() if option["modules"] is None else option["modules"])
     systemd = os.path.isdir("/run/systemd/system")
     running, stale = services(module, option["services"]) if systemd else ([], [])
     module.exit_json(

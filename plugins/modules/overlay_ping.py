@@ -85,10 +85,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.regi
 )
 
 
-def target(lease):
+def target(backend, lease):
     """The address of a peer that is sure to be there; a flanneld's device has the subnet's first,
     where there is such a device."""
-    bridge = lease.host_id or lease.backend_type == "host-gw"
+    bridge = lease.host_id or not backend.device
     return (gateway(lease.subnet) if bridge else lease.subnet).partition("/")[0]
 
 
@@ -112,7 +112,7 @@ def main():
             judge = rules(module, kernel, listing, own, location)
         mtu = config.backend.overlay_mtu(location.underlay.mtu)
         chosen = judge.select(leases).usable
-        by_address = {target(lease): lease for lease in chosen}
+        by_address = {target(config.backend, lease): lease for lease in chosen}
         lost = ping(
             lambda command, text: module.run_command(command, data=text),
             fping,

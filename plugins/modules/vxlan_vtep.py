@@ -249,7 +249,7 @@ recreated:
 from functools import partial
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
     vtep_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address

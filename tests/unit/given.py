@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable, Iterable
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
@@ -123,16 +124,16 @@ def leases(draw: st.DrawFn) -> Lease:
     dual = draw(st.booleans())
     kind = draw(st.sampled_from(["vxlan", "host-gw", "", "wireguard"]))
     vxlan = kind == "vxlan"
+    vni = draw(st.none() | st.integers(1, (1 << 24) - 1))
     host_id = draw(st.just("") | st.uuids().map(lambda uuid: uuid.hex))
     return Lease(
         subnet=draw(subnets4),
         public_ip=draw(host_ips),
         backend_type=kind,
-        vni=draw(st.none() | st.integers(1, (1 << 24) - 1)) if vxlan else None,
-        vtep_mac=draw(unicast_macs) if vxlan else None,
+        data=Vtep(vni, draw(unicast_macs)) if vxlan else None,
         subnet6=draw(subnets6) if dual else None,
         public_ip6=draw(subnets6).partition("/")[0] if dual else None,
-        vtep_mac6=draw(unicast_macs) if vxlan and dual else None,
+        data6=Vtep(vni, draw(unicast_macs)) if vxlan and dual else None,
         host_id=host_id,
         hostname=draw(st.just("") | names) if host_id else "",
     )

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks, identity
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import (
     FlatnetError,
     InvalidInput,
     called,
     option,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import identity
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMON = yaml.safe_load((REPOSITORY / "roles/common/defaults/main.yml").read_text())

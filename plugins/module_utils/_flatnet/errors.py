@@ -46,3 +46,7 @@ class FlatnetError(Exception):
 
 class InvalidInput(FlatnetError):
     """A value the user gave, or one read from etcd, breaks a rule; names the field."""
+
+
+class LosingAllPeers(FlatnetError):
+    """No peer is left in etcd while this host still reaches some."""

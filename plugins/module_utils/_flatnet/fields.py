@@ -68,6 +68,32 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def given(value: Any, default: Any = None) -> Any:
+    """``default`` for Go's zero values, which mean "not set"."""
+    unset = value in (None, "") or (is_number(value) and value == 0)
+    return default if unset else value
+
+
+def whole_number(name: str, value: Any, default: Any, low: int, high: int) -> Any:
+    """A number from ``low`` to ``high``, or the default for None; raises InvalidInput."""
+    if value is None:
+        return default
+    if not is_number(value) or not low <= value <= high:
+        raise InvalidInput(
+            "%s %s is not a whole number from %d to %d" % (name, show(value), low, high)
+        )
+    return value
+
+
+def boolean(name: str, value: Any, default: bool) -> bool:
+    """True or false, or the default for None; raises InvalidInput."""
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidInput("%s %s must be true or false" % (name, show(value)))
+    return value
+
+
 def plain(text: object, limit: int = 1000) -> str:
     """A text that may have come from etcd, a peer or the relay, to be put on a line of its own.
 

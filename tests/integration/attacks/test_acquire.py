@@ -15,7 +15,7 @@ import subprocess
 import typing as t
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     host_id,
 )
 

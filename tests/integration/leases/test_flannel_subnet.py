@@ -10,10 +10,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
     vtep_mac,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     host_id,
 )
 

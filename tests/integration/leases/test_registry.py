@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
+    vtep_mac,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
     SubnetUnavailable,
 )
@@ -19,7 +22,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     DuplicatePublicIP,
     LeaseWouldMove,
     Wish,
-    vtep_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,

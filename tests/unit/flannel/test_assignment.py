@@ -8,6 +8,10 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
+    Vtep,
+    vtep_mac,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.allocation import (
     SubnetExhausted,
     SubnetUnavailable,
@@ -24,7 +28,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     Wish,
     current_lease,
     decide,
-    vtep_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
@@ -80,21 +83,21 @@ def test_a_new_host_gets_a_free_subnet_and_a_lease_with_its_identity() -> None:
         HOST.host_id,
         HOST.hostname,
     )
-    assert (lease.backend_type, lease.vni) == ("vxlan", 1)
-    assert lease.vtep_mac == vtep_mac(HOST.host_id, 1)
+    assert lease.backend_type == "vxlan"
+    assert lease.data == Vtep(1, vtep_mac(HOST.host_id, 1))
     assert parse_lease(lease.key_name, lease.to_json()) == lease
 
 
 @pytest.mark.parametrize(("kind", "written"), [("host-gw", "host-gw"), ("udp", ""), ("alloc", "")])
 def test_the_lease_of_any_other_backend_has_no_vtep(kind: str, written: str) -> None:
     lease = ask([], config=network(kind=kind)).after
-    assert (lease.backend_type, lease.vni, lease.vtep_mac) == (written, None, None)
+    assert (lease.backend_type, lease.data) == (written, None)
     assert parse_lease(lease.key_name, lease.to_json()) == lease
 
 
 def test_a_vtep_mac_that_is_given_is_used() -> None:
     mac = "02:00:00:00:00:01"
-    assert ask([], HOST._replace(vtep_mac=mac)).after.vtep_mac == mac
+    assert ask([], HOST._replace(vtep_mac=mac)).after.data == Vtep(1, mac)
 
 
 def test_the_vtep_mac_differs_by_host_and_by_vni() -> None:

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vxlan
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     InvalidConfig,
     NetworkConfig,
@@ -41,7 +42,7 @@ def test_a_config_as_people_write_it_gets_flannels_defaults() -> None:
     assert str(config.ipv4.subnet_max) == "100.96.255.0/24"
     assert config.ipv4.size == 255
     assert config.ipv6 is None
-    assert config.backend == (type(config.backend))("vxlan", 1, 8472, None, False, False, False)
+    assert config.backend == Vxlan(1, 8472, None, False, False, False)
     assert config.backend.device == "flannel.1"
 
 

@@ -9,12 +9,15 @@ import ipaddress
 import json
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
+    Vtep,
+    parse_mac,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     InvalidLease,
     Lease,
     gateway,
     parse_lease,
-    parse_mac,
     parse_public_ip,
     subnet_of_key,
 )
@@ -105,12 +108,12 @@ def test_a_lease_may_lack_publicipv6_and_have_fields_of_others() -> None:
 
 def test_vxlan_data_without_a_vni_means_the_networks() -> None:
     value = '{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendData":{"VtepMAC":"%s"}}'
-    assert parse_lease(KEY, value % "aa:bb:cc:dd:ee:ff").vni is None
+    assert parse_lease(KEY, value % "aa:bb:cc:dd:ee:ff").data == Vtep(None, "aa:bb:cc:dd:ee:ff")
 
 
 def test_macs_are_read_in_any_case_and_with_dashes() -> None:
     value = VXLAN % ("1.2.3.4", "AA-BB-CC-dd-ee-FF")
-    assert parse_lease(KEY, value).vtep_mac == "aa:bb:cc:dd:ee:ff"
+    assert parse_lease(KEY, value).data.mac == "aa:bb:cc:dd:ee:ff"
 
 
 def test_fields_match_in_any_case_and_the_last_one_wins_as_in_go() -> None:

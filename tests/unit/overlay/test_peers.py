@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import LosingAllPeers
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
@@ -29,7 +31,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.pl
     RouteTaken,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
-    LosingAllPeers,
     NotAdjacent,
     Peers,
     Rules,
@@ -65,7 +66,7 @@ def select(*leases: Lease, config: NetworkConfig = CONFIG, own: Lease = OWN) -> 
 
 
 def plain(lease: Lease, kind: str) -> Lease:
-    return lease._replace(backend_type=kind, vni=None, vtep_mac=None)
+    return lease._replace(backend_type=kind, data=None)
 
 
 # Which leases are used
@@ -93,8 +94,8 @@ def test_every_lease_but_our_own_is_a_peer_in_the_order_of_keys() -> None:
         ("100.96.7.0-24", {"BackendType": "VXLAN"}, "backend is VXLAN, the network's is vxlan"),
         ("100.96.7.0-24", {"BackendType": None}, "is udp or alloc, the network's is vxlan"),
         ("100.96.7.0-24", {"VNI": 2}, "its VNI is 2, the network's is 1"),
-        ("100.96.7.0-24", {"VtepMAC": OWN.vtep_mac}, "32:53:f8:08:97:41 is this host's too"),
-        ("100.96.7.0-24", {"VtepMAC": SECOND.vtep_mac}, "is that of 10.168.0.12 too"),
+        ("100.96.7.0-24", {"VtepMAC": OWN.data.mac}, "32:53:f8:08:97:41 is this host's too"),
+        ("100.96.7.0-24", {"VtepMAC": SECOND.data.mac}, "is that of 10.168.0.12 too"),
         ("100.96.57.0-24&fd00:10::-64", {}, "overlaps 100.96.57.0/24 of 10.168.0.12, which was"),
         (
             "100.96.0.0-24",
@@ -150,7 +151,7 @@ def test_whose_key_is_there_longest_holds_what_leases_clash_over() -> None:
     wide = SECOND._replace(subnet="100.96.56.0/22", create_revision=7)
     late = [
         THIRD._replace(subnet="100.96.57.0/24", create_revision=200),
-        THIRD._replace(subnet="100.96.1.0/24", create_revision=201, vtep_mac=SECOND.vtep_mac),
+        THIRD._replace(subnet="100.96.1.0/24", create_revision=201, data=SECOND.data),
     ]
     for leases in ([wide, *late], [*late, wide]):
         found = judged(*leases)
@@ -161,7 +162,7 @@ def test_whose_key_is_there_longest_holds_what_leases_clash_over() -> None:
         ]
     # At one revision, as after one transaction, the key decides.
     both = [each._replace(create_revision=7, subnet6=None) for each in (SECOND, THIRD)]
-    both[1] = both[1]._replace(vtep_mac=SECOND.vtep_mac)
+    both[1] = both[1]._replace(data=SECOND.data)
     assert judged(*both).usable == (min(both, key=lambda lease: lease.key_name),)
 
 
@@ -193,9 +194,10 @@ def test_one_host_may_hold_two_subnets_with_one_vtep() -> None:
 
 
 def test_a_lease_without_a_vni_is_of_the_networks() -> None:
-    assert select(SECOND._replace(vni=None)).usable
+    assert select(SECOND._replace(data=SECOND.data._replace(vni=None))).usable
     config = network(VNI=7)
-    assert select(SECOND._replace(vni=7), config=config, own=OWN._replace(vni=7)).usable
+    second, own = (each._replace(data=each.data._replace(vni=7)) for each in (SECOND, OWN))
+    assert select(second, config=config, own=own).usable
 
 
 def test_a_host_gw_network_takes_host_gw_leases_and_udp_takes_any() -> None:
@@ -218,8 +220,12 @@ some_leases = st.lists(
         ),
         host_ips | st.integers(0, 255).map("10.168.0.{}".format),
         st.sampled_from(["vxlan", "vxlan", "vxlan", "host-gw"]),
-        st.sampled_from([None, 1, 1, 2]),
-        unicast_macs | st.sampled_from([OWN.vtep_mac, SECOND.vtep_mac]),
+        st.builds(
+            Vtep,
+            st.sampled_from([None, 1, 1, 2]),
+            unicast_macs | st.sampled_from([OWN.data.mac, SECOND.data.mac]),
+        ),
+        data6=st.none(),
         create_revision=st.integers(0, 12),
     ),
     max_size=10,
@@ -356,7 +362,7 @@ def test_what_reached_a_peer_that_is_gone_is_removed_route_first() -> None:
 
 
 def test_a_peer_with_a_new_mac_leaves_no_old_fdb_entry() -> None:
-    new = entries(CONFIG, [SECOND._replace(vtep_mac="02:00:00:00:00:01")], UNDERLAY, ROUTES)
+    new = entries(CONFIG, [SECOND._replace(data=Vtep(1, "02:00:00:00:00:01"))], UNDERLAY, ROUTES)
     kernel = kernel_of([*REACHED[3:], *ROUTES])
     after = apply(changes(new, "flannel.1", *split(list(kernel.values()))), kernel)
     assert after == kernel_of([*new, *ROUTES])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     parse_config,
 )
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from tests.unit.given import apply, kernel_of
 
 CONFIG = parse_config('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
-OWN = Lease("10.5.200.0/24", "192.0.2.1", "vxlan", vni=1, vtep_mac="02:00:00:00:00:01")
+OWN = Lease("10.5.200.0/24", "192.0.2.1", "vxlan", Vtep(1, "02:00:00:00:00:01"))
 UNDERLAY = Underlay("eth0", "192.0.2.1/24", 1500, "the only one")
 
 # So few of everything that leases clash with one another, and chains of clashes form.
@@ -39,14 +40,10 @@ _leases = st.builds(
     _names,
     st.integers(1, 6).map("192.0.2.{}".format),
     st.sampled_from(["vxlan"] * 5 + ["host-gw"]),
-    vni=st.just(1),
-    vtep_mac=st.integers(1, 6).map("02:00:00:00:00:0{}".format),
+    data=st.builds(Vtep, st.just(1), st.integers(1, 6).map("02:00:00:00:00:0{}".format)),
+    data6=st.none(),
     create_revision=st.integers(0, 8),
-).map(
-    lambda lease: (
-        lease if lease.backend_type == "vxlan" else lease._replace(vni=None, vtep_mac=None)
-    )
-)
+).map(lambda lease: lease if lease.backend_type == "vxlan" else lease._replace(data=None))
 _changes = st.lists(st.lists(st.tuples(st.booleans(), _leases), max_size=4), max_size=12)
 
 
@@ -85,9 +82,7 @@ def test_events_and_a_listing_come_to_the_same(
 
 def test_a_change_costs_no_look_at_the_others() -> None:
     many = [
-        Lease(
-            "10.5.%d.0/24" % n, "192.0.3.%d" % n, "vxlan", vni=1, vtep_mac="02:00:00:00:01:%02x" % n
-        )
+        Lease("10.5.%d.0/24" % n, "192.0.3.%d" % n, "vxlan", Vtep(1, "02:00:00:00:01:%02x" % n))
         for n in range(1, 150)
     ]
     followed = table()
@@ -100,7 +95,7 @@ def test_a_change_costs_no_look_at_the_others() -> None:
 
 
 def test_an_unchanged_lease_changes_nothing() -> None:
-    lease = Lease("10.5.7.0/24", "192.0.2.7", "vxlan", vni=1, vtep_mac="02:00:00:00:00:07")
+    lease = Lease("10.5.7.0/24", "192.0.2.7", "vxlan", Vtep(1, "02:00:00:00:00:07"))
     followed = table()
     followed.replace([lease])
     assert followed.update({lease.key_name: lease._replace(mod_revision=9)}) == ()

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
 )
@@ -50,7 +51,7 @@ def test_it_is_read_back_as_written(tmp_path_factory: pytest.TempPathFactory, gi
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     path = tmp_path / "deep" / "state"
-    lease = Lease("10.5.1.0/24", "192.0.2.1", "vxlan", vni=1, vtep_mac="02:00:00:00:00:01")
+    lease = Lease("10.5.1.0/24", "192.0.2.1", "vxlan", Vtep(1, "02:00:00:00:00:01"))
     state.save(str(path), of(_CONFIG, [lease]))
     return path
 

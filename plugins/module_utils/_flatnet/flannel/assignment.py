@@ -22,7 +22,6 @@ from typing import NamedTuple
 from ..errors import FlatnetError, option
 from . import allocation
 from .config import NetworkConfig
-from .identity import stable_mac
 from .lease import Lease
 
 
@@ -47,7 +46,7 @@ class Host(NamedTuple):
 
     ``host_id`` identifies the machine whatever its addresses, ``hostname`` is for people.
     ``vtep_mac`` None means the stable one made from ``host_id`` and the VNI. ``vector``: the newest
-    format of vectors that its relay takes, with the udp backend.
+    format of vectors that its relay takes, if it has one.
     """
 
     host_id: str
@@ -327,28 +326,12 @@ def _kept(config: NetworkConfig, subnet: str, others: Iterable[str]) -> tuple[st
 
 def _lease(config: NetworkConfig, subnet: str, host: Host) -> Lease:
     backend = config.backend
-    if backend.type != "vxlan":
-        kind = "host-gw" if backend.type == "host-gw" else ""
-        vector = host.vector if backend.type == "udp" else 0
-        return Lease(
-            subnet,
-            host.public_ip,
-            kind,
-            host_id=host.host_id,
-            hostname=host.hostname,
-            vector=vector,
-        )
     return Lease(
         subnet=subnet,
         public_ip=host.public_ip,
-        backend_type="vxlan",
-        vni=backend.vni,
-        vtep_mac=host.vtep_mac or vtep_mac(host.host_id, backend.vni),
+        backend_type=backend.lease_type,
+        data=backend.lease_data(host),
         host_id=host.host_id,
         hostname=host.hostname,
+        vector=host.vector if backend.relay else 0,
     )
-
-
-def vtep_mac(host_id: str, vni: int) -> str:
-    """The VTEP MAC that a host has by default: the same after every reboot and re-creation."""
-    return stable_mac(host_id, "vni %d" % vni)

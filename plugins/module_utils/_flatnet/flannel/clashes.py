@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which leases get in each other's way.
 
-Pure. A kernel cannot tell two peers apart that have one VTEP MAC, and a packet can go to only one
-of two peers whose subnets overlap. Subnets overlap exactly if one holds the other, so they are
-found by their length and first bits, in one dictionary look-up for each length that there is.
+Pure. A kernel cannot tell two peers apart that have one VTEP MAC, or whatever else their backend
+has in its place, and a packet can go to only one of two peers whose subnets overlap. Subnets
+overlap exactly if one holds the other, so they are found by their length and first bits, in one
+dictionary look-up for each length that there is.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ class Clashes:
     """Leases by what they could clash over."""
 
     def __init__(self) -> None:
-        self._by_mac: dict[str, dict[str, Lease]] = {}
+        self._by_mark: dict[str, dict[str, Lease]] = {}
         # By length, then by the subnet's first bits, then by key name.
         self._by_subnet: dict[int, dict[int, dict[str, Lease]]] = {}
 
     def add(self, lease: Lease) -> None:
         length, bits = _prefix(lease)
         self._by_subnet.setdefault(length, {}).setdefault(bits, {})[lease.key_name] = lease
-        if lease.vtep_mac:
-            self._by_mac.setdefault(lease.vtep_mac, {})[lease.key_name] = lease
+        if lease.data and lease.data.unique:
+            self._by_mark.setdefault(lease.data.unique, {})[lease.key_name] = lease
 
     def discard(self, lease: Lease) -> None:
         length, bits = _prefix(lease)
@@ -36,8 +37,8 @@ class Clashes:
         _drop(groups, bits, lease.key_name)
         if not groups:
             del self._by_subnet[length]
-        if lease.vtep_mac:
-            _drop(self._by_mac, lease.vtep_mac, lease.key_name)
+        if lease.data and lease.data.unique:
+            _drop(self._by_mark, lease.data.unique, lease.key_name)
 
     def overlapping(self, lease: Lease) -> Iterable[Lease]:
         """Those with an address in common with this one's subnet."""
@@ -56,9 +57,9 @@ class Clashes:
             for first in found:
                 yield from groups[first].values()
 
-    def sharing_mac(self, lease: Lease) -> Iterable[Lease]:
-        """Those with its VTEP MAC."""
-        return self._by_mac.get(lease.vtep_mac or "", {}).values()
+    def sharing(self, lease: Lease) -> Iterable[Lease]:
+        """Those with its VTEP MAC, or whatever the backend tells hosts apart by."""
+        return self._by_mark.get(lease.data.unique if lease.data else "", {}).values()
 
     def reason(self, lease: Lease) -> str | None:
         """Why this lease cannot be used beside those held; None if it can."""
@@ -67,10 +68,10 @@ class Clashes:
                 other.subnet,
                 other.owner,
             )
-        for other in self.sharing_mac(lease):
+        for other in self.sharing(lease):
             # One host may hold two subnets, with one VTEP.
-            if other.public_ip != lease.public_ip:
-                return "%s is that of %s too" % (lease.vtep_mac, other.owner)
+            if lease.data and other.public_ip != lease.public_ip:
+                return "%s is that of %s too" % (lease.data.unique, other.owner)
         return None
 
     def chain(self, lease: Lease) -> set[str]:
@@ -83,7 +84,7 @@ class Clashes:
         todo = [lease]
         while todo:
             each = todo.pop()
-            for other in (*self.overlapping(each), *self.sharing_mac(each)):
+            for other in (*self.overlapping(each), *self.sharing(each)):
                 if other.key_name not in found:
                     found.add(other.key_name)
                     todo.append(other)

@@ -14,17 +14,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Union
 
-from ..checks import MAX_VNI
+from ..backends import known
+from ..backends.protocol import Backend
 from ..errors import InvalidInput
-from ..fields import dumps, fold, is_number, load_object, show
-
-# Backends that flannel knows and this collection can share a network with.
-BACKENDS = ("vxlan", "host-gw", "udp", "alloc")
-DEFAULT_PORT = {"vxlan": 8472, "udp": 8285}
-# What one packet grows by: VXLAN is Ethernet 14 + IP 20 + UDP 8 + VXLAN 8 (flannel takes 50 for
-# IPv6 underlays too), udp is IP 20 + UDP 8.
-ENCAPSULATION = {"vxlan": 50, "udp": 28}
-MAX_MTU = 65535
+from ..fields import boolean, dumps, fold, given, load_object, show, whole_number
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -39,49 +32,6 @@ _RESERVED_IPV4 = tuple(
 
 class InvalidConfig(InvalidInput):
     """``<prefix>/config`` breaks one of flannel's rules, or one that flannel forgot."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """``Backend`` of the config; defaults are flannel's.
-
-    ``mtu`` is the *outer* MTU in bytes (None: the underlay interface's), ``port`` None where the
-    backend has none.
-    """
-
-    type: str = "vxlan"
-    vni: int = 1
-    port: int | None = None
-    mtu: int | None = None
-    gbp: bool = False
-    learning: bool = False
-    direct_routing: bool = False
-
-    @property
-    def device(self) -> str | None:
-        """The device that carries the overlay on every host; None for routes only."""
-        return {"vxlan": "flannel.%d" % self.vni, "udp": "flannel0"}.get(self.type)
-
-    def overlay_mtu(self, underlay_mtu: int) -> int:
-        """MTU of pods and of the backend's device, bytes."""
-        return (self.mtu or underlay_mtu) - ENCAPSULATION.get(self.type, 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"Type": self.type}
-        if self.type == "vxlan" or self.vni != 1:
-            out["VNI"] = self.vni
-        if self.port is not None:
-            out["Port"] = self.port
-        if self.mtu is not None:
-            out["MTU"] = self.mtu
-        for name, value in (
-            ("GBP", self.gbp),
-            ("Learning", self.learning),
-            ("DirectRouting", self.direct_routing),
-        ):
-            if value:
-                out[name] = True
-        return out
 
 
 @dataclass(frozen=True)
@@ -132,7 +82,7 @@ class NetworkConfig:
         if self.ipv6:
             out["EnableIPv6"] = True
             out.update(self.ipv6.to_dict("IPv6"))
-        out["Backend"] = self.backend.to_dict()
+        out["Backend"] = known.to_dict(self.backend)
         return out
 
     def to_json(self) -> str:
@@ -152,7 +102,6 @@ _CONFIG_FIELDS = (
     "IPv6SubnetMax",
     "Backend",
 )
-_BACKEND_FIELDS = ("Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting")
 
 
 def parse_config(text: str | bytes) -> NetworkConfig:
@@ -165,9 +114,17 @@ def parse_config(text: str | bytes) -> NetworkConfig:
 
 def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
     """The same from a decoded object, for example a module's options."""
-    fields = fold(raw, _CONFIG_FIELDS)
-    ipv4_on = _boolean("EnableIPv4", fields.get("EnableIPv4"), True)
-    ipv6_on = _boolean("EnableIPv6", fields.get("EnableIPv6"), False)
+    try:
+        return _parse(fold(raw, _CONFIG_FIELDS))
+    except InvalidConfig:
+        raise
+    except InvalidInput as error:
+        raise InvalidConfig(str(error)) from None
+
+
+def _parse(fields: dict[str, Any]) -> NetworkConfig:
+    ipv4_on = boolean("EnableIPv4", fields.get("EnableIPv4"), True)
+    ipv6_on = boolean("EnableIPv6", fields.get("EnableIPv6"), False)
     if not ipv4_on:
         raise InvalidConfig(
             "EnableIPv4 is false: flannel cannot keep IPv6-only leases in etcd; "
@@ -179,41 +136,19 @@ def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
     return NetworkConfig(
         ipv4=_parse_pool(fields, "", 4),
         ipv6=_parse_pool(fields, "IPv6", 6) if ipv6_on else None,
-        backend=_parse_backend(backend or {}),
-    )
-
-
-def _parse_backend(raw: dict[str, Any]) -> Backend:
-    fields = fold(raw, _BACKEND_FIELDS)
-    # flannel's code, unlike its documentation, takes udp when no type is given.
-    kind = _given(fields.get("Type"), "udp")
-    if not isinstance(kind, str) or kind.lower() not in BACKENDS:
-        raise InvalidConfig("Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)))
-    kind = kind.lower()
-    return Backend(
-        type=kind,
-        vni=_integer("Backend.VNI", fields.get("VNI"), 1, 1, MAX_VNI),
-        port=(
-            _integer("Backend.Port", _given(fields.get("Port")), DEFAULT_PORT[kind], 1, 65535)
-            if kind in DEFAULT_PORT
-            else None
-        ),
-        mtu=_integer("Backend.MTU", _given(fields.get("MTU")), None, 576, MAX_MTU),
-        gbp=_boolean("Backend.GBP", fields.get("GBP"), False),
-        learning=_boolean("Backend.Learning", fields.get("Learning"), False),
-        direct_routing=_boolean("Backend.DirectRouting", fields.get("DirectRouting"), False),
+        backend=known.parse(backend or {}),
     )
 
 
 def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
     name = prefix + "Network"
-    text = _given(fields.get(name))
+    text = given(fields.get(name))
     if text is None:
         raise InvalidConfig("%s is required" % name)
     network = _network(name, text, version)
     length = fields.get(prefix + "SubnetLen")
     if length is not None:
-        length = _integer(prefix + "SubnetLen", length, None, 0, network.max_prefixlen) or None
+        length = whole_number(prefix + "SubnetLen", length, None, 0, network.max_prefixlen) or None
     return _pool(
         prefix,
         network,
@@ -256,7 +191,7 @@ def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any
 
 def _bound(name: str, text: Any, network: Network, length: int, default: int) -> Network:
     kind = type(network)
-    if _given(text) is None:
+    if given(text) is None:
         return kind((default, length))
     address = _address(name, text, network.version)
     if address not in network:
@@ -307,27 +242,3 @@ def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipad
     if address is None or address.version != version or "%" in text:
         raise InvalidConfig("%s %s is not an IPv%d address" % (name, show(text), version))
     return address
-
-
-def _given(value: Any, default: Any = None) -> Any:
-    """``default`` for Go's zero values, which mean "not set"."""
-    unset = value in (None, "") or (is_number(value) and value == 0)
-    return default if unset else value
-
-
-def _integer(name: str, value: Any, default: Any, low: int, high: int) -> Any:
-    if value is None:
-        return default
-    if not is_number(value) or not low <= value <= high:
-        raise InvalidConfig(
-            "%s %s is not a whole number from %d to %d" % (name, show(value), low, high)
-        )
-    return value
-
-
-def _boolean(name: str, value: Any, default: bool) -> bool:
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InvalidConfig("%s %s must be true or false" % (name, show(value)))
-    return value

@@ -16,7 +16,8 @@ import re
 from typing import Any, NamedTuple
 
 from ..addresses import canonical_number
-from ..checks import MAX_VNI
+from ..backends import known
+from ..backends.protocol import LeaseData
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, show
 from .config import reserved, reserved_ipv4
@@ -35,7 +36,8 @@ class InvalidLease(InvalidInput):
 class Lease(NamedTuple):
     """One valid lease: who holds which subnet, and how it is reached.
 
-    ``backend_type`` is empty for udp and alloc. ``host_id`` and ``hostname`` are this
+    ``backend_type`` is empty where flannel writes none; ``data``, and ``data6`` for IPv6, is what
+    the backend says of how the host is reached. ``host_id`` and ``hostname`` are this
     collection's own, empty on leases that a flanneld wrote; so is ``vector``, the newest format of
     vectors that the host's relay takes, 0 if it takes none. ``etcd_lease`` is the id of the etcd
     lease the key hangs on, 0 for a permanent key. ``mod_revision`` and ``create_revision`` are the
@@ -45,11 +47,10 @@ class Lease(NamedTuple):
     subnet: str
     public_ip: str
     backend_type: str = ""
-    vni: int | None = None
-    vtep_mac: str | None = None
+    data: LeaseData | None = None
     subnet6: str | None = None
     public_ip6: str | None = None
-    vtep_mac6: str | None = None
+    data6: LeaseData | None = None
     host_id: str = ""
     hostname: str = ""
     vector: int = 0
@@ -73,10 +74,10 @@ class Lease(NamedTuple):
         out: dict[str, Any] = {"PublicIP": self.public_ip, "PublicIPv6": self.public_ip6}
         if self.backend_type:
             out["BackendType"] = self.backend_type
-        if self.vtep_mac:
-            out["BackendData"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac}
-        if self.vtep_mac6:
-            out["BackendV6Data"] = {"VNI": self.vni, "VtepMAC": self.vtep_mac6}
+        if self.data:
+            out["BackendData"] = self.data.to_dict()
+        if self.data6:
+            out["BackendV6Data"] = self.data6.to_dict()
         if self.host_id:
             out["Flatnet"] = {"HostID": self.host_id, "Hostname": self.hostname}
             if self.vector:
@@ -85,7 +86,7 @@ class Lease(NamedTuple):
 
     def same_content(self, other: Lease) -> bool:
         """Whether both are equal in everything that is written to etcd."""
-        return self[:11] == other[:11]
+        return self[:10] == other[:10]
 
 
 _KEY = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})(?:&([0-9a-f:]{2,39})-([0-9]{1,3}))?")
@@ -97,7 +98,6 @@ _LEASE_FIELDS = (
     "BackendV6Data",
     "Flatnet",
 )
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def parse_lease(
@@ -110,7 +110,7 @@ def parse_lease(
     """Parse what stands under ``<prefix>/subnets/<name>``.
 
     Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
-    flannel's form, a value that is not flannel's JSON, VXLAN data without a usable MAC.
+    flannel's form, a value that is not flannel's JSON, data that its backend cannot use.
     """
     match = _KEY.fullmatch(name)
     if not match:
@@ -126,13 +126,12 @@ def parse_lease(
     if public_ip6 is not None:
         public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
     kind = parse_name(where + "BackendType", fields.get("BackendType"))
-    vni = mac = mac6 = None
-    if kind == "vxlan":
-        vni, mac = _vtep(where + "BackendData", fields.get("BackendData"))
-        if subnet6:
-            vni6, mac6 = _vtep(where + "BackendV6Data", fields.get("BackendV6Data"))
-            if vni6 != vni:
-                raise InvalidLease(where + "BackendV6Data.VNI differs from BackendData.VNI")
+    try:
+        data, data6 = known.read_lease(
+            kind, fields.get("BackendData"), fields.get("BackendV6Data"), subnet6 is not None
+        )
+    except InvalidInput as error:
+        raise InvalidLease("%s%s" % (where, error)) from None
     own = fields.get("Flatnet", {})
     if not isinstance(own, dict):
         raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))
@@ -142,11 +141,10 @@ def parse_lease(
         subnet=subnet,
         public_ip=public_ip,
         backend_type=kind,
-        vni=vni,
-        vtep_mac=mac,
+        data=data,
         subnet6=subnet6,
         public_ip6=public_ip6,
-        vtep_mac6=mac6,
+        data6=data6,
         host_id=host_id,
         hostname=hostname if host_id else "",
         vector=_vector(own.get("Vector")) if host_id else 0,
@@ -191,27 +189,6 @@ def parse_public_ip(where: str, text: Any, version: int = 4) -> str:
     ):
         raise InvalidLease("%s %s cannot be the address of a host" % (where, address))
     return str(address)
-
-
-def parse_mac(where: str, text: Any) -> str:
-    """A unicast, non-zero MAC in lower case with colons; raises InvalidLease otherwise."""
-    mac = text.lower().replace("-", ":") if isinstance(text, str) else ""
-    if not _MAC.fullmatch(mac):
-        raise InvalidLease("%s %s is not a MAC address" % (where, show(text)))
-    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-        raise InvalidLease("%s %s is not a unicast MAC address" % (where, mac))
-    return mac
-
-
-def _vtep(where: str, data: Any) -> tuple[int | None, str]:
-    """VNI and MAC; old flannels wrote no VNI, which means the network's."""
-    if not isinstance(data, dict):
-        raise InvalidLease("%s must be an object with VNI and VtepMAC" % where)
-    fields = fold(data, ("VNI", "VtepMAC"))
-    vni = fields.get("VNI")
-    if vni is not None and not (is_number(vni) and 0 < vni <= MAX_VNI):
-        raise InvalidLease("%s.VNI %s is not a VNI" % (where, show(vni)))
-    return vni, parse_mac(where + ".VtepMAC", fields.get("VtepMAC"))
 
 
 def _subnet(address: str, length: str, version: int) -> str:

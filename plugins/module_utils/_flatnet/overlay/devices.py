@@ -9,25 +9,15 @@ Pure: made from the config, this host's lease and its underlay.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
+from ..backends.protocol import Here
 from ..flannel.config import NetworkConfig
-from ..flannel.identity import stable_mac
 from ..flannel.lease import Lease, gateway
+from ..identity import stable_mac
 from ..kernel.entries import Address, Entry, Link
-from ..kernel.links import LinkPlan, plan_link
+from ..kernel.links import Device, LinkPlan, plan_link
 from ..relay.config import RelaySettings
 from .underlay import Underlay
-
-
-class Device(NamedTuple):
-    """A device as it should be. ``exclusive``: it has no addresses but these; else it has not the
-    ``former`` one."""
-
-    link: Link
-    addresses: tuple[Address, ...]
-    exclusive: bool
-    former: str = ""
 
 
 def plan(device: Device, observed: Link | None, held: Iterable[Entry]) -> LinkPlan:
@@ -39,43 +29,26 @@ def plan(device: Device, observed: Link | None, held: Iterable[Entry]) -> LinkPl
     return plan_link(device.link, observed, (*device.addresses, *stay), held, exclusive=True)
 
 
-def vtep(config: NetworkConfig, own: Lease, underlay: Underlay) -> Device:
-    """The VXLAN device, as flannel makes it, with the MAC that the lease tells peers."""
-    backend = config.backend
-    name = backend.device or ""
-    link = Link(
-        name,
-        "vxlan",
-        mtu=backend.overlay_mtu(underlay.mtu),
-        mac=own.vtep_mac,
-        options=(
-            ("dev", underlay.interface),
-            ("dstport", backend.port),
-            ("gbp", backend.gbp),
-            ("id", backend.vni),
-            ("learning", backend.learning),
-            ("local", underlay.ip),
-        ),
-    )
-    return Device(link, (Address(name, own.subnet.partition("/")[0] + "/32"),), exclusive=True)
+def of_backend(
+    config: NetworkConfig, own: Lease, underlay: Underlay, relay: RelaySettings | None = None
+) -> tuple[Device, ...]:
+    """The devices that the backend needs here, given the settings of this host's relay."""
+    return config.backend.devices(here(config, own, underlay, relay))
 
 
-def tun(settings: RelaySettings) -> Device:
-    """The udp backend's device: it stays whether or not the relay runs, which it belongs to."""
-    link = Link(
-        settings.device,
-        "tun",
-        mtu=settings.mtu,
-        options=(
-            ("mode", "tun"),
-            ("multi_queue", True),
-            ("persist", True),
-            ("pi", False),
-            ("user", settings.user),
-            ("vnet_hdr", True),
-        ),
+def here(
+    config: NetworkConfig, own: Lease, underlay: Underlay, relay: RelaySettings | None = None
+) -> Here:
+    """This host, as backends see it."""
+    return Here(
+        config.network,
+        own.subnet,
+        own.data,
+        underlay.interface,
+        underlay.ip,
+        underlay.mtu,
+        relay,
     )
-    return Device(link, (Address(settings.device, settings.address + "/32"),), exclusive=True)
 
 
 def bridge(

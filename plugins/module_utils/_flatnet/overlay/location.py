@@ -13,8 +13,8 @@ from .. import checks
 from ..errors import InvalidInput, option
 from ..flannel.assignment import Host
 from ..flannel.config import NetworkConfig
-from ..flannel.identity import host_id
 from ..flannel.lease import parse_name, parse_public_ip
+from ..identity import host_id
 from ..kernel.entries import Address
 from ..kernel.kernel import Kernel
 from . import underlay

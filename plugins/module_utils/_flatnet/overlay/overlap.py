@@ -134,9 +134,10 @@ def conflicts(
         flannelds = route.gateway and int(route.dst.partition("/")[2]) >= pool.subnet_len
         if within and not flannelds and (first, last) not in links and not ours(first, last):
             found.append("a route of %s goes to %s" % (route.dev, route.dst))
-    if config.backend.type == "udp":
-        # There the whole network is routed into the overlay.
-        low, high = span(config.network)
+    # With some backends the whole network is routed into the overlay.
+    for route in config.backend.network_routes(config.network):
+        first, last = span(route.dst)
+        low, high = min(low, first), max(high, last)
     for address, what in needed.items():
         number = ipv4_number(address)
         linked = any(first <= number <= last for first, last in links)

@@ -3,21 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host's kernel should hold so that it reaches every peer.
 
-Pure: leases, this host and its underlay in, entries out.
-
-From a packet's point of view, VXLAN (flannel's scheme): a pod's packet to 10.5.94.7 meets the
-route ``10.5.94.0/24 via 10.5.94.0 dev flannel.1 onlink``. The next hop 10.5.94.0 is nobody's
-address; it stands for the peer's VTEP, and the permanent *neighbour* entry gives that VTEP's MAC,
-since nobody could answer an ARP request for it. With the MAC the frame reaches the VXLAN device,
-whose *FDB* says which underlay address a frame for this MAC is sent to. So a peer is three
-entries, and a packet passes them in the order route, neighbour, FDB.
-
-With host-gw, or a directly routed peer, the peer's underlay address is itself the next hop and one
-route is all. That is only true if the peer is on the underlay's own link: a gateway in between
-knows nothing of our subnets and would drop or, worse, misroute the packet.
-
-With udp, the whole network is routed to a TUN device, and a process finds the peer: see relay/.
-The kernel holds nothing for a peer; its table (backends/udp/) takes the place of entries.
+Pure: leases, this host and its underlay in, entries out. What a peer is in the kernel, the backend
+says: see backends/.
 """
 
 from __future__ import annotations
@@ -27,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..addresses import ipv4_number, span
-from ..errors import FlatnetError, option
+from ..backends.protocol import Peer
+from ..errors import FlatnetError, LosingAllPeers, option
 from ..flannel.clashes import Clashes, seniority
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
@@ -35,21 +23,13 @@ from ..kernel.entries import PROTOCOL, Address, Entry, Fdb, Neigh, Route
 from ..kernel.plan import Changes, adoptable_routes, plan
 from .underlay import Reach, Underlay, foreign
 
-# What a lease's BackendType must be to be reached with the network's backend; the udp backend
-# carries packets to any lease's public IP.
-LEASE_TYPE = {"vxlan": "vxlan", "host-gw": "host-gw"}
-
 # 0.0.0.0/8, in which no host has an address, and 169.254.0.0/16.
 _THIS_NETWORK = 1 << 24
 _LINK_LOCAL = 0xA9FE
 
 
 class NotAdjacent(FlatnetError):
-    """host-gw: peers that are not on the underlay's link."""
-
-
-class LosingAllPeers(FlatnetError):
-    """No peer is left in etcd while the kernel still reaches some."""
+    """Peers that are not on the underlay's link, with a backend that needs them there."""
 
 
 class Skipped(NamedTuple):
@@ -75,7 +55,8 @@ class Rules:
     ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
     of the overlay itself; ``needed`` are addresses that it has to reach apart from the overlay,
     with what they are. What one lease says is judged by ``refusal``; what leases may not say
-    together, by ``choose``. With ``link``, peers that host-gw cannot reach are refused as well.
+    together, by ``choose``. With ``link``, peers that are not on it are refused as well, if the
+    backend needs them there.
 
     A subnet has to be one that the network leases. One that it does not lease any more, since its
     config was changed, is told from one that it never leased by etcd's revisions, which nobody can
@@ -166,26 +147,20 @@ class Rules:
     def _unsuitable(self, lease: Lease) -> str | None:
         """Why the network's backend cannot carry packets to it."""
         backend = self._config.backend
-        wanted = LEASE_TYPE.get(backend.type)
-        if wanted and lease.backend_type != wanted:
-            kind = lease.backend_type or "udp or alloc"
-            return "its backend is %s, the network's is %s" % (kind, wanted)
-        if wanted == "vxlan" and lease.vni not in (None, backend.vni):
-            return "its VNI is %s, the network's is %s" % (lease.vni, backend.vni)
-        if wanted == "vxlan" and lease.vtep_mac == self._own.vtep_mac:
-            return "its VTEP MAC %s is this host's too" % lease.vtep_mac
-        return self._link.away(lease) if self._link and backend.type == "host-gw" else None
+        reason = backend.refusal(lease, self._own)
+        return self._link.away(lease) if not reason and self._link and backend.on_link else reason
 
-    def is_own(self, lease: Lease) -> bool:
-        """Whether it is this host's lease."""
-        return lease.key_name == self._own.key_name
+    def is_no_peer(self, lease: Lease) -> bool:
+        """Whether it is not asked what is wrong with a lease: it is this host's own, or the backend
+        carries no packets to anybody."""
+        return lease.key_name == self._own.key_name or not self._config.backend.carries
 
     def select(self, leases: Iterable[Lease]) -> Peers:
         """Those that may be used, in the order of their keys."""
         able: list[Lease] = []
         skipped: list[Skipped] = []
         for lease in leases:
-            reason = None if self.is_own(lease) else self.refusal(lease)
+            reason = None if self.is_no_peer(lease) else self.refusal(lease)
             if reason is None:
                 able.append(lease)
             else:
@@ -202,7 +177,7 @@ class Rules:
         skipped: list[Skipped] = []
         held = Clashes()
         for lease in sorted(leases, key=seniority):
-            if self.is_own(lease):
+            if self.is_no_peer(lease):
                 continue
             reason = held.reason(lease)
             if reason is None:
@@ -224,7 +199,11 @@ class Adjacency:
         self.underlay = underlay
         self._reach = Reach(foreign(routes))
 
-    def away(self, lease: Lease) -> str | None:
+    @property
+    def interface(self) -> str:
+        return self.underlay.interface
+
+    def away(self, lease: Peer) -> str | None:
         """Why the peer is not on the underlay's link; None if it is."""
         route = self._reach.route(lease.public_ip)
         if route is None:
@@ -235,48 +214,31 @@ class Adjacency:
 
 
 def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tuple[Entry, ...]:
-    """What reaches usable ``peers``; host-gw takes them to be on the link."""
-    backend = config.backend
-    # The udp backend's device takes all of the network; it has no entries for peers.
-    device = backend.device if backend.type == "vxlan" else None
-    wanted: list[Entry] = []
-    for lease in peers:
-        if backend.type == "host-gw" or (
-            device and backend.direct_routing and not link.away(lease)
-        ):
-            wanted.append(Route(lease.subnet, link.underlay.interface, lease.public_ip))
-        elif device and lease.vtep_mac:
-            hop = lease.subnet.partition("/")[0]
-            wanted.append(Neigh(device, hop, lease.vtep_mac))
-            wanted.append(Fdb(device, lease.vtep_mac, lease.public_ip))
-            wanted.append(Route(lease.subnet, device, hop, onlink=True))
-    return tuple(wanted)
+    """What reaches usable ``peers``; where they have to be on the link, they are taken to be."""
+    return tuple(entry for lease in peers for entry in config.backend.entries(lease, link))
 
 
 def entries(
     config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
 ) -> tuple[Entry, ...]:
-    """The same, but raises NotAdjacent naming every host-gw peer off the link."""
+    """The same, but raises NotAdjacent naming every peer that is not on the link and has to be."""
     peers = tuple(peers)
     link = Adjacency(underlay, routes)
-    if config.backend.type == "host-gw":
+    if config.backend.on_link:
         reasons = ((lease, link.away(lease)) for lease in peers)
         missed = ["%s (%s)" % (lease.owner, reason) for lease, reason in reasons if reason]
         if missed:
             raise NotAdjacent(
-                "host-gw needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
+                "%s needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
                 "backend, with DirectRouting for the hosts that do share a link"
-                % (underlay.interface, underlay.address, ", ".join(missed))
+                % (config.backend.type, underlay.interface, underlay.address, ", ".join(missed))
             )
     return encode(config, peers, link)
 
 
 def network_routes(config: NetworkConfig) -> tuple[Route, ...]:
-    """Routes that are there whatever peers there are: with udp, all of the network's."""
-    backend = config.backend
-    if backend.type != "udp" or not backend.device:
-        return ()
-    return (Route(config.network, backend.device),)
+    """Routes that are there whatever peers there are."""
+    return config.backend.network_routes(config.network)
 
 
 def changes(
@@ -286,6 +248,7 @@ def changes(
     routes: Iterable[Route],
     unreadable: Iterable[str] = (),
     allow_no_peers: bool = True,
+    network_routes: Iterable[Route] = (),
 ) -> Changes:
     """What to change so that the kernel reaches exactly the wanted peers.
 
@@ -296,9 +259,12 @@ def changes(
     changes.
 
     ``unreadable`` are subnets whose key is there with a value that nobody understands. That is
-    missing information: whatever the kernel does for them stays.
+    missing information: whatever the kernel does for them stays. ``network_routes`` are wanted as
+    well, and reach no peer by themselves.
     """
-    wanted = tuple(wanted)
+    peers, standing = tuple(wanted), tuple(network_routes)
+    wanted = (*peers, *standing)
+    keys = {route.key for route in standing}
 
     def ours(route: Route) -> bool:
         return route.protocol == PROTOCOL or route.dev == device
@@ -306,8 +272,8 @@ def changes(
     own = adoptable_routes(wanted, routes, ours)
     observed: list[Entry] = [entry for entry in held if isinstance(entry, (Neigh, Fdb))]
     observed += own
-    reached = sum(map(ours, own))
-    if reached and not wanted and not allow_no_peers:
+    reached = sum(ours(route) and route.key not in keys for route in own)
+    if reached and not peers and not allow_no_peers:
         raise LosingAllPeers(
             "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "
             "was removed; if the fleet really shrank to this host, set %s"

@@ -112,7 +112,7 @@ class PeerTable:
 
     def _add(self, lease: Lease) -> None:
         self.leases[lease.key_name] = lease
-        if self._rules.is_own(lease):
+        if self._rules.is_no_peer(lease):
             return
         reason = self._rules.refusal(lease)
         if reason is not None:
@@ -127,7 +127,7 @@ class PeerTable:
         self.skipped.pop(lease.key_name, None)
         if lease.key_name in self._refused:
             self._refused.discard(lease.key_name)
-        elif not self._rules.is_own(lease):
+        elif not self._rules.is_no_peer(lease):
             self._clashes.discard(lease)
 
     def _chain(self, lease: Lease) -> set[str]:

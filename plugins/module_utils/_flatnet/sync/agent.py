@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 
+from ..backends.udp.keeper import RelayKeeper
 from ..errors import FlatnetError
 from ..etcd.client import WatchResponse
 from ..flannel.lease import Lease, gateway
@@ -35,7 +36,6 @@ from ..kernel.kernel import Kernel, KernelError
 from ..kernel.plan import Changes
 from ..leases.registry import Registry
 from ..leases.snapshot import Found
-from ..overlay.backends.udp.keeper import RelayKeeper
 from . import events
 from .config_change import Chosen, ConfigChange, InUse
 from .history import Known

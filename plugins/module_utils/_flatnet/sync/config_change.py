@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..backends.udp.keeper import RelayKeeper
 from ..errors import FlatnetError
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
@@ -19,8 +20,7 @@ from ..host.journal import NOTICE
 from ..host.lock import locked
 from ..leases.registry import NoNetwork
 from ..leases.snapshot import Found
-from ..overlay import applied
-from ..overlay.backends.udp.keeper import RelayKeeper
+from ..overlay import applied, devices
 from ..overlay.location import HostLocation
 from .own_lease import OwnLease
 from .report import Reporter
@@ -128,7 +128,7 @@ class ConfigChange:
             return reason
         try:
             location = self._observer.locate(config)
-            RelayKeeper().learn(config, mine, location.underlay)
+            RelayKeeper().learn(config.backend, devices.here(config, mine, location.underlay))
         except FlatnetError as error:
             return str(error)
         if misfit(former, mine) or applied.newest(config.network):

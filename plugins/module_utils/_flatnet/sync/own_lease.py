@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..backends.udp.keeper import RelayKeeper
 from ..errors import FlatnetError
 from ..flannel.assignment import Decision, Host, Wish, current_lease, decide
 from ..flannel.config import NetworkConfig
@@ -23,7 +24,6 @@ from ..host.journal import NOTICE
 from ..leases.acquire import acquire
 from ..leases.registry import Registry
 from ..leases.snapshot import Snapshot
-from ..overlay.backends.udp.keeper import RelayKeeper
 from ..overlay.location import HostLocation
 from ..overlay.presence import refuse_clone
 from .report import Reporter
@@ -101,7 +101,8 @@ class OwnLease:
             problem = "" if mine else "etcd names no lease of this host, and has another config"
             return LeaseInUse(previous, leases, problem)
         host = location.host._replace(
-            vtep_mac=self._settings.vtep_mac, vector=self._relay.vector(config, mine, previous)
+            vtep_mac=self._settings.vtep_mac,
+            vector=self._relay.vector(config.backend, mine, previous),
         )
         try:
             wish = self._wish(mine, location)

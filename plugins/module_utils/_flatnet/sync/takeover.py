@@ -15,27 +15,17 @@ from collections.abc import Iterable
 
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
-from ..overlay.peers import LEASE_TYPE
 
 
 def misfit(config: NetworkConfig, own: Lease | None) -> str | None:
     """Why this host cannot be in such a network with its lease as it is in etcd; None if it can."""
-    backend = config.backend
     if config.ipv6:
         return "the network has EnableIPv6, and IPv4 only can be provisioned"
     if own is None:
         return "etcd names no lease of this host"
     if not _inside(config, own):
         return "this host's subnet %s is outside the network %s" % (own.subnet, config.network)
-    wanted = LEASE_TYPE.get(backend.type, "")
-    if own.backend_type != wanted:
-        return "this host's lease is for the backend %s, the network's is %s" % (
-            own.backend_type or "udp or alloc",
-            backend.type,
-        )
-    if wanted == "vxlan" and own.vni not in (None, backend.vni):
-        return "this host's lease is for VNI %s, the network's is %s" % (own.vni, backend.vni)
-    return None
+    return config.backend.misfit(own)
 
 
 def left_outside(

@@ -16,13 +16,14 @@ import time
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from ..backends.udp.keeper import RelayKeeper
 from ..flannel.lease import Lease
 from ..host.lock import locked
 from ..kernel.entries import MAIN_TABLE, Address, Link
 from ..kernel.kernel import Kernel, RefusedChange
+from ..kernel.links import Device
 from ..kernel.plan import Change, Changes, RouteTaken
 from ..overlay import applied, devices, peers
-from ..overlay.backends.udp.keeper import RelayKeeper
 from ..overlay.table import PeerTable
 from ..relay.config import InvalidRelayConfig
 from .report import Reporter
@@ -74,27 +75,23 @@ class Upkeep:
 
     def reached(self, view: View) -> int:
         """How many peers packets get to."""
-        if view.config.backend.type == "udp" and not self._relay.settings:
+        if view.config.backend.relay and not self._relay.settings:
             return 0
         table = view.table
         missed = set(self.refused(table)) | {table.owner(key) or "" for key in self._taken}
         return table.peers - len(missed & table.names)
 
-    def devices(self, view: View) -> list[devices.Device]:
+    def devices(self, view: View) -> list[Device]:
         """The overlay's devices on this host."""
         config, own, underlay = view.config, view.own, view.location.underlay
         found = []
-        if self._bridge:
+        if self._bridge and config.backend.carries:
             new = self._bridge not in self._kernel.interfaces()
             # Under containers of the former subnet its gateway stays.
             used = bool(self.former) and bool(self._kernel.ports(self._bridge))
             former = "" if used else self.former
             found.append(devices.bridge(self._bridge, config, own, underlay, new, former))
-        if config.backend.type == "vxlan":
-            found.append(devices.vtep(config, own, underlay))
-        if self._relay.settings:
-            found.append(devices.tun(self._relay.settings))
-        return found
+        return [*found, *devices.of_backend(config, own, underlay, self._relay.settings)]
 
     # --- after an event -------------------------------------------------------------------------
 
@@ -121,7 +118,9 @@ class Upkeep:
     def learn(self, view: View) -> None:
         """See what the relay's settings should be."""
         try:
-            self._relay.learn(view.config, view.own, view.location.underlay)
+            self._relay.learn(
+                view.config.backend, devices.here(view.config, view.own, view.location.underlay)
+            )
         except InvalidRelayConfig as error:
             self._report.failed("relay", "%s; the playbook installs the relay" % error)
         else:
@@ -211,9 +210,10 @@ class Upkeep:
             if key not in taken and not (without and table.owner(key) in without)
         ]
         network_routes = peers.network_routes(view.config)
-        wanted += network_routes if self._relay.settings else ()
+        known = self._relay.settings or not view.config.backend.relay
+        wanted += network_routes if known else ()
         # Of a relay that nothing is known of, the route stays as it is.
-        left = () if self._relay.settings else {route.key for route in network_routes}
+        left = () if known else {route.key for route in network_routes}
         routes = [r for r in routes if r.table == MAIN_TABLE and r.key not in left]
         on_tunnel = held.get(tunnel or "", ())
         found = peers.changes(wanted, tunnel, on_tunnel, routes, view.unreadable_subnets)

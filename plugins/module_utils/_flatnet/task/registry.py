@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..backends import known
 from ..errors import InvalidInput
 from ..etcd.client import EtcdClient
 from ..fields import dumps, is_number
@@ -96,8 +97,7 @@ def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:
         "value": json.loads(lease.to_json()),
         "public_ip": lease.public_ip,
         "backend_type": lease.backend_type,
-        "vni": lease.vni,
-        "vtep_mac": lease.vtep_mac,
+        **known.lease_options(lease.data),
         "host_id": lease.host_id,
         "hostname": lease.hostname,
         "permanent": not lease.etcd_lease,

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import checks
+from ..backends.udp.backend import OVERHEAD
 from ..errors import InvalidInput
 from ..fields import show
-from ..flannel.config import ENCAPSULATION
 from ..kernel.entries import Address, Interface
 from ..overlay import underlay
 from ..relay.config import VECTOR, RelayPeer, RelaySettings, RelayTable
@@ -115,7 +115,7 @@ def _ipv4(option: str, value: str) -> ipaddress.IPv4Network:
 
 
 def _mtu(given: int | None, lower: Interface) -> int:
-    takes = ENCAPSULATION["udp"]
+    takes = OVERHEAD[4]
     low, high = _NUMBERS["mtu"]
     mtu = min(lower.mtu - takes, high) if given is None else given
     if not low <= mtu <= lower.mtu - takes:

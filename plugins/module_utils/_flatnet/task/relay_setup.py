@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
 from .. import checks
+from ..backends.udp import relay_table
+from ..backends.udp.backend import tun
 from ..errors import FlatnetError, InvalidInput
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
@@ -24,8 +26,6 @@ from ..install.installation import Installation, Program
 from ..install.plan import Belongings
 from ..install.target import Target
 from ..kernel.kernel import Kernel
-from ..overlay import devices
-from ..overlay.backends.udp import relay_table
 from ..relay.config import RelaySettings, RelayTable
 from . import relay_options
 
@@ -62,7 +62,7 @@ def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Lease
     asked = relay_options.settings(option, kernel.interfaces(), kernel.addresses())
     request = relay.Request(
         asked,
-        devices.tun(asked),
+        tun(asked),
         option["unit"] and relay_options.unit(option["unit"], asked.user),
         _table(option, asked, read),
         option["state"] == "restarted",

@@ -13,13 +13,12 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from .. import checks
+from ..backends.vxlan import OVERHEAD
 from ..errors import InvalidInput
 from ..kernel.entries import Address, Interface, Link
 from ..kernel.links import complete
 from ..overlay import underlay
 
-# What a frame grows by: inner Ethernet 14, outer IP 20 or 40, UDP 8, VXLAN 8.
-OVERHEAD = {4: 50, 6: 70}
 _MIN_MTU, _MAX_MTU = 68, 65535
 
 _FLAGS = "learning proxy l2miss l3miss rsc udpcsum udp6zerocsumtx udp6zerocsumrx gbp".split()

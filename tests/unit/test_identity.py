@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
+    parse_mac,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.identity import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     host_id,
     stable_mac,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
-    parse_mac,
 )
 from hypothesis import given
 from hypothesis import strategies as st

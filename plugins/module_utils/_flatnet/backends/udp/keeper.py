@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ....errors import FlatnetError
-from ....flannel.config import NetworkConfig
-from ....flannel.lease import Lease
-from ....host import files
-from ....relay.config import (
+from ...errors import FlatnetError
+from ...host import files
+from ...relay.config import (
     SETTINGS_PATH,
     VECTOR,
     InvalidRelayConfig,
@@ -23,7 +21,7 @@ from ....relay.config import (
     RelayTable,
     load_settings,
 )
-from ...underlay import Underlay
+from ..protocol import Backend, Here, Peer
 from . import relay_table
 from .relay_table import Heed
 
@@ -37,10 +35,10 @@ class RelayKeeper:
         self._table: RelayTable | None = None
         self._untold = False
 
-    def learn(self, config: NetworkConfig, own: Lease, underlay: Underlay) -> None:
+    def learn(self, backend: Backend, here: Here) -> None:
         """See what the settings should be. Those known until now do for a file that was damaged
         since; with none known raises InvalidRelayConfig."""
-        if config.backend.type != "udp" or not config.backend.device:
+        if not backend.relay or not backend.device:
             self.settings = None
             return
         try:
@@ -50,17 +48,17 @@ class RelayKeeper:
                 raise
             found = self.settings
         self.settings = found._replace(
-            device=config.backend.device,
-            address=own.subnet.partition("/")[0],
-            subnet=own.subnet,
-            network=config.network,
-            listen=underlay.ip,
-            port=config.backend.port or 0,
-            mtu=config.backend.overlay_mtu(underlay.mtu),
+            device=backend.device,
+            address=here.first,
+            subnet=here.subnet,
+            network=here.network,
+            listen=here.ip,
+            port=backend.port or 0,
+            mtu=backend.overlay_mtu(here.mtu),
         )
 
     def keep(
-        self, usable: Iterable[Lease], unreadable: Iterable[str], revision: int
+        self, usable: Iterable[Peer], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
         """Compare both files with what they should be, and put right what differs; what did. The
         relay is to be told with ``inform`` once the host's lock is let go."""
@@ -71,7 +69,7 @@ class RelayKeeper:
         return ("settings %s" % self._path, *kept) if corrected else kept
 
     def follow(
-        self, usable: Iterable[Lease], unreadable: Iterable[str], revision: int
+        self, usable: Iterable[Peer], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
         """The same after an event: the table is taken to be as it was left, since reading it takes
         a while with thousands of peers."""
@@ -95,7 +93,7 @@ class RelayKeeper:
     def _put(
         self,
         before: RelayTable | None,
-        usable: Iterable[Lease],
+        usable: Iterable[Peer],
         unreadable: Iterable[str],
         revision: int,
     ) -> tuple[object, ...]:
@@ -127,11 +125,11 @@ class RelayKeeper:
             ) from None
         return True
 
-    def vector(self, config: NetworkConfig, found: Lease | None, known: Lease | None) -> int:
+    def vector(self, backend: Backend, found: Peer | None, known: Peer | None) -> int:
         """Which vectors this host's lease should advertise: what the playbook had it say, in etcd
         as ``found`` or before somebody else overwrote it; else those that the relay is set to
         take."""
-        if config.backend.type != "udp":
+        if not backend.relay:
             return 0
         for lease in (found, known):
             if lease and lease.host_id:

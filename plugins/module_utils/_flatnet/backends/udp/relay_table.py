@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ....errors import FlatnetError, option
-from ....flannel.lease import Lease
-from ....host.files import replace
-from ....relay.config import (
+from ...errors import FlatnetError, LosingAllPeers, option
+from ...host.files import replace
+from ...relay.config import (
     CONTROL_PATH,
     TABLE_PATH,
     InvalidRelayConfig,
@@ -24,8 +23,8 @@ from ....relay.config import (
     load_settings,
     load_table,
 )
-from ....relay.control import RelayGone, RelayUnavailable, ask
-from ...peers import LosingAllPeers
+from ...relay.control import RelayGone, RelayUnavailable, ask
+from ..protocol import Peer
 
 _PATIENCE = 3.0  # seconds that the relay may take for an answer, and to read a table before it
 
@@ -43,7 +42,7 @@ class RelayChange(NamedTuple):
 
 
 def desired(
-    usable: Iterable[Lease], unreadable: Iterable[str], present: RelayTable, revision: int
+    usable: Iterable[Peer], unreadable: Iterable[str], present: RelayTable, revision: int
 ) -> RelayTable:
     """The table for usable leases. ``unreadable`` are subnets whose key has a value that nobody
     understands: what is in the table for them stays."""
@@ -175,7 +174,7 @@ class TableRun:
 
     def __init__(
         self,
-        usable: Iterable[Lease],
+        usable: Iterable[Peer],
         unreadable: Iterable[str],
         revision: int,
         allow_no_peers: bool,

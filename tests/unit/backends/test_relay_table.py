@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp import (
+    keeper as relay_keeper,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp import (
+    relay_table,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.backend import (
+    tun,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import LosingAllPeers
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     config_from_dict,
 )
@@ -24,15 +34,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import plan_link
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import devices, peers
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
-    keeper as relay_keeper,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.backends.udp import (
-    relay_table,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
-    LosingAllPeers,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
     Underlay,
 )
@@ -54,6 +55,7 @@ UDP = config_from_dict({"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}})
 VXLAN = config_from_dict({"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}})
 UNDERLAY = Underlay("eth0", "192.0.2.11/24", 1500, "of the default route")
 OWN = Lease("10.5.1.0/24", "192.0.2.11", host_id="a" * 32, hostname="one", vector=1)
+HERE = devices.here(UDP, OWN, UNDERLAY)
 SEVEN = RelayPeer("10.5.7.0/24", "192.0.2.7", 1)
 EIGHT = RelayPeer("10.5.8.0/24", "192.0.2.8", 0)
 
@@ -175,7 +177,7 @@ def settings(**other: Any) -> RelaySettings:
 
 
 def test_the_device_is_made_anew_only_for_what_cannot_change() -> None:
-    device = devices.tun(settings())
+    device = tun(settings())
     assert device.addresses == (Address("flannel0", "10.5.1.0/32"),)
     held = [*device.addresses, Route("10.5.0.0/16", "flannel0")]
     assert plan_link(device.link, device.link, device.addresses, held, True) == ((), ())
@@ -210,7 +212,7 @@ def written(tmp_path: Path) -> RelaySettings:
 @pytest.fixture
 def keeper(tmp_path: Path, written: RelaySettings) -> relay_keeper.RelayKeeper:
     keeper = relay_keeper.RelayKeeper(str(tmp_path / "relay.json"))
-    keeper.learn(UDP, OWN, UNDERLAY)
+    keeper.learn(UDP.backend, HERE)
     assert keeper.settings == written
     return keeper
 
@@ -220,11 +222,11 @@ def test_what_no_lease_tells_of_stays_as_it_was_written(
 ) -> None:
     path = tmp_path / "relay.json"
     path.write_text(written._replace(workers=5, vector=False, port=1, mtu=900).to_json())
-    keeper.learn(UDP, OWN, UNDERLAY)
+    keeper.learn(UDP.backend, HERE)
     assert keeper.keep([], (), 1) == ("settings %s" % path,)
     assert load_settings(str(path)) == written._replace(workers=5, vector=False)
     assert keeper.keep([], (), 1) == ()
-    keeper.learn(UDP, OWN._replace(subnet="10.5.2.0/24"), UNDERLAY._replace(mtu=9000))
+    keeper.learn(UDP.backend, HERE._replace(subnet="10.5.2.0/24", mtu=9000))
     assert keeper.settings == written._replace(
         workers=5, vector=False, address="10.5.2.0", subnet="10.5.2.0/24", mtu=8972
     )
@@ -237,8 +239,8 @@ def test_damaged_settings_are_written_anew_once_they_were_known(
     path = tmp_path / "relay.json"
     path.unlink() if damage is None else path.write_text(damage)
     with pytest.raises(InvalidRelayConfig, match=r"relay\.json"):
-        relay_keeper.RelayKeeper(str(path)).learn(UDP, OWN, UNDERLAY)
-    keeper.learn(UDP, OWN, UNDERLAY)
+        relay_keeper.RelayKeeper(str(path)).learn(UDP.backend, HERE)
+    keeper.learn(UDP.backend, HERE)
     assert keeper.keep([], (), 1) == ("settings %s" % path,)
     assert load_settings(str(path)) == written
 
@@ -262,12 +264,12 @@ def test_a_table_follows_events_and_is_compared_otherwise(
 def test_with_another_backend_there_is_no_relay(
     keeper: relay_keeper.RelayKeeper, written: RelaySettings
 ) -> None:
-    keeper.learn(VXLAN, OWN, UNDERLAY)
+    keeper.learn(VXLAN.backend, HERE)
     assert keeper.settings is None
     assert keeper.keep([lease(SEVEN)], (), 1) == ()
     assert keeper.inform(look=True) is None
     assert not Path(written.table_file).exists()
-    assert keeper.vector(VXLAN, OWN, OWN) == 0
+    assert keeper.vector(VXLAN.backend, OWN, OWN) == 0
 
 
 def test_a_lease_goes_on_saying_what_it_said_about_vectors(
@@ -275,9 +277,9 @@ def test_a_lease_goes_on_saying_what_it_said_about_vectors(
 ) -> None:
     flannelds = Lease(OWN.subnet, OWN.public_ip)
     silent = OWN._replace(vector=0)
-    assert keeper.vector(UDP, silent, OWN) == 0
-    assert keeper.vector(UDP, flannelds, OWN) == 1
-    assert keeper.vector(UDP, flannelds, silent) == 0
-    assert keeper.vector(UDP, None, None) == 1
+    assert keeper.vector(UDP.backend, silent, OWN) == 0
+    assert keeper.vector(UDP.backend, flannelds, OWN) == 1
+    assert keeper.vector(UDP.backend, flannelds, silent) == 0
+    assert keeper.vector(UDP.backend, None, None) == 1
     (tmp_path / "relay.json").unlink()
-    assert keeper.vector(UDP, None, None) == 0
+    assert keeper.vector(UDP.backend, None, None) == 0

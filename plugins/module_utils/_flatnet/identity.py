@@ -9,8 +9,8 @@ import hashlib
 import hmac
 import re
 
-from ..errors import InvalidInput, option
-from ..fields import show
+from .errors import InvalidInput, option
+from .fields import show
 
 # Namespace of the keyed hashes below, so that /etc/machine-id itself is never published: see
 # machine-id(5), which asks for exactly this.

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the udp backend answers. See relay/ for how packets get to peers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernel.entries import Address, Link, Route
+from ...kernel.links import Device
+from ...relay.config import RelaySettings
+from ..field import MTU, Field, port_field
+from ..protocol import Backend, Here, Peer
+
+PORT = 8285
+# IP 20 and UDP 8. The relay knows no IPv6.
+OVERHEAD = {4: 28}
+
+
+@dataclass(frozen=True)
+class Udp(Backend):
+    """See protocol.Backend."""
+
+    port: int = PORT
+    mtu: int | None = None
+
+    type: ClassVar[str] = "udp"
+    fields: ClassVar[tuple[Field, ...]] = (port_field(PORT), MTU)
+    overhead: ClassVar[Mapping[int, int]] = OVERHEAD
+    lease_type: ClassVar[str] = ""
+    maker: ClassVar[str] = "tun_relay"
+    device_names: ClassVar[tuple[str, ...]] = ("flannel*",)
+    modules: ClassVar[tuple[str, ...]] = ("bridge", "tun")
+    relay: ClassVar[bool] = True
+
+    @property
+    def device(self) -> str:
+        return "flannel0"
+
+    def refusal(self, peer: Peer, own: Peer) -> str | None:
+        """As with flannel's, any lease will do: packets are sent to its public IP."""
+        return None
+
+    def devices(self, here: Here) -> tuple[Device, ...]:
+        """The device belongs to the user that the relay's settings name."""
+        return (tun(here.relay),) if here.relay else ()
+
+    def network_routes(self, network: str) -> tuple[Route, ...]:
+        return (Route(network, self.device),)
+
+
+def tun(settings: RelaySettings) -> Device:
+    """The relay's device: it stays whether or not the relay runs."""
+    link = Link(
+        settings.device,
+        "tun",
+        mtu=settings.mtu,
+        options=(
+            ("mode", "tun"),
+            ("multi_queue", True),
+            ("persist", True),
+            ("pi", False),
+            ("user", settings.user),
+            ("vnet_hdr", True),
+        ),
+    )
+    return Device(link, (Address(settings.device, settings.address + "/32"),), exclusive=True)
