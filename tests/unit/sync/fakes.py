@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     Registry,
@@ -60,9 +61,7 @@ HOST_ID = "a" * 32
 def lease(number: int, **changes: t.Any) -> Lease:
     """A flanneld's, of the subnet 10.5.<number>.0/24."""
     mac = "02:00:00:00:%02x:%02x" % divmod(number, 256)
-    found = Lease(
-        "10.5.%d.0/24" % number, "172.21.0.%d" % (number + 20), "vxlan", vni=1, vtep_mac=mac
-    )
+    found = Lease("10.5.%d.0/24" % number, "172.21.0.%d" % (number + 20), "vxlan", Vtep(1, mac))
     return found._replace(**changes)
 
 
@@ -72,7 +71,7 @@ OWN = lease(200, public_ip=ADDRESS, host_id=HOST_ID, hostname="host0")
 
 def tunnel(peer: Lease) -> tuple[str, str, str]:
     """What the kernel holds for a peer: see FakeKernel.tunnels."""
-    return peer.subnet, peer.vtep_mac or "", peer.public_ip
+    return peer.subnet, peer.data.mac if peer.data else "", peer.public_ip
 
 
 def tunnels(*numbers: int) -> set[tuple[str, str, str]]:
@@ -95,7 +94,7 @@ class World:
         values: dict[str, t.Any] = {
             "etcd": Etcd(endpoints=(ENDPOINT,)),
             "choice": Choice(host_id=HOST_ID, hostname="host0"),
-            "vtep_mac": OWN.vtep_mac,
+            "vtep_mac": OWN.data.mac,
             "bridge": "cni0",
             "subnet_file": str(folder / "subnet.env"),
             "state_file": str(folder / "state"),

@@ -31,7 +31,7 @@ def test_the_first_listing_makes_devices_and_peers(host: World) -> None:
     }
     made = host.kernel.link(VTEP)
     assert isinstance(made, Link)
-    assert (made.mtu, made.mac) == (1450, OWN.vtep_mac)
+    assert (made.mtu, made.mac) == (1450, OWN.data.mac)
     found = host.status()
     assert found["subnet"] == "10.5.200.0/24"
     assert (found["peers"], found["revision"], found["errors"]) == (3, host.etcd.revision, [])

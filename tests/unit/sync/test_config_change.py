@@ -73,9 +73,9 @@ def test_the_host_goes_over_once_the_playbook_has_moved_its_lease(running: World
     running.etcd.put_config(HOST_GW)
     running.list()
     assert running.error("config")
-    peers = [lease(n, backend_type="host-gw", vni=None, vtep_mac=None) for n in (1, 2)]
+    peers = [lease(n, backend_type="host-gw", data=None) for n in (1, 2)]
     running.etcd.put_lease(*peers)
-    running.etcd.put_lease(OWN._replace(backend_type="host-gw", vni=None, vtep_mac=None))
+    running.etcd.put_lease(OWN._replace(backend_type="host-gw", data=None))
     assert not running.follow(), "perhaps the playbook has moved it"
     running.list()
     assert running.error("config") == ""

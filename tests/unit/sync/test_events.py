@@ -29,8 +29,8 @@ def happen(host: World, number: int, value: str | tuple[int, int] | None) -> Non
         host.etcd.put_garbage(number, value)
     else:
         address, mac = value
-        public_ip, vtep_mac = lease(address).public_ip, lease(mac).vtep_mac
-        host.etcd.put_lease(lease(number, public_ip=public_ip, vtep_mac=vtep_mac))
+        public_ip, data = lease(address).public_ip, lease(mac).data
+        host.etcd.put_lease(lease(number, public_ip=public_ip, data=data))
 
 
 def told(host: World) -> dict[str, t.Any]:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     DuplicateHostID,
 )
@@ -30,7 +31,7 @@ def test_a_deleted_own_lease_is_written_again(running: World) -> None:
 
 
 def test_a_changed_own_lease_is_put_right(running: World) -> None:
-    running.etcd.put_lease(OWN._replace(vtep_mac="02:00:00:00:00:99"))
+    running.etcd.put_lease(OWN._replace(data=Vtep(1, "02:00:00:00:00:99")))
     assert not running.follow()
     running.list()
     assert running.etcd.lease_of(200) == OWN.to_json()

@@ -42,9 +42,9 @@ def test_retained_peers_that_come_back_stay_for_good(running: World) -> None:
     running.list()
     running.etcd.put_lease(lease(1))
     # This one comes back with another subnet.
-    running.etcd.put_lease(lease(12, public_ip=lease(2).public_ip, vtep_mac=lease(2).vtep_mac))
+    running.etcd.put_lease(lease(12, public_ip=lease(2).public_ip, data=lease(2).data))
     assert running.follow()
-    moved = tunnel(lease(12, public_ip=lease(2).public_ip, vtep_mac=lease(2).vtep_mac))
+    moved = tunnel(lease(12, public_ip=lease(2).public_ip, data=lease(2).data))
     assert running.kernel.tunnels() == {*tunnels(1, 3), moved}
     assert running.status()["retained"] == 1
     running.clock.now += 601
