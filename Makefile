@@ -124,7 +124,7 @@ bench-relay: venv ## The relay beside what else carries packets (FLANNELD=, ARGS
 # --- use ----------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|host-gw|udp, KEEP=1) (root)
+demo: venv ## A lab, site.yml, a pod per host, all pairs pinged (BACKEND=vxlan|host-gw|udp|alloc, KEEP=1) (root)
 	@BACKEND='$(BACKEND)' KEEP='$(KEEP)' python -m tests.lab.demo
 
 .PHONY: build

@@ -127,7 +127,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 peers:
-  description: How many peers this host reaches.
+  description: How many peers this host reaches; with V(alloc) none.
   type: int
   returned: success, and what is there from newer leases was not left as it is
 unused:
@@ -145,7 +145,7 @@ revision:
   type: int
   returned: success
 device:
-  description: The overlay's device; null for V(host-gw).
+  description: The overlay's device; null where there is none.
   type: str
   returned: success
 """

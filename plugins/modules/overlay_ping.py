@@ -56,6 +56,16 @@ pinged:
   description: How many peers were pinged.
   type: int
   returned: success
+backend:
+  description: The network's backend.
+  type: str
+  returned: success
+carries:
+  description:
+    - Whether it carries packets from host to host. If not, as with V(alloc), there are no peers to
+      ping.
+  type: bool
+  returned: success
 mtu:
   description: Bytes of the largest packet sent.
   type: int
@@ -131,6 +141,8 @@ def main():
                 for each in lost
             ],
             pinged=len(by_address),
+            backend=config.backend.type,
+            carries=config.backend.carries,
             mtu=mtu,
         )
 

@@ -115,6 +115,11 @@ def report(lost: Mapping[str, Result], failed: Sequence[Failed]) -> Report:
 
 
 def _success(results: Mapping[str, Result]) -> str:
+    idle = {each["backend"] for each in results.values() if not each.get("carries", True)}
+    if idle:
+        return "nothing was pinged: the %s backend carries no packets from host to host" % (
+            ", ".join(sorted(idle))
+        )
     return "%d hosts reached all their peers, %d in all, also with packets of %d bytes" % (
         len(results),
         sum(each["pinged"] for each in results.values()),

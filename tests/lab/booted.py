@@ -27,6 +27,8 @@ import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugins.module_utils._flatnet.backends import known
+
 from . import debian, survival, underlay
 from .host import Host, Node
 from .lab import NETWORK_VARIABLES, Lab
@@ -335,7 +337,8 @@ def _parser() -> argparse.ArgumentParser:
         "check", _check, "run site.yml on new hosts, and see that it works and stays", "booted"
     )
     one.add_argument("--hosts", type=int, default=2, help="how many (2)")
-    one.add_argument("--backend", choices=["vxlan", "host-gw", "udp"], default="vxlan")
+    carrying = [name for name, backend in known.BACKENDS.items() if backend.carries]
+    one.add_argument("--backend", choices=carrying, default=known.DEFAULT)
     return parser
 
 

@@ -17,6 +17,8 @@ import time
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+from plugins.module_utils._flatnet.backends import known
+
 from .host import Host, Pod
 from .lab import Lab
 from .ping import table
@@ -26,14 +28,13 @@ from .system import LabError
 REPOSITORY = Path(__file__).resolve().parents[2]
 INVENTORY = "inventories/demo"
 NAME = "demo"
-BACKENDS = ("vxlan", "host-gw", "udp")
 PREFIX = "/coreos.com/network"
 
 
 def main() -> int:
-    backend, keep = os.environ.get("BACKEND") or "vxlan", bool(os.environ.get("KEEP"))
-    if backend not in BACKENDS:
-        raise LabError(f"BACKEND is {backend!r}; the demo knows {', '.join(BACKENDS)}")
+    backend, keep = os.environ.get("BACKEND") or known.DEFAULT, bool(os.environ.get("KEEP"))
+    if backend not in known.BACKENDS:
+        raise LabError(f"BACKEND is {backend!r}; the demo knows {', '.join(known.BACKENDS)}")
     if os.geteuid() != 0:
         raise LabError("the demo makes network namespaces, so it must be run as root")
     lab = Lab(NAME, hosts=3)
@@ -67,13 +68,11 @@ def show(lab: Lab, backend: str) -> bool:
     """Everything between up and down; whether all pods answered."""
     headline(f"site.yml builds the overlay, with the {backend} backend")
     playbook(backend)
-    headline("One pod per host, on the host's bridge, as its subnet.env says")
-    for host in lab.hosts:
-        pod = add_pod(lab, host)
-        print(f"{pod.name}  {pod.address}")
-    headline("Each pod pings each other pod")
-    matrix = lab.ping_matrix()
-    print(table(matrix))
+    if known.BACKENDS[backend].carries:
+        answered = show_pods(lab)
+    else:
+        show_subnets(lab, backend)
+        answered = True
     headline("What was built: the network and its leases in etcd")
     print(lab.etcd.ctl("get", "--prefix", f"{PREFIX}/config"), end="")
     print(lab.etcd.ctl("get", "--prefix", f"{PREFIX}/subnets/"), end="")
@@ -82,17 +81,41 @@ def show(lab: Lab, backend: str) -> bool:
     for command in commands(backend):
         print(f"{host.name}# {command}", flush=True)
         print(host.exec(command.split(), check=True).stdout)
+    return answered
+
+
+def show_pods(lab: Lab) -> bool:
+    """A pod on each host, and whether all of them answered."""
+    headline("One pod per host, on the host's bridge, as its subnet.env says")
+    for host in lab.hosts:
+        pod = add_pod(lab, host)
+        print(f"{pod.name}  {pod.address}")
+    headline("Each pod pings each other pod")
+    matrix = lab.ping_matrix()
+    print(table(matrix))
     return all(matrix.values())
+
+
+def show_subnets(lab: Lab, backend: str) -> None:
+    """What hosts have of a backend that carries no packets."""
+    headline("The subnet that each host leases, as its subnet.env says")
+    for host in lab.hosts:
+        print(f"{host.name}  {subnet_env(host)['FLANNEL_SUBNET']}")
+    print(f"There is no data plane to ping: the {backend} backend carries no packets.")
 
 
 def commands(backend: str) -> list[str]:
     """What shows a host's part of the overlay."""
-    vtep = ["ip -d link show dev flannel.1", "bridge fdb show dev flannel.1"]
-    vtep.append("ip neigh show dev flannel.1")
-    relay = ["ip -d link show dev flannel0", "/etc/flatnet/sbin/flatnet-relay status"]
+    found = known.parse({"Type": backend})
+    device = [f"ip -d link show dev {found.device}"] if found.device else []
+    if found.relay:
+        device.append("/etc/flatnet/sbin/flatnet-relay status")
+    elif found.device:
+        device.append(f"bridge fdb show dev {found.device}")
+        device.append(f"ip neigh show dev {found.device}")
     return [
-        *{"vxlan": vtep, "udp": relay}.get(backend, ()),
-        "ip -br addr show dev cni0",
+        *device,
+        *(["ip -br addr show dev cni0"] if found.carries else []),
         "ip route",
         "cat /run/flannel/subnet.env",
     ]
@@ -125,20 +148,25 @@ def playbook(backend: str) -> None:
 
 def add_pod(lab: Lab, host: Host) -> Pod:
     """A pod with the second address of the host's subnet; the first is the host's own."""
-    text = (host.run / "flannel/subnet.env").read_text(encoding="utf-8")
-    values = dict(line.split("=", 1) for line in text.splitlines())
-    gateway = IPv4Interface(values["FLANNEL_SUBNET"])
+    gateway = IPv4Interface(subnet_env(host)["FLANNEL_SUBNET"])
     address = f"{gateway.ip + 1}/{gateway.network.prefixlen}"
     return lab.add_pod(host, address, str(gateway.ip))
+
+
+def subnet_env(host: Host) -> dict[str, str]:
+    text = (host.run / "flannel/subnet.env").read_text(encoding="utf-8")
+    return dict(line.split("=", 1) for line in text.splitlines())
 
 
 def print_hints(lab: Lab, backend: str) -> None:
     one, two = lab.hosts[:2]
     headline("The lab stays up. To look around")
-    print(f"""\
+    if lab.pods:
+        print(f"""\
 python3 -m tests.lab ping {lab.name}
+python3 -m tests.lab exec {lab.name} {lab.pods[0].name} -- ping -c 3 {lab.pods[1].address}""")
+    print(f"""\
 python3 -m tests.lab exec {lab.name} {one.name} -- ip route
-python3 -m tests.lab exec {lab.name} {lab.pods[0].name} -- ping -c 3 {lab.pods[1].address}
 python3 -m tests.lab etcdctl {lab.name} -- get --prefix {PREFIX}
 python3 -m tests.lab exec {lab.name} {two.name}      # a shell on a host
 .venv/bin/ansible-playbook playbooks/site.yml -e '{variables(backend)}'      # changes nothing

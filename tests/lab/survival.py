@@ -19,6 +19,8 @@ import typing as t
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+from plugins.module_utils._flatnet.backends import known
+
 from .host import Host
 from .ping import table
 from .system import LabError
@@ -123,7 +125,7 @@ def check(fleet: BootedFleet, backend: str) -> None:
         raise LabError("the restart changed what the kernel holds:\n" + "\n".join(lost))
     print("links, addresses, routes, rules, FDB and neighbours are as before")
     _ping(fleet)
-    if backend == "udp":
+    if known.BACKENDS[backend].relay:
         _relay(fleet, inventory)
 
 
