@@ -85,6 +85,20 @@ def test_it_shows_the_overlay_and_leaves_nothing(
     assert traces() == NOTHING
 
 
+def test_of_a_backend_that_carries_nothing_it_shows_the_subnets(
+    demo: t.Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = demo(BACKEND="alloc")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "There is no data plane to ping: the alloc backend carries no packets." in output
+    lines = output.splitlines()
+    for name in ("host1", "host2", "host3"):
+        assert [line for line in lines if line.startswith(name + "  10.5.")]
+    assert "flatnet" not in output.partition("host1# ip route")[2].partition("\nhost1# ")[0]
+    assert traces() == NOTHING
+
+
 def test_a_lab_that_is_up_is_not_touched(demo: t.Callable[..., subprocess.Popen[str]]) -> None:
     Lab("demo", hosts=1, etcd=0).up()
     process = demo()
