@@ -152,13 +152,11 @@ addresses:
   sample: [10.5.72.1/24]
 """
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     stable_mac,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
-    identify,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,

@@ -237,15 +237,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     Wish,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     acquire,
     release,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
-    identify,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import VECTOR
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,

@@ -252,14 +252,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import ch
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
     vtep_mac,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import (
     plan_link,
     remove_link,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.location import (
-    identify,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (

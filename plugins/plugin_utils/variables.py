@@ -23,7 +23,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..module_utils._flatnet import checks
 from ..module_utils._flatnet.errors import InvalidInput
-from ..module_utils._flatnet.flannel.lease import parse_name
+from ..module_utils._flatnet.fields import parse_name
 
 Spec = dict[str, t.Any]
 Values = Mapping[str, t.Any]

@@ -94,6 +94,16 @@ def boolean(name: str, value: Any, default: bool) -> bool:
     return value
 
 
+def parse_name(where: str, value: Any, error: type[InvalidInput] = InvalidInput) -> str:
+    """A name that is compared, printed and written again, and must survive all three. None is the
+    empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 253:
+        raise error("%s %s is not printable text" % (where, show(value)))
+    return value
+
+
 def plain(text: object, limit: int = 1000) -> str:
     """A text that may have come from etcd, a peer or the relay, to be put on a line of its own.
 

@@ -47,12 +47,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.l
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
+    Device,
     Entry,
     Fdb,
     Link,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import Device
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.way import FLANNEL
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
     devices,

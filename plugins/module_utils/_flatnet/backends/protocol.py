@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from ..kernel.entries import Entry, Route
-from ..kernel.links import Device
-from ..relay.config import RelaySettings
+from ..kernel.entries import Device, Entry, Route
 from .field import Field
 
 
@@ -77,6 +75,22 @@ class UnderlayLink(Protocol):
         """Why a peer is not on the link; None if it is."""
 
 
+class Relay(Protocol):
+    """The settings of a relay, as far as its device follows from them. See relay.config."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def mtu(self) -> int: ...
+
+    @property
+    def user(self) -> str: ...
+
+
 class Here(NamedTuple):
     """This host in the network: the network and its own subnet as prefixes, its lease's data, its
     underlay's interface, address and MTU in bytes. ``relay``: the settings of the relay on this
@@ -88,7 +102,7 @@ class Here(NamedTuple):
     interface: str
     ip: str
     mtu: int
-    relay: RelaySettings | None = None
+    relay: Relay | None = None
 
     @property
     def first(self) -> str:

@@ -24,8 +24,7 @@ from ..checks import MAX_VNI
 from ..errors import InvalidInput
 from ..fields import fold, is_number, show
 from ..identity import stable_mac
-from ..kernel.entries import Address, Entry, Fdb, Link, Neigh, Route
-from ..kernel.links import Device
+from ..kernel.entries import Address, Device, Entry, Fdb, Link, Neigh, Route
 from .field import MTU, Field, port_field
 from .protocol import Backend, Here, Holder, Peer, UnderlayLink
 

@@ -19,7 +19,7 @@ from ..addresses import canonical_number
 from ..backends import known
 from ..backends.protocol import LeaseData
 from ..errors import InvalidInput
-from ..fields import dumps, fold, is_number, load_object, show
+from ..fields import dumps, fold, is_number, load_object, parse_name, show
 from .config import reserved, reserved_ipv4
 
 DEFAULT_PREFIX = "/coreos.com/network"
@@ -125,7 +125,7 @@ def parse_lease(
     public_ip6 = fields.get("PublicIPv6")
     if public_ip6 is not None:
         public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
-    kind = parse_name(where + "BackendType", fields.get("BackendType"))
+    kind = parse_name(where + "BackendType", fields.get("BackendType"), InvalidLease)
     try:
         data, data6 = known.read_lease(
             kind, fields.get("BackendData"), fields.get("BackendV6Data"), subnet6 is not None
@@ -135,8 +135,8 @@ def parse_lease(
     own = fields.get("Flatnet", {})
     if not isinstance(own, dict):
         raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))
-    host_id = parse_name(where + "Flatnet.HostID", own.get("HostID"))
-    hostname = parse_name(where + "Flatnet.Hostname", own.get("Hostname"))
+    host_id = parse_name(where + "Flatnet.HostID", own.get("HostID"), InvalidLease)
+    hostname = parse_name(where + "Flatnet.Hostname", own.get("Hostname"), InvalidLease)
     return Lease(
         subnet=subnet,
         public_ip=public_ip,
@@ -208,16 +208,6 @@ def _subnet(address: str, length: str, version: int) -> str:
     if reserved(network):
         raise InvalidLease("subnet %s can never belong to a host" % network)
     return str(network)
-
-
-def parse_name(where: str, value: Any) -> str:
-    """A name that is compared, printed and written again, and must survive all three; raises
-    InvalidLease. None is the empty one."""
-    if value is None:
-        return ""
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 253:
-        raise InvalidLease("%s %s is not printable text" % (where, show(value)))
-    return value
 
 
 def gateway(subnet: str) -> str:

@@ -21,9 +21,9 @@ from ..backends.udp import relay_table
 from ..errors import FlatnetError, InvalidInput
 from ..host import files, users
 from ..host.lock import locked
-from ..kernel.entries import Link, Route
+from ..kernel.entries import Device, Link, Route
 from ..kernel.kernel import Kernel
-from ..kernel.links import Device, plan_link, remove_link
+from ..kernel.links import plan_link, remove_link
 from ..kernel.plan import Changes, adoptable_routes, plan
 from ..kernel.plan import diff as kernel_diff
 from ..relay.config import (

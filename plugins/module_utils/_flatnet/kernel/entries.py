@@ -105,6 +105,16 @@ class Address(NamedTuple):
         return "address %s dev %s" % (self.address, self.dev)
 
 
+class Device(NamedTuple):
+    """A device as it should be. ``exclusive``: it has no addresses but these; else it has not the
+    ``former`` one."""
+
+    link: Link
+    addresses: tuple[Address, ...]
+    exclusive: bool
+    former: str = ""
+
+
 class Neigh(NamedTuple):
     """A permanent ARP or ND entry."""
 

@@ -32,16 +32,6 @@ class LinkPlan(NamedTuple):
     recreated: tuple[str, ...] = ()
 
 
-class Device(NamedTuple):
-    """A device as it should be. ``exclusive``: it has no addresses but these; else it has not the
-    ``former`` one."""
-
-    link: Link
-    addresses: tuple[Address, ...]
-    exclusive: bool
-    former: str = ""
-
-
 def complete(desired: Link, observed: Link | None) -> Link:
     """``desired`` with what it leaves open filled in from what is there."""
     if observed is None:

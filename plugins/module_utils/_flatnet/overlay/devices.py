@@ -14,8 +14,8 @@ from ..backends.protocol import Here
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease, gateway
 from ..identity import stable_mac
-from ..kernel.entries import Address, Entry, Link
-from ..kernel.links import Device, LinkPlan, plan_link
+from ..kernel.entries import Address, Device, Entry, Link
+from ..kernel.links import LinkPlan, plan_link
 from ..relay.config import RelaySettings
 from .underlay import Underlay
 

@@ -11,16 +11,15 @@ from typing import NamedTuple
 
 from .. import checks
 from ..errors import InvalidInput, option
+from ..fields import parse_name
 from ..flannel.assignment import Host
 from ..flannel.config import NetworkConfig
-from ..flannel.lease import parse_name, parse_public_ip
-from ..identity import host_id
+from ..flannel.lease import parse_public_ip
+from ..host.machine import identify
 from ..kernel.entries import Address
 from ..kernel.kernel import Kernel
 from . import underlay
 from .underlay import Underlay
-
-_MACHINE_ID = "/etc/machine-id"
 
 
 class Choice(NamedTuple):
@@ -93,16 +92,3 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
     )
     others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
     return HostLocation(host, found, others)
-
-
-def identify(given: str | None) -> str:
-    """The host id: as given, or made from the machine id."""
-    if given:
-        return parse_name("host_id", given)
-    try:
-        with open(_MACHINE_ID, encoding="ascii") as file:
-            return host_id(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            "%s is not set and %s cannot be read: %s" % (option("host_id"), _MACHINE_ID, error)
-        ) from None

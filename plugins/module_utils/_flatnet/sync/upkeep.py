@@ -19,9 +19,8 @@ from typing import NamedTuple
 from ..backends.udp.keeper import RelayKeeper
 from ..flannel.lease import Lease
 from ..host.lock import locked
-from ..kernel.entries import MAIN_TABLE, Address, Link
+from ..kernel.entries import MAIN_TABLE, Address, Device, Link
 from ..kernel.kernel import Kernel, RefusedChange
-from ..kernel.links import Device
 from ..kernel.plan import Change, Changes, RouteTaken
 from ..overlay import applied, devices, peers
 from ..overlay.table import PeerTable

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernel.entries import Address, Link, Route
-from ...kernel.links import Device
-from ...relay.config import RelaySettings
+from ...kernel.entries import Address, Device, Link, Route
 from ..field import MTU, Field, port_field
-from ..protocol import Backend, Here, Peer
+from ..protocol import Backend, Here, Peer, Relay
 
 PORT = 8285
 # IP 20 and UDP 8. The relay knows no IPv6.
@@ -52,7 +50,7 @@ class Udp(Backend):
         return (Route(network, self.device),)
 
 
-def tun(settings: RelaySettings) -> Device:
+def tun(settings: Relay) -> Device:
     """The relay's device: it stays whether or not the relay runs."""
     link = Link(
         settings.device,
