@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
     Link,
+    Route,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
     NoNetwork,
@@ -131,7 +132,12 @@ def test_an_overwritten_lease_keeps_its_peer(running: World, listed: bool) -> No
         assert running.follow()
         assert running.logged("key '10.5.2.0-24' is not used")
     assert running.kernel.tunnels() == tunnels(1, 2, 3)
+    assert running.status()["peers"] == 3
     assert [each for each in running.status()["unused"] if "10.5.2.0-24" in each]
+    # It is known what the lease was: so what is lost of it is put back.
+    running.kernel.drop(*(each for each in running.kernel.of(Route) if each.dst == "10.5.2.0/24"))
+    assert running.agent.check("drift")
+    assert running.kernel.tunnels() == tunnels(1, 2, 3)
     moved = lease(2, public_ip="172.21.0.99")
     running.etcd.put_lease(moved)
     assert running.follow()

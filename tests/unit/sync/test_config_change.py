@@ -15,7 +15,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.re
 )
 
 from tests.unit.sync.fake_kernel import VTEP
-from tests.unit.sync.fakes import HOST_GW, OWN, VXLAN, World, lease, tunnels
+from tests.unit.sync.fakes import HOST_GW, OWN, VXLAN, World, lease, tunnel, tunnels
 
 OTHER_VNI = VXLAN.replace('"vxlan"', '"vxlan","VNI":7')
 OTHER_NETWORK = VXLAN.replace("10.5.0.0", "10.6.0.0")
@@ -83,6 +83,22 @@ def test_the_host_goes_over_once_the_playbook_has_moved_its_lease(running: World
     ours = {each for each in running.kernel.of(Route) if each.protocol == 110}
     assert ours == {Route(each.subnet, "eth0", each.public_ip) for each in peers}
     assert [each for each in running.status()["unused"] if "10.5.3.0/24" in each]
+
+
+def test_the_host_goes_over_to_another_network_with_its_lease_there(running: World) -> None:
+    """The playbook writes a lease of the new network under another key, and so do the peers'."""
+    running.etcd.put_config(OTHER_NETWORK)
+    running.list()
+    assert running.error("config")
+    running.etcd.put_lease(lease(1, subnet="10.6.1.0/24"))
+    assert running.follow()
+    assert running.kernel.tunnels() == tunnels(1, 2, 3)
+    running.etcd.put_lease(OWN._replace(subnet="10.6.200.0/24"))
+    assert not running.follow(), "perhaps the playbook has moved it"
+    running.list()
+    assert running.error("config") == ""
+    assert running.status()["subnet"] == "10.6.200.0/24"
+    assert running.kernel.tunnels() == {tunnel(lease(1, subnet="10.6.1.0/24"))}
 
 
 def test_a_host_whose_lease_fits_goes_over_by_itself(running: World) -> None:

@@ -41,8 +41,7 @@ VERSION = version()
 def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
     """The service."""
     _remember(settings, agent)
-    with stop_signals() as stop:
-        Service(settings, agent, registry, Monitor(), stop).run()
+    Service(settings, agent, registry, Monitor(), stop_signals()).run()
 
 
 def once(settings: Settings, agent: Agent, registry: Registry) -> None:

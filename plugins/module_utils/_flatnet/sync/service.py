@@ -43,14 +43,13 @@ class Stop(Exception):
     """A signal asks the program to end."""
 
 
-@contextlib.contextmanager
-def stop_signals() -> Iterator[int]:
+def stop_signals() -> int:
     """A descriptor that is readable once SIGTERM or SIGINT has come."""
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_ignored: os.write(woken, b"."))
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    yield wake
+    return wake
 
 
 class Service:
