@@ -166,7 +166,7 @@ def test_restoring_only_has_to_work_as_well(running: Installed) -> None:
     try:
         result = running.attempt(mode="none")
         assert result["failed"]
-        assert "flatnet-sync once' says nothing about itself: " in result["msg"]
+        assert "flatnet-sync once' has not written its status; it said: " in result["msg"]
         assert "Traceback" not in result["msg"]
     finally:
         status.rmdir()

@@ -11,10 +11,11 @@ tests/integration/attacks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import services
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.package import (
@@ -88,7 +89,7 @@ class FakeServices:
         self.pids[name] = self._target.new_process()
         self.found[name] = self.found[name]._replace(running=True)
         if not self.hangs:
-            self._target.write_status(self.pids[name])
+            self._target.at_start(self.pids[name])
 
     def stop(self, name: str) -> None:
         if name in self.pids:
@@ -107,6 +108,10 @@ class FakeTarget(Target):
         self.manager = self.services
         self.files: dict[str, FoundFile] = {}
         self.folders: set[str] = set()
+        # Users, and whether we have made them.
+        self.users: dict[str, bool] = {}
+        # What the program does at its start, given its process.
+        self.at_start: Callable[[int], None] = self.write_status
         self.installed: str | None = None
         self.stale: frozenset[str] = frozenset()
         self.done: list[str] = []
@@ -129,6 +134,7 @@ class FakeTarget(Target):
             "package": (self.installed, self.stale),
             "services": self.services.found,
             "running": set(self.services.pids),
+            "users": self.users,
         }
 
     def put(self, path: str, content: str, mode: int = 0o644, owner: str = "root") -> None:
@@ -189,6 +195,32 @@ class FakeTarget(Target):
     def remove_empty_folder(self, path: str) -> None:
         self.folders.discard(path)
 
+    def remove_folder(self, path: str) -> None:
+        self.folders.discard(path)
+
+    def has_user(self, name: str) -> bool:
+        return name in self.users
+
+    def has_own_user(self, name: str) -> bool:
+        return self.users.get(name, False)
+
+    def make_user(self, name: str) -> None:
+        if name not in self.users:
+            self.step("make user " + name)
+            self.users[name] = True
+
+    def remove_user(self, name: str) -> None:
+        if self.has_own_user(name):
+            self.step("remove user " + name)
+            del self.users[name]
+
+    def make_folder_of(self, path: str, user: str) -> None:
+        assert user in self.users
+        self.folders.add(path)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def version(self) -> str:
         return VERSION
 
@@ -225,7 +257,7 @@ class FakeTarget(Target):
         """A program that is run to its end."""
         self.step("run " + " ".join(command))
         if not self.services.hangs:
-            self.write_status(self.new_process())
+            self.at_start(self.new_process())
         return ""
 
 

@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
-from collections.abc import Iterable
 from typing import Any, Callable, NamedTuple
 
 from ..backends.udp import relay_table
 from ..errors import FlatnetError, InvalidInput
-from ..host import files, users
-from ..host.lock import locked
 from ..kernel.entries import Device, Link, Route
 from ..kernel.kernel import Kernel
 from ..kernel.links import plan_link, remove_link
@@ -65,6 +60,10 @@ class Request(NamedTuple):
     restart: bool
 
 
+# Asks a relay at a socket: ``control.ask``.
+Ask = Callable[[str, str], dict[str, Any]]
+
+
 class _Relay(Program):
     name = "relay"
     units = (UNIT,)
@@ -76,6 +75,13 @@ class _Relay(Program):
         self._kernel = kernel
         self._leftovers = Belongings()
 
+    def _installed(self) -> RelaySettings | None:
+        """The settings that are installed; None if there are none that can be read."""
+        try:
+            return parse_settings(self.target.text(SETTINGS_PATH))
+        except (OSError, InvalidRelayConfig):
+            return None
+
     def _kernel_changes(self) -> Changes:
         """What to change about devices and routes, as they are now."""
         raise NotImplementedError
@@ -84,9 +90,16 @@ class _Relay(Program):
         shown = kernel_diff(changes)
         return [Step("kernel", shown["before"], shown["after"])] if changes else []
 
+    def _own_users(self) -> list[str]:
+        """Of the users that are left over, those that we have made: only these are removed."""
+        return sorted(filter(self.target.has_own_user, self._leftovers.users))
+
+    def _user_steps(self) -> list[Step]:
+        return [presence("user " + name, True, False) for name in self._own_users()]
+
     def _remove_users(self) -> None:
-        for user in sorted(self._leftovers.users):
-            users.remove(user)
+        for user in self._own_users():
+            self.target.remove_user(user)
 
 
 class Present(_Relay):
@@ -94,8 +107,11 @@ class Present(_Relay):
 
     speaker = UNIT
 
-    def __init__(self, target: Target, request: Request, kernel: Kernel) -> None:
+    def __init__(
+        self, target: Target, request: Request, kernel: Kernel, ask_relay: Ask = ask
+    ) -> None:
         super().__init__(target, kernel)
+        self._ask_relay = ask_relay
         self._request = request
         self._settings = request.settings
         self._informs = False
@@ -105,7 +121,7 @@ class Present(_Relay):
             self.speaker = self.command_name
 
     def desired(self, unfinished: Belongings) -> Desired:
-        settings, before = self._settings, installed(self.target)
+        settings, before = self._settings, self._installed()
         own = _own(settings)
         self._leftovers = (_own(before) | unfinished) - own
         changes = self._kernel.converge(self._kernel_changes, check_mode=True)
@@ -115,7 +131,7 @@ class Present(_Relay):
         outdated = None if rewritten or before != settings else self._outdated(table)
         self._informs = rewritten or outdated is not None
         steps = self._kernel_steps(changes)
-        if users.find(settings.user) is None:
+        if not self.target.has_user(settings.user):
             steps.insert(0, presence("user " + settings.user, False, True))
         if outdated:
             steps.append(Step("relay", outdated.before + "\n", outdated.after + "\n"))
@@ -124,7 +140,7 @@ class Present(_Relay):
             services=(self._service(),),
             own=own,
             leftovers=self._leftovers,
-            steps=(*steps, *_user_steps(self._leftovers.users)),
+            steps=(*steps, *self._user_steps()),
             restart=self._request.restart
             # A relay that runs has the queues of the device that was there before.
             or any(each.before is None and isinstance(each.after, Link) for each in changes)
@@ -173,7 +189,7 @@ class Present(_Relay):
         hear. None if it uses what they say, or does not answer."""
         found = _parse_table(table.content)
         try:
-            return relay_table.late(self._settings.control, found, self._settings)
+            return relay_table.behind(self._summary(), found, self._settings)
         except RelayUnavailable:
             return None
 
@@ -205,14 +221,14 @@ class Present(_Relay):
 
     def prepare(self) -> None:
         settings = self._settings
-        user = users.make(settings.user)
+        self.target.make_user(settings.user)
         if settings.metrics_file:
-            folder = os.path.dirname(settings.metrics_file)
-            files.make_folder(folder, user.pw_uid, user.pw_gid)
-            _check_writable(folder, settings.user)
-        with locked():
+            self.target.make_folder_of(os.path.dirname(settings.metrics_file), settings.user)
+        with self.target.locked():
             # The settings first: flatnet-sync goes by them.
-            files.replace_if_changed(SETTINGS_PATH, settings.to_json().encode(), 0o644)
+            file = File(SETTINGS_PATH, settings.to_json())
+            if not self.target.file(file.path).fits(file):
+                self.target.write(file)
             self._kernel.converge(self._kernel_changes, check_mode=False)
             written = self._write_table()
         for dummy in range(_TRIES):
@@ -220,7 +236,7 @@ class Present(_Relay):
                 return
             self._informs = True
             self._make_table()
-            with locked():
+            with self.target.locked():
                 written = self._write_table()
         if not written:
             raise FlatnetError(
@@ -230,7 +246,9 @@ class Present(_Relay):
 
     def inform(self, restarted: bool) -> None:
         if self._informs and not restarted:
-            relay_table.tell(self._settings.control)
+            # If it does not hear, ``problem`` says so.
+            with contextlib.suppress(RelayUnavailable):
+                self._ask_relay(self._settings.control, "reload")
 
     def silence(self, begin: int) -> str:
         return self._ask(begin)[0]
@@ -242,14 +260,14 @@ class Present(_Relay):
         if found["table_error"]:
             # A broken table that somebody else keeps is theirs to mend.
             return str(found["table_error"]) if self._request.table is not None else ""
-        table = relay_table.read(self._settings.table_file)
+        table = _parse_table(self.target.text(self._settings.table_file))
         outdated = relay_table.behind(found, table, self._settings)
         return "it still uses %s" % outdated.before if outdated else ""
 
     def _ask(self, begin: int) -> tuple[str, dict[str, Any]]:
         """Why the relay is not known to run, or what it says about itself."""
         try:
-            found = _status(self._settings)
+            found = self._summary()
         except RelayUnavailable as error:
             return str(error), {}
         pid = found["pid"]
@@ -262,7 +280,11 @@ class Present(_Relay):
         self._remove_users()
 
     def outcome(self) -> dict[str, Any]:
-        return {"relay": _status(self._settings)}
+        return {"relay": self._summary()}
+
+    def _summary(self) -> dict[str, Any]:
+        """What the relay says about itself, without peers; raises RelayUnavailable."""
+        return self._ask_relay(self._settings.control, "summary")
 
 
 class Absent(_Relay):
@@ -280,7 +302,7 @@ class Absent(_Relay):
         self._control = CONTROL_PATH
 
     def desired(self, unfinished: Belongings) -> Desired:
-        before = installed(self.target)
+        before = self._installed()
         self._leftovers = _own(before) | unfinished | self._named
         if before:
             self._control = before.control
@@ -289,7 +311,7 @@ class Absent(_Relay):
             files=(File(SETTINGS_PATH, ""),),
             leftovers=self._leftovers,
             traces=(self._control,),
-            steps=(*self._kernel_steps(changes), *_user_steps(self._leftovers.users)),
+            steps=(*self._kernel_steps(changes), *self._user_steps()),
         )
 
     def _kernel_changes(self) -> Changes:
@@ -300,29 +322,16 @@ class Absent(_Relay):
         return changes
 
     def dismantle(self) -> None:
-        with locked():
+        with self.target.locked():
             # The settings first: flatnet-sync goes by them.
-            files.remove(SETTINGS_PATH)
+            self.target.remove(SETTINGS_PATH)
             self._kernel.converge(self._kernel_changes, check_mode=False)
         self._remove_users()
 
     def finish(self) -> None:
         folder = os.path.dirname(self._control)
         if os.path.basename(folder) == package.COMMANDS[self.name]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def installed(target: Target) -> RelaySettings | None:
-    """The settings that are installed; None if there are none that can be read."""
-    try:
-        return parse_settings(target.text(SETTINGS_PATH))
-    except (OSError, InvalidRelayConfig):
-        return None
-
-
-def _status(settings: RelaySettings) -> dict[str, Any]:
-    """What the relay says about itself, without peers; raises RelayUnavailable."""
-    return ask(settings.control, "summary")
+            self.target.remove_folder(folder)
 
 
 def _own(settings: RelaySettings | None) -> Belongings:
@@ -334,11 +343,6 @@ def _own(settings: RelaySettings | None) -> Belongings:
         frozenset({settings.user}),
         frozenset({settings.device}),
     )
-
-
-def _user_steps(names: Iterable[str]) -> list[Step]:
-    """Only users that we have made are removed."""
-    return [presence("user " + name, True, False) for name in sorted(names) if users.is_ours(name)]
 
 
 def _parse_table(text: str) -> RelayTable | None:
@@ -355,19 +359,8 @@ def _show_table(before: str, after: str) -> tuple[str, str]:
 
 def _table_lines(text: str) -> str:
     """A table as a person reads it."""
-    try:
-        found = parse_table(text)
-    except InvalidRelayConfig:
+    found = _parse_table(text)
+    if found is None:
         return text
     lines = ["relay %s to %s, vector %d\n" % peer for peer in sorted(found.peers)]
     return "".join(lines) or "no peers\n"
-
-
-def _check_writable(folder: str, user: str) -> None:
-    test = shutil.which("test") or "/usr/bin/test"
-    with contextlib.suppress(OSError):
-        if subprocess.run([test, "-w", folder], user=user, extra_groups=(), check=False).returncode:
-            raise InvalidInput(
-                "metrics_file: user %s may not write in %s; let it, or choose another folder"
-                % (user, folder)
-            )

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
+import subprocess
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..host import files, processes
+from ..errors import InvalidInput
+from ..host import files, processes, users
+from ..host.lock import locked
 from . import package, services
 from .plan import File, FoundFile, Service, ServiceChange
 
@@ -97,6 +101,41 @@ class Target:
         with contextlib.suppress(OSError):
             os.rmdir(path)
 
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder and all that is in it."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    # --- users ------------------------------------------------------------------------------------
+
+    def has_user(self, name: str) -> bool:
+        """Whether the user is there."""
+        return users.find(name) is not None
+
+    def has_own_user(self, name: str) -> bool:
+        """Whether the user is there, and we have made it."""
+        return users.is_ours(name)
+
+    def make_user(self, name: str) -> None:
+        """Make a user without rights, unless it is there."""
+        users.make(name)
+
+    def remove_user(self, name: str) -> None:
+        """Remove a user, if we have made it."""
+        users.remove(name)
+
+    def make_folder_of(self, path: str, user: str) -> None:
+        """Make a folder that is the user's, unless it is there; then the user has to be allowed to
+        write in it."""
+        found = users.make(user)
+        files.make_folder(path, found.pw_uid, found.pw_gid)
+        test = [shutil.which("test") or "/usr/bin/test", "-w", path]
+        with contextlib.suppress(OSError):
+            if subprocess.run(test, user=user, extra_groups=(), check=False).returncode:
+                raise InvalidInput(
+                    "metrics_file: user %s may not write in %s; let it, or choose another folder"
+                    % (user, path)
+                )
+
     # --- processes --------------------------------------------------------------------------------
 
     def ticks(self) -> int:
@@ -106,6 +145,10 @@ class Target:
     def born(self, pid: int) -> int | None:
         """When a process began; None if it has ended."""
         return processes.born(pid)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock for what the kernel holds."""
+        return locked()
 
     def run(self, command: list[str]) -> str:
         """Run a command to its end; what it said."""
