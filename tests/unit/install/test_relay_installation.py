@@ -13,6 +13,9 @@ import contextlib
 from typing import Any, Callable
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.backend import (
+    tun,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import relay
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.installation import (
     Installation,
@@ -28,7 +31,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.netlink import Refusal
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import devices
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import (
     SETTINGS_PATH,
     RelayPeer,
@@ -109,7 +111,7 @@ def present(
     made: Callable[[RelayTable | None], RelayTable] | None = None
     if table is not None:
         made = lambda _before: table  # noqa: E731
-    request = relay.Request(settings, devices.tun(settings), "[Unit]\n", made, restart)
+    request = relay.Request(settings, tun(settings), "[Unit]\n", made, restart)
     program = relay.Present(host, request, host.kernel, host.ask)
     program.patience = 0.0
     return program
