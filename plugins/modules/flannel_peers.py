@@ -17,7 +17,8 @@ description:
   - With the V(vxlan) backend a peer is a neighbour and a forwarding (FDB) entry of the VXLAN
     device, and a route through it; with V(host-gw), and with direct routing for peers on the same
     link, it is a route alone. With V(udp) it is a line of the relay's table, which a running relay
-    takes up; the route of the whole network belongs to M(flatnet.overlay.tun_relay).
+    takes up; the route of the whole network belongs to M(flatnet.overlay.tun_relay). With V(alloc)
+    no lease is a peer, and what reached peers with an earlier backend is removed.
   - What is stale is removed. Ours are routes of protocol 110 in the main table, and whatever the
     overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
     place is an error, unless it says the same and is then adopted.

@@ -30,7 +30,6 @@ options:
     description: Kernel modules to look for; by default those that a backend may need.
     type: list
     elements: str
-    default: []
   files:
     description: Files to look for.
     type: list

@@ -38,15 +38,6 @@ def to_dict(backend: Backend) -> dict[str, Any]:
     return {"Type": backend.type, **field.write(backend.fields, backend)}
 
 
-def read_lease(
-    kind: str, data: Any, data6: Any, dual: bool
-) -> tuple[LeaseData | None, LeaseData | None]:
-    """What a lease with this ``BackendType`` says; of an unknown one nothing is understood. See
-    Backend.read_lease."""
-    found = BACKENDS.get(kind)
-    return found.read_lease(data, data6, dual) if found else (None, None)
-
-
 def lease_options(data: LeaseData | None) -> dict[str, Any]:
     """What a lease says, for results of modules; None for what leases of other backends say."""
     names = {name: None for each in BACKENDS.values() for name in each.lease_options}

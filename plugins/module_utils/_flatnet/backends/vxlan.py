@@ -146,11 +146,12 @@ class Vxlan(Backend):
             return (Route(peer.subnet, link.interface, peer.public_ip),)
         if not isinstance(peer.data, Vtep):
             return ()
-        hop, mac = peer.subnet.partition("/")[0], peer.data.mac
+        device, mac = self.device, peer.data.mac
+        hop = peer.subnet.partition("/")[0]
         return (
-            Neigh(self.device, hop, mac),
-            Fdb(self.device, mac, peer.public_ip),
-            Route(peer.subnet, self.device, hop, onlink=True),
+            Neigh(device, hop, mac),
+            Fdb(device, mac, peer.public_ip),
+            Route(peer.subnet, device, hop, onlink=True),
         )
 
 

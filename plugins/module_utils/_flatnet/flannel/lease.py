@@ -16,7 +16,7 @@ import re
 from typing import Any, NamedTuple
 
 from ..addresses import canonical_number
-from ..backends import known
+from ..backends.known import BACKENDS
 from ..backends.protocol import LeaseData
 from ..errors import InvalidInput
 from ..fields import dumps, fold, is_number, load_object, parse_name, show
@@ -126,12 +126,15 @@ def parse_lease(
     if public_ip6 is not None:
         public_ip6 = parse_public_ip(where + "PublicIPv6", public_ip6, 6)
     kind = parse_name(where + "BackendType", fields.get("BackendType"), InvalidLease)
-    try:
-        data, data6 = known.read_lease(
-            kind, fields.get("BackendData"), fields.get("BackendV6Data"), subnet6 is not None
-        )
-    except InvalidInput as error:
-        raise InvalidLease("%s%s" % (where, error)) from None
+    data = data6 = None
+    backend = BACKENDS.get(kind)
+    if backend:  # else nobody here knows what its data are
+        try:
+            data, data6 = backend.read_lease(
+                fields.get("BackendData"), fields.get("BackendV6Data"), subnet6 is not None
+            )
+        except InvalidInput as error:
+            raise InvalidLease("%s%s" % (where, error)) from None
     own = fields.get("Flatnet", {})
     if not isinstance(own, dict):
         raise InvalidLease(where + "Flatnet must be an object, not %s" % show(own))

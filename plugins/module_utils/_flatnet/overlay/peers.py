@@ -215,7 +215,11 @@ class Adjacency:
 
 def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tuple[Entry, ...]:
     """What reaches usable ``peers``; where they have to be on the link, they are taken to be."""
-    return tuple(entry for lease in peers for entry in config.backend.entries(lease, link))
+    entries_of = config.backend.entries
+    wanted: list[Entry] = []
+    for lease in peers:
+        wanted += entries_of(lease, link)
+    return tuple(wanted)
 
 
 def entries(
