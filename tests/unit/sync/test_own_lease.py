@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     DuplicateHostID,
 )
@@ -17,6 +18,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Address,
 )
 
+from tests.unit.leases.network import SUBNETS
 from tests.unit.sync.fake_kernel import ADDRESS
 from tests.unit.sync.fakes import OWN, World, lease, tunnels, world
 
@@ -28,6 +30,15 @@ def test_a_deleted_own_lease_is_written_again(running: World) -> None:
     running.list()
     assert running.etcd.lease_of(200) == OWN.to_json()
     assert running.kernel.tunnels() == tunnels(1, 2, 3)
+
+
+def test_after_a_restart_it_is_still_the_same_subnet_that_the_host_wants(running: World) -> None:
+    """Its containers have addresses of it."""
+    running.etcd.delete_lease(OWN)
+    running.start()
+    running.list()
+    assert running.etcd.lease_of(200) == OWN.to_json()
+    assert running.status()["subnet"] == OWN.subnet
 
 
 def test_a_changed_own_lease_is_put_right(running: World) -> None:
@@ -99,6 +110,20 @@ def test_a_lease_with_a_ttl_is_renewed_until_it_is_gone(tmp_path: Path) -> None:
         host.list()
         assert json.loads(host.etcd.lease_of(number))["PublicIP"] == ADDRESS
         assert host.agent.keep_alive()
+
+
+def test_a_lease_that_the_playbook_renewed_is_kept_alive_as_it_is_now(tmp_path: Path) -> None:
+    """It says the same, and hangs on another etcd lease."""
+    with world(tmp_path, own=False, ttl=30) as host:
+        host.list()
+        (former,) = host.etcd.etcd_leases
+        key = SUBNETS + host.status()["subnet"].replace("/", "-")
+        value = host.etcd.keys[key].value
+        host.etcd.txn([], [Op.put(key, value, host.etcd.lease_grant(30).id)])
+        assert host.follow()
+        host.etcd.lease_revoke(former)
+        assert host.agent.keep_alive()
+        assert key in host.etcd.keys
 
 
 def test_a_move_by_the_playbook_is_followed(running: World) -> None:

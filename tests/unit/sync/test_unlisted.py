@@ -52,6 +52,17 @@ def test_retained_peers_that_come_back_stay_for_good(running: World) -> None:
     assert running.kernel.tunnels() == {*tunnels(1), moved}
 
 
+def test_a_retained_peer_that_comes_back_and_leaves_is_gone(running: World) -> None:
+    emptied(running)
+    running.list()
+    running.etcd.put_lease(lease(1))
+    running.etcd.delete_lease(lease(1))
+    assert running.follow()
+    running.list()
+    assert running.kernel.tunnels() == tunnels(2, 3)
+    assert running.status()["retained"] == 2
+
+
 def test_a_restart_does_not_forget_who_is_retained(running: World) -> None:
     emptied(running)
     running.list()
@@ -82,6 +93,20 @@ def test_a_peer_that_left_while_nobody_watched_is_removed(running: World) -> Non
     running.etcd.delete_lease(lease(2))
     running.list()
     assert running.kernel.tunnels() == tunnels(1, 3)
+    assert running.status()["retained"] == 0
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_an_overwritten_lease_that_was_deleted_meanwhile_is_not_retained(
+    running: World, number: int
+) -> None:
+    """By its last write, which was no lease, it is known to have been there."""
+    running.etcd.put_lease(lease(4))
+    running.etcd.put_garbage(number)
+    assert running.follow()
+    running.etcd.delete_lease(lease(number))
+    running.list()
+    assert running.kernel.tunnels() == tunnels(1, 2, 3, 4) - tunnels(number)
     assert running.status()["retained"] == 0
 
 
