@@ -116,9 +116,17 @@ def inside(of: str, last: int, length: int) -> str:
 # --- keys that somebody writes ------------------------------------------------------------------
 
 
-def planted(site: Site, host: Host) -> dict[str, str]:
-    """Keys of every kind that overlap a host's subnet, or record its identity or address."""
+def unheld(site: Site) -> list[str]:
+    """Subnets that no host holds: which ones the hosts have got follows from their identities."""
+    held = subnets(site).values()
+    return [each for each in map("10.5.{}.0/24".format, range(255, 0, -1)) if each not in held]
+
+
+def planted(site: Site, host: Host, others: list[str]) -> dict[str, str]:
+    """Keys of every kind that overlap a host's subnet, or record its identity or address. The last
+    three are of three ``others``."""
     own, machine = subnet(site, host), host_id(host.machine_id)
+    clone, double, third = (each.replace("/", "-") for each in others)
     return {
         inside(own, 7, 32): "x",
         inside(own, 0, 25): "{",
@@ -130,9 +138,9 @@ def planted(site: Site, host: Host) -> dict[str, str]:
         own.replace("/", "-") + "&fd00:10:0:46::-64": "[]",
         # Before the host's own in the order of keys.
         "10.5.0.0-24": lease(host.address, HostID=machine, Hostname=host.name),
-        "10.5.250.0-24": lease("192.0.2.69", HostID=machine, Hostname="clone"),
-        "10.5.251.0-24": lease(host.address, HostID="f" * 32, Hostname="double"),
-        "10.5.252.0-24": lease(host.address),
+        clone: lease("192.0.2.69", HostID=machine, Hostname="clone"),
+        double: lease(host.address, HostID="f" * 32, Hostname="double"),
+        third: lease(host.address),
     }
 
 
@@ -147,7 +155,8 @@ def test_no_key_moves_or_hinders_a_host_that_holds_a_lease(fleet: Site) -> None:
     but what was planted."""
     first, second = fleet.hosts
     held = [subnet(fleet, host) for host in fleet.hosts]
-    keys = planted(fleet, second)
+    others = unheld(fleet)[:3]
+    keys = planted(fleet, second, others)
     written = fleet.lab.etcd.get(SUBNETS + held[1].replace("/", "-"))
     with pinging(fleet):
         try:
@@ -166,7 +175,7 @@ def test_no_key_moves_or_hinders_a_host_that_holds_a_lease(fleet: Site) -> None:
     assert set(keys) - {name[len(SUBNETS) :] for name in left} == {"10.5.0.0-24"}
     assert (second.name, LEASE) in checked.changed() & run.changed()
     assert again.changed() == set()
-    for words in ("10.5.250.0/24 of clone", "10.5.251.0/24 of double", "keeps its subnet"):
+    for words in (others[0] + " of clone", others[1] + " of double", "keeps its subnet"):
         assert words in again.warnings()
     assert fleet.play().changed() <= {
         (host.name, "flatnet.overlay.peers : Reach every other host") for host in (first, second)
