@@ -167,7 +167,6 @@ backend:
 """
 
 import json
-import re
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
@@ -245,11 +244,11 @@ def wanted(option):
     try:
         return config_from_dict(fields)
     except InvalidConfig as error:
-        text = str(error)
-        told = [given[word][0] for word in re.findall(r"[A-Z][\w.]*", text) if word in given]
-        at_fault = [name for name, value in given.values() if name in told and value is not None]
-        names = " and ".join(map(named, at_fault or told))
-        raise InvalidInput("%s: %s" % (names, text)) from None
+        wrong = [given[field] for field in error.fields]
+        # Of two that do not go together one may be a default.
+        set_by_user = [name for name, value in wrong if value is not None]
+        names = set_by_user or [name for name, value in wrong]
+        raise InvalidInput("%s: %s" % (" and ".join(map(named, names)), error)) from None
 
 
 def fit(lease, config):

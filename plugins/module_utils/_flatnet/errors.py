@@ -45,7 +45,15 @@ class FlatnetError(Exception):
 
 
 class InvalidInput(FlatnetError):
-    """A value the user gave, or one read from etcd, breaks a rule; names the field."""
+    """A value the user gave, or one read from etcd, breaks a rule.
+
+    The sentence names the field. ``fields`` are its name, or the names of those that do not go
+    together, for a caller that knows the fields by names of its own.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class LosingAllPeers(FlatnetError):

@@ -80,7 +80,7 @@ def whole_number(name: str, value: Any, default: Any, low: int, high: int) -> An
         return default
     if not is_number(value) or not low <= value <= high:
         raise InvalidInput(
-            "%s %s is not a whole number from %d to %d" % (name, show(value), low, high)
+            "%s %s is not a whole number from %d to %d" % (name, show(value), low, high), name
         )
     return value
 
@@ -90,7 +90,7 @@ def boolean(name: str, value: Any, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidInput("%s %s must be true or false" % (name, show(value)))
+        raise InvalidInput("%s %s must be true or false" % (name, show(value)), name)
     return value
 
 

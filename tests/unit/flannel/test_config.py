@@ -239,6 +239,8 @@ def test_a_broken_rule_is_refused_naming_the_field(
         parse(**fields)
     assert str(caught.value).startswith(field + " ")
     assert words in str(caught.value)
+    # For flannel_network, which knows them as options.
+    assert caught.value.fields == (field,) + (("SubnetMax",) if words == "above SubnetMax" else ())
 
 
 @pytest.mark.parametrize(
@@ -271,11 +273,15 @@ def test_any_json_object_parses_or_is_an_invalid_config(raw: dict[str, Any], net
     if network:
         raw["Network"] = network
     for attempt in (lambda: config_from_dict(raw), lambda: parse_config(json.dumps(raw))):
+        problem = None
         try:
             config = attempt()
-        except InvalidConfig:
-            continue
-        assert parse_config(config.to_json()) == config
+        except InvalidConfig as error:
+            problem = error
+        if problem:
+            assert problem.fields or " is not JSON" in str(problem)
+        else:
+            assert parse_config(config.to_json()) == config
 
 
 @given(st.binary())

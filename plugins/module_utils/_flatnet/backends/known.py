@@ -27,7 +27,9 @@ def parse(raw: dict[str, Any]) -> Backend:
     """``Backend`` of the config. Raises InvalidInput naming the field."""
     kind = given(fold(raw, ["Type"]).get("Type"), _UNNAMED)
     if not isinstance(kind, str) or kind.lower() not in BACKENDS:
-        raise InvalidInput("Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)))
+        raise InvalidInput(
+            "Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)), "Backend.Type"
+        )
     make: Any = BACKENDS[kind.lower()]
     found: Backend = make(**field.read(make.fields, raw))
     return found

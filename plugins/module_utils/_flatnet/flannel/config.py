@@ -31,7 +31,10 @@ _RESERVED_IPV4 = tuple(
 
 
 class InvalidConfig(InvalidInput):
-    """``<prefix>/config`` breaks one of flannel's rules, or one that flannel forgot."""
+    """``<prefix>/config`` breaks one of flannel's rules, or one that flannel forgot.
+
+    ``fields`` are the config's, ``Network`` or ``Backend.VNI``.
+    """
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
     except InvalidConfig:
         raise
     except InvalidInput as error:
-        raise InvalidConfig(str(error)) from None
+        raise InvalidConfig(str(error), *error.fields) from None
 
 
 def _parse(fields: dict[str, Any]) -> NetworkConfig:
@@ -128,11 +131,12 @@ def _parse(fields: dict[str, Any]) -> NetworkConfig:
     if not ipv4_on:
         raise InvalidConfig(
             "EnableIPv4 is false: flannel cannot keep IPv6-only leases in etcd; "
-            "leave IPv4 enabled and add IPv6 for dual stack"
+            "leave IPv4 enabled and add IPv6 for dual stack",
+            "EnableIPv4",
         )
     backend = fields.get("Backend")
     if backend is not None and not isinstance(backend, dict):
-        raise InvalidConfig("Backend must be an object, not %s" % show(backend))
+        raise InvalidConfig("Backend must be an object, not %s" % show(backend), "Backend")
     return NetworkConfig(
         ipv4=_parse_pool(fields, "", 4),
         ipv6=_parse_pool(fields, "IPv6", 6) if ipv6_on else None,
@@ -144,7 +148,7 @@ def _parse_pool(fields: dict[str, Any], prefix: str, version: int) -> Pool:
     name = prefix + "Network"
     text = given(fields.get(name))
     if text is None:
-        raise InvalidConfig("%s is required" % name)
+        raise InvalidConfig("%s is required" % name, name)
     network = _network(name, text, version)
     length = fields.get(prefix + "SubnetLen")
     if length is not None:
@@ -165,15 +169,19 @@ def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any
         if network.prefixlen > widest - 2:
             raise InvalidConfig(
                 "%sNetwork %s is smaller than /%d: no room for subnets of its own"
-                % (prefix, network, widest - 2)
+                % (prefix, network, widest - 2),
+                prefix + "Network",
             )
         length = usual if network.prefixlen <= usual - 2 else network.prefixlen + 2
     if length > widest:
-        raise InvalidConfig("%sSubnetLen %d is longer than /%d" % (prefix, length, widest))
+        raise InvalidConfig(
+            "%sSubnetLen %d is longer than /%d" % (prefix, length, widest), prefix + "SubnetLen"
+        )
     if length < network.prefixlen + 2:
         raise InvalidConfig(
             "%sSubnetLen %d leaves fewer than 4 subnets in %s; use %d or more"
-            % (prefix, length, network, network.prefixlen + 2)
+            % (prefix, length, network, network.prefixlen + 2),
+            prefix + "SubnetLen",
         )
     step = 1 << (bits - length)
     first = int(network.network_address)
@@ -184,7 +192,9 @@ def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any
     if int(subnet_min.network_address) > int(subnet_max.network_address):
         raise InvalidConfig(
             "%sSubnetMin %s is above %sSubnetMax %s: no subnet could ever be leased"
-            % (prefix, subnet_min.network_address, prefix, subnet_max.network_address)
+            % (prefix, subnet_min.network_address, prefix, subnet_max.network_address),
+            prefix + "SubnetMin",
+            prefix + "SubnetMax",
         )
     return Pool(network, length, subnet_min, subnet_max)
 
@@ -195,12 +205,12 @@ def _bound(name: str, text: Any, network: Network, length: int, default: int) ->
         return kind((default, length))
     address = _address(name, text, network.version)
     if address not in network:
-        raise InvalidConfig("%s %s is outside %s" % (name, address, network))
+        raise InvalidConfig("%s %s is outside %s" % (name, address, network), name)
     try:
         return kind((int(address), length))
     except ValueError:
         raise InvalidConfig(
-            "%s %s is not the first address of a /%d subnet" % (name, address, length)
+            "%s %s is not the first address of a /%d subnet" % (name, address, length), name
         ) from None
 
 
@@ -214,12 +224,13 @@ def _network(name: str, text: Any, version: int) -> Network:
     if network is None or network.version != version or not plain:
         example = "10.5.0.0/16" if version == 4 else "fd00:10::/48"
         raise InvalidConfig(
-            "%s %s is not an IPv%d network such as %s" % (name, show(text), version, example)
+            "%s %s is not an IPv%d network such as %s" % (name, show(text), version, example), name
         )
     if reserved(network):
         raise InvalidConfig(
             "%s %s cannot carry an overlay: it holds loopback or multicast addresses"
-            % (name, network)
+            % (name, network),
+            name,
         )
     return network
 
@@ -240,5 +251,5 @@ def _address(name: str, text: Any, version: int) -> ipaddress.IPv4Address | ipad
     except ValueError:
         address = None
     if address is None or address.version != version or "%" in text:
-        raise InvalidConfig("%s %s is not an IPv%d address" % (name, show(text), version))
+        raise InvalidConfig("%s %s is not an IPv%d address" % (name, show(text), version), name)
     return address
