@@ -247,8 +247,8 @@ def wanted(option):
         wrong = [given[field] for field in error.fields]
         # Of two that do not go together one may be a default.
         set_by_user = [name for name, value in wrong if value is not None]
-        names = set_by_user or [name for name, value in wrong]
-        raise InvalidInput("%s: %s" % (" and ".join(map(named, names)), error)) from None
+        at_fault = set_by_user or [name for name, value in wrong]
+        raise InvalidInput("%s: %s" % (" and ".join(map(named, at_fault)), error)) from None
 
 
 def fit(lease, config):

@@ -259,7 +259,7 @@ def reach(module, kernel, listing, known):
         return peers.changes(
             wanted,
             backend.device,
-            held_by(kernel, backend),
+            tunnel_entries(kernel, backend),
             routes,
             unreadable=snapshot.unreadable,
             # A relay has its peers in its table; of some backends there are none.
@@ -329,7 +329,7 @@ def relayed(module, config, usable, snapshot):
     )
 
 
-def held_by(kernel, backend):
+def tunnel_entries(kernel, backend):
     """Neighbours and FDB entries of the overlay's device."""
     if not backend.device:
         return []
@@ -343,7 +343,7 @@ def leave(module, kernel, listing, dummy):
 
     def compute():
         routes = routes_of_peers(kernel, config)
-        return peers.changes((), backend.device, held_by(kernel, backend), routes)
+        return peers.changes((), backend.device, tunnel_entries(kernel, backend), routes)
 
     converge(
         module,

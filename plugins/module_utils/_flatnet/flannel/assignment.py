@@ -1,17 +1,17 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which lease a host should hold, given all that there are.
+"""Which lease a host should hold, given the config and all leases.
 
-Pure: leases/acquire.py reads them, asks here, and writes the answer, on the condition that what it
-was based on still holds.
+Pure: leases/acquire.py reads them, asks here, and writes the answer, on the condition that nothing
+it was based on has changed.
 
 A host that holds a lease is **established**: whatever else is in etcd, it keeps its subnet, since
-its containers have addresses of it. Other keys that overlap it, garbage or leases, only keep *new*
-leases off; leases of others that record its identity or address are told and left alone. The subnet
-changes only if ``Wish.move`` asks for that. Of several leases that record one host, the established
-one is the one whose subnet the host uses, else the oldest: whoever adds another one later does not
-move the host.
+its containers have addresses of it. Other keys that overlap the subnet, garbage or leases, only
+keep *new* leases from being made there. Leases of others that record the host's identity or address
+are reported and left alone. The subnet changes only if ``Wish.move`` asks for that. Of several
+leases that record one host, the established one is the one whose subnet the host uses, or else the
+oldest one: whoever adds another one later does not move the host.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ class Host(NamedTuple):
 class Wish(NamedTuple):
     """What a host may ask for beyond having a lease.
 
-    ``subnet`` is insisted on; ``prefer`` is the subnet that the host uses, or used last, and is
-    taken if free; ``avoid`` are prefixes that the host uses otherwise; ``takeover`` takes the lease
-    from another host with our address or identity. ``move`` lets a host that holds a lease have
-    another subnet: the one insisted on, or one that fits the network where its own does not.
+    ``subnet``: this subnet and no other. ``prefer`` is the subnet that the host uses, or used last;
+    it gets that if it is free. ``avoid`` are prefixes that the host uses for something else.
+    ``takeover``: take the lease of another host that has this address or identity. ``move``: a host
+    that holds a lease may get another subnet, which is ``subnet``, or one that fits the network if
+    its own does not.
     """
 
     subnet: str | None = None
@@ -76,11 +77,11 @@ class Wish(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """``before`` is the lease held now (None: none), ``after`` the one to hold.
+    """``before`` is the lease that the host holds now, if any; ``after`` the one it should hold.
 
-    Different subnets mean a move: the new lease is written, then ``before`` removed. ``surplus``
-    are further leases of this same host, or of one that it takes over, to be removed. ``notes`` are
-    sentences about what is not as it should be and was left alone.
+    If their subnets differ, the host moves: the new lease is written, then ``before`` is removed.
+    ``surplus`` are further leases of this host, or of one that it takes over; they are removed too.
+    ``notes`` are sentences for the user about what is wrong and stays as it is.
     """
 
     before: Lease | None
@@ -108,29 +109,29 @@ def decide(
     """The lease that ``host`` should hold.
 
     ``taken`` are the subnets of all keys, also of those whose value is garbage. A host keeps the
-    lease of its own identity, even after its public IP changed; failing that it adopts one that a
-    flanneld (no identity) wrote for its public IP; failing that it gets a free subnet. Raises
-    LeaseWouldMove where it cannot keep its subnet, or is not to, and ``wish.move`` is not set.
+    lease of its own identity, even after its public IP has changed. If it has none, it adopts the
+    one that a flanneld, which has no identity, wrote for its public IP. Otherwise it gets a free
+    subnet. Raises LeaseWouldMove if it would get another subnet than it has without ``wish.move``.
     """
     if config.ipv6:
         raise DualStackUnsupported(
             "the network has EnableIPv6 (%s): this version provisions IPv4 only, and an IPv4-only "
             "lease in a dual-stack network would confuse flanneld peers" % config.ipv6.network
         )
-    held_now, notes = _held(config, leases, host, wish)
-    own = held_now[0] if held_now else None
+    current, notes = _current_leases(config, leases, host, wish)
+    own = current[0] if current else None
     others = list(taken)
-    for lease in held_now:
+    for lease in current:
         # Once each: the key of another host, dual stack, may stand for the same subnet.
         if lease.subnet in others:
             others.remove(lease.subnet)
-    subnet = _subnet(config, leases, held_now, others, host, wish)
+    subnet = _subnet(config, leases, current, others, host, wish)
     after = _lease(config, subnet, host)
     # A move that was cut short has left both leases, so the wanted one may be there already.
-    before = next((lease for lease in held_now if lease.key_name == after.key_name), own)
+    before = next((lease for lease in current if lease.key_name == after.key_name), own)
     if before and before.subnet == subnet:
         notes += _kept(config, subnet, others)
-    surplus = tuple(lease for lease in held_now if lease is not before)
+    surplus = tuple(lease for lease in current if lease is not before)
     return Decision(before, after, surplus, notes)
 
 
@@ -162,11 +163,11 @@ def _rank(lease: Lease, host: Host) -> tuple[bool, bool, int, bool, str]:
     )
 
 
-def _held(
+def _current_leases(
     config: NetworkConfig, leases: Iterable[Lease], host: Host, wish: Wish
 ) -> tuple[tuple[Lease, ...], tuple[str, ...]]:
-    """The leases that this host's one lease is to replace, the established one first; and what is
-    to be said of others."""
+    """The leases that become this host's one lease, the established one first; and notes about
+    leases of others that record its identity or address."""
     mine: list[Lease] = []
     clones: list[Lease] = []
     adoptable: list[Lease] = []
@@ -244,18 +245,18 @@ def _is_kept(config: NetworkConfig, lease: Lease, host: Host, wish: Wish) -> boo
 def _subnet(
     config: NetworkConfig,
     leases: Iterable[Lease],
-    held_now: Sequence[Lease],
+    current: Sequence[Lease],
     others: Sequence[str],
     host: Host,
     wish: Wish,
 ) -> str:
     """The subnet to hold; ``others`` are those of all keys but the host's own."""
     pool = config.ipv4
-    if not held_now:
+    if not current:
         if wish.subnet:
             return allocation.require_free(pool, others, wish.subnet)
         return allocation.choose(pool, others, host.host_id, wish.prefer, wish.avoid)
-    own = held_now[0]
+    own = current[0]
     kept = _is_kept(config, own, host, wish)
     tied = _is_established(own, host, wish) and not wish.move
     if wish.subnet and not (kept and wish.subnet == own.subnet):
@@ -267,7 +268,7 @@ def _subnet(
                 % (option("subnet"), host, own.subnet, wanted, option("move"))
             )
         return wanted
-    if wish.subnet or (kept and not (wish.move and _has_to_go(config, own, leases, held_now))):
+    if wish.subnet or (kept and not (wish.move and _has_to_go(config, own, leases, current))):
         return own.subnet
     if tied:
         raise LeaseWouldMove(
@@ -276,7 +277,7 @@ def _subnet(
             "asked for: set %s, or have the network as it was"
             % (own.subnet, host, config.network, option("move"))
         )
-    fitting = (each.subnet for each in held_now if allocation.is_member(pool, each.subnet))
+    fitting = (each.subnet for each in current if allocation.is_member(pool, each.subnet))
     prefer = next(
         (each for each in fitting if each != own.subnet), allocation.near(pool, own.subnet)
     )
@@ -284,14 +285,14 @@ def _subnet(
 
 
 def _has_to_go(
-    config: NetworkConfig, own: Lease, leases: Iterable[Lease], held_now: Sequence[Lease]
+    config: NetworkConfig, own: Lease, leases: Iterable[Lease], current: Sequence[Lease]
 ) -> bool:
-    """Whether a host that may move should: its subnet is not of the network's kind, or in the place
-    of a lease that was there before, which peers use instead."""
+    """Whether a host that may move should: its subnet is not one that the network leases, or it
+    overlaps an older lease, which peers use instead."""
     older = [
         lease.subnet
         for lease in leases
-        if lease.create_revision < own.create_revision and lease not in held_now
+        if lease.create_revision < own.create_revision and lease not in current
     ]
     return not allocation.is_member(config.ipv4, own.subnet) or bool(
         allocation.overlapping(older, own.subnet)
@@ -299,7 +300,7 @@ def _has_to_go(
 
 
 def _kept(config: NetworkConfig, subnet: str, others: Iterable[str]) -> tuple[str, ...]:
-    """What is to be said of a subnet that the host keeps all the same."""
+    """The notes about a subnet that the host keeps although something is wrong with it."""
     pool = config.ipv4
     notes = []
     if not allocation.is_member(pool, subnet):
