@@ -292,6 +292,21 @@ def test_all_devices_are_known_to_be_flannels() -> None:
         assert (ROOT / "plugins" / "modules" / (backend.maker + ".py")).exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "over4", "over6"),
+    [("vxlan", 1450, 1430), ("host-gw", 1500, 1500), ("udp", 1472, None), ("alloc", 1500, 1500)],
+)
+def test_the_mtu_follows_from_the_underlays_family(
+    kind: str, over4: int, over6: int | None
+) -> None:
+    found = known.parse({"Type": kind})
+    assert found.overlay_mtu(1500, 4) == over4
+    if over6 is None:
+        assert 6 not in found.overhead
+    else:
+        assert found.overlay_mtu(1500, 6) == over6
+
+
 def test_results_have_what_they_had_for_each_backend() -> None:
     """Fields that a backend does not take have their defaults; a port only who sends to one."""
     usual = {"vni": 1, "mtu": None, "gbp": False, "learning": False, "direct_routing": False}

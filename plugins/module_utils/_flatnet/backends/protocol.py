@@ -151,9 +151,9 @@ class Backend(Protocol):
         """Whether packets of peers' pods may come without a tunnel around them."""
         return False
 
-    def overlay_mtu(self, underlay_mtu: int) -> int:
-        """MTU of pods and of the backend's device, in bytes."""
-        return (self.mtu or underlay_mtu) - self.overhead[4]
+    def overlay_mtu(self, underlay_mtu: int, family: int = 4) -> int:
+        """MTU of pods and of the backend's device, in bytes, over an underlay of this family."""
+        return (self.mtu or underlay_mtu) - self.overhead[family]
 
     # --- leases ---------------------------------------------------------------------------------
 
