@@ -18,6 +18,7 @@ from tests.unit.sync.fake_kernel import VTEP
 from tests.unit.sync.fakes import HOST_GW, OWN, VXLAN, World, lease, tunnel, tunnels
 
 OTHER_VNI = VXLAN.replace('"vxlan"', '"vxlan","VNI":7')
+SMALLER = VXLAN.replace("10.5.0.0", "10.5.128.0").replace("/16", "/17")
 OTHER_NETWORK = VXLAN.replace("10.5.0.0", "10.6.0.0")
 
 
@@ -27,6 +28,7 @@ OTHER_NETWORK = VXLAN.replace("10.5.0.0", "10.6.0.0")
         (HOST_GW, "lease is for the backend vxlan, the network's is host-gw"),
         (OTHER_VNI, "lease is for VNI 1, the network's is 7"),
         (OTHER_NETWORK, "subnet 10.5.200.0/24 is outside the network 10.6.0.0/16"),
+        (SMALLER, "3 peers would be outside the network 10.5.128.0/17: 10.5.1.0/24"),
         ("no config", "not usable"),
         (VXLAN.replace("/16", "/17").replace('"Backend"', '"SubnetLen":19,"Backend"'), "outside"),
     ],
@@ -59,6 +61,22 @@ def test_a_config_that_is_gone_changes_nothing(running: World) -> None:
     running.list()
     assert "no network config" in running.error("config")
     assert running.kernel.tunnels() == tunnels(1, 2, 3)
+
+
+def test_without_a_lease_under_another_config_none_is_written(running: World) -> None:
+    """Which one it should be, the playbook knows."""
+    running.etcd.put_config(HOST_GW)
+    running.list()
+    running.etcd.delete_lease(OWN)
+    running.list()
+    assert running.etcd.lease_of(200) == ""
+    assert "etcd names no lease of this host" in running.error("lease")
+    assert running.kernel.tunnels() == tunnels(1, 2, 3)
+    # Under the former config it is written again.
+    running.etcd.put_config(VXLAN)
+    running.list()
+    assert running.etcd.lease_of(200) == OWN.to_json()
+    assert running.error("lease") == ""
 
 
 def test_an_etcd_without_config_and_without_our_lease_is_not_listened_to(running: World) -> None:
