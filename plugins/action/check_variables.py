@@ -91,7 +91,7 @@ class ActionModule(ActionBase):
             found = templar.template({"value": hosts.fleet[host][name]})
         except AnsibleError as error:
             text = " ".join(str(error).split())
-            raise ValueError("it cannot be evaluated: %s" % text) from None
+            raise ValueError("cannot be evaluated: %s" % text) from None
         value = found.get("value")
         return None if str(value).startswith("__omit_place_holder__") else value
 
@@ -120,7 +120,7 @@ class ActionModule(ActionBase):
                     % (name, ", ".join(outside[:3]), group)
                 )
             elif not set(found) & set(reached):
-                problems.append("flatnet_remove: --limit leaves no host that %r names" % name)
+                problems.append("flatnet_remove: --limit leaves out what %r names" % name)
         return problems
 
     def _hosts(self, name: str, given: t.Mapping[str, t.Any]) -> list[str]:

@@ -223,11 +223,11 @@ def wanted(option):
     for name, types in known.offered().items():
         if backend[name] is not None and backend["type"] not in types:
             raise InvalidInput(
-                "%s: the %s backend has none" % (named("backend." + name), backend["type"])
+                "%s: the %s backend has no such field" % (named("backend." + name), backend["type"])
             )
     for name in FIELDS:
         if name.startswith("ipv6_") and option[name] is not None and not option["enable_ipv6"]:
-            raise InvalidInput("%s: needs enable_ipv6: true" % name)
+            raise InvalidInput("%s: needs enable_ipv6: true as well" % name)
     if option["enable_ipv6"] and not option["ipv6_network"]:
         raise InvalidInput("ipv6_network: is required with enable_ipv6: true")
     fields = {FIELDS[name]: option[name] for name in FIELDS}
@@ -264,7 +264,8 @@ def check_leases(snapshot, current, config, force, move):
     """Refuse what leaves leases behind that fit the network as it is; others don't count."""
     if config is None:
         stranded = () if force else snapshot.leases
-        what, way = "the config cannot be removed", "release them first, or set %s" % named("force")
+        what = "the config cannot be removed, since hosts hold leases"
+        way = "release them first, or set %s" % named("force")
     else:
         pool = config.ipv4
         worse = [
@@ -288,14 +289,14 @@ def check_leases(snapshot, current, config, force, move):
                 pool.subnet_min.network_address,
                 pool.subnet_max.network_address,
             )
-            way = (
-                "set %s, after which their hosts keep their subnets, unless they are to move (%s)"
-                % (named("force"), named("move"))
+            way = "set %s; then their hosts keep these subnets, unless they are to move (%s)" % (
+                named("force"),
+                named("move"),
             )
     if stranded:
         names = ", ".join("%s of %s" % (lease.subnet, lease.owner) for lease in stranded[:5])
         raise InvalidInput(
-            "%s: there are %d, %s%s; %s"
+            "%s (there are %d: %s%s); %s"
             % (what, len(stranded), names, ", ..." if len(stranded) > 5 else "", way)
         )
 
@@ -331,8 +332,8 @@ def converge(module, store, config):
     check_leases(snapshot, current, config, module.params["force"], module.params["move"])
     if config and current and current.backend.type != config.backend.type and snapshot.leases:
         module.warn(
-            "the backend changes from %s to %s under %d leases: hosts do not reach each other "
-            "until each of them was provisioned again"
+            "the backend changes from %s to %s, and there are %d leases; hosts do not reach each "
+            "other until the playbook has run for each of them"
             % (current.backend.type, config.backend.type, len(snapshot.leases))
         )
     if module.check_mode:
@@ -352,7 +353,10 @@ def main():
                 result = converge(module, store, config)
                 if result:
                     module.exit_json(**result)
-        module.fail_json(msg="another writer changes %s/config all the time" % store.prefix)
+        module.fail_json(
+            msg="%s/config: other writers were faster, %d times; look for another controller that "
+            "runs now" % (store.prefix, TRIES)
+        )
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def own_lease(snapshot, host):
     lease = current_lease(snapshot.leases, host)
     if lease is None:
         raise NoLease(
-            "etcd names no lease of this host, %s, among the %d there are: nothing was changed; "
+            "etcd names no lease of this host, %s, among its %d leases; nothing was changed; "
             "lease a subnet with flannel_subnet first" % (host, len(snapshot.leases))
         )
     return lease
@@ -289,8 +289,8 @@ def reach(module, kernel, listing, known):
         other = relay.revision if relay else 0
         if not applied.check(config.network, snapshot.revision, other, known):
             module.warn(
-                "etcd is at revision %d, and this host was brought after revision %d: etcd was "
-                "restored or made anew, and what it has now is used" % (snapshot.revision, known)
+                "etcd is at revision %d, and revision %d was applied to this host before; etcd was "
+                "restored or made anew; what it has now is used" % (snapshot.revision, known)
             )
 
     converge_apart(
@@ -361,12 +361,12 @@ def leave(module, kernel, listing, dummy):
 def leave_newer(module, listing, outdated):
     """Leave what is there from newer leases than those that were read; exits."""
     if module.params["snapshot"]:
-        way = (
-            "take another snapshot, or leave out its revision to have it used whatever was applied"
-        )
+        way = "take a newer snapshot, or leave out its revision, so that it is used in any case"
     else:
-        way = "leases change all the time, and others here, such as flatnet-sync, are faster"
-    module.warn("%s; that is left as it is; %s" % (outdated, way))
+        way = (
+            "leases change all the time, and another program here, such as flatnet-sync, is faster"
+        )
+    module.warn("%s; nothing was changed; %s" % (outdated, way))
     module.exit_json(
         changed=False,
         diff={"before": "", "after": ""},

@@ -355,7 +355,7 @@ def check(option):
         checks.number("ttl", option["ttl"], TTL_MIN, TTL_MAX)
     if option["state"] == "absent":
         if option["subnet"]:
-            raise InvalidInput("subnet: state absent releases whatever this host holds")
+            raise InvalidInput("subnet: goes with state=present only; absent releases every lease")
     elif option["bridge"]:
         checks.device("bridge", option["bridge"])
 

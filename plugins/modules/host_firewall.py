@@ -242,7 +242,7 @@ def file_steps(module, nft, confs, kept, rules):
             check(module, nft, path, firewall.nft_inlined(after, NFT_FILE, rules), wanted)
     if rules and not included:
         module.warn(
-            "nothing among %s defines the table inet filter: whoever loads it must include %s"
+            "none of %s defines the table inet filter; include %s in the file that does"
             % (", ".join(NFT_CONF), NFT_FILE)
         )
     own = [(NFT_FILE, kept, rules or None)]
@@ -258,8 +258,8 @@ def check(module, nft, path, text, wanted):
     except FirewallFailed as error:
         if wanted:
             raise FirewallFailed(
-                "%s stays as it is, since nft would not load it with the overlay's rules; mend "
-                "what it says of it first: %s" % (path, error)
+                "%s: nft would not load it with the overlay's rules: %s; nothing was changed; "
+                "mend the file first" % (path, error)
             ) from None
         # Without our line it is what it would be without us.
         module.warn("%s is not valid: %s" % (path, error))
@@ -288,8 +288,8 @@ def firewall_cmd(module, needs, present):
             return told(words, code, out, err)
         if present:
             raise FirewallFailed(
-                "this host's firewalld is older than 0.9 and cannot forward from zone to zone: "
-                "have the host run a newer one, or another firewall"
+                "this host's firewalld is older than 0.9 and cannot forward from zone to zone; "
+                "run a newer one, or another firewall"
             )
         return ""  # so there is nothing of it to take back
 
@@ -324,9 +324,10 @@ def refuse_to_lose(ask, wish, running, permanent):
         lost += ["ipset %s, entry %s" % (name, each) for each in entries if each not in kept]
     if lost:
         raise FirewallFailed(
-            "firewalld has to be reloaded once for the overlay's zones, which would lose settings "
-            "that are not permanent: %s%s. Keep them with firewall-cmd --runtime-to-permanent, or "
-            "give them up with firewall-cmd --reload, then run this again"
+            "firewalld has to be reloaded once for the overlay's zones; a reload would lose "
+            "settings that are not permanent: %s%s; keep them with firewall-cmd "
+            "--runtime-to-permanent, or give them up with firewall-cmd --reload; then run this "
+            "again"
             % ("; ".join(lost[:5]), "; and %d more" % (len(lost) - 5) if len(lost) > 5 else "")
         )
 

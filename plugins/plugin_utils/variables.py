@@ -268,15 +268,15 @@ def together(values: Values) -> list[str]:
     given = [name for name in EXCLUSIVE if values.get(name) is not None]
     found = []
     if len(given) > 1:
-        found.append("%s exclude each other: set one of them" % " and ".join(given))
+        found.append("%s exclude each other; set one of them" % " and ".join(given))
     for one, other in TOGETHER:
         if (values.get(one) is None) != (values.get(other) is None):
             there, missing = (one, other) if values.get(other) is None else (other, one)
-            found.append("%s is set and %s is not: they go together" % (there, missing))
+            found.append("%s is set and %s is not; set both, or neither" % (there, missing))
     if values.get(PREFIX + "lease_ttl") and values.get(PREFIX + "sync") == "none":
         found.append(
-            "flatnet_lease_ttl is set and flatnet_sync is none: nothing would renew the lease, "
-            "which runs out; take service or timer"
+            "flatnet_lease_ttl is set and flatnet_sync is none, so nothing would renew the lease, "
+            "and it would run out; set flatnet_sync to service or timer"
         )
     if values.get(PREFIX + "sync") == "timer":
         ttl, interval = (
@@ -285,7 +285,7 @@ def together(values: Values) -> list[str]:
         if 0 < ttl < 3 * (interval or INTERVAL):
             found.append(
                 "flatnet_lease_ttl is %g, and with flatnet_sync: timer the lease is renewed only "
-                "every %g seconds (flatnet_sync_interval), so it may run out; take %g or more"
+                "every %g seconds (flatnet_sync_interval), so it may run out; set it to %g or more"
                 % (ttl, interval or INTERVAL, 3 * (interval or INTERVAL))
             )
     return found
@@ -307,12 +307,12 @@ def of_the_fleet(fleet: Mapping[str, Values]) -> list[str]:
         if len(hosts) > 1:
             (one, first), (other, second) = list(hosts.items())[:2]
             found.append(
-                "%s is the network's, so one for all hosts; it is %s for %s, and %s for %s"
+                "%s belongs to the network, so all hosts need the same; it is %s for %s, %s for %s"
                 % (name, one, _names(first), other, _names(second))
             )
     for name in OF_ONE_HOST:
         found += [
-            "%s is a host's own, and %s is set for %s" % (name, value, _names(hosts))
+            "%s belongs to one host, but %s is set for %s" % (name, value, _names(hosts))
             for value, hosts in _by_value(name, fleet).items()
             if len(hosts) > 1
         ]

@@ -298,7 +298,7 @@ def test_another_length_of_subnets_moves_nobody_who_is_not_to_move(movable: t.An
             assert len(run.failures()) == 3
             for host in site.hosts:
                 message = run.failures()[host.name]
-                assert "has the ports pod" in message
+                assert "containers on its ports pod" in message
                 assert subnet(site, host).rpartition(".")[0] in message
         assert (etcd(site), site.kernel()) == (before, kernel)
     assert site.lost() == []

@@ -41,7 +41,7 @@ def test_a_clone_does_not_take_the_lease_of_a_machine_that_runs(
     first, clone, other = clones
     leases = programs.leases()
     clone.start()
-    wait(lambda: "cloned machine" in clone.errors())
+    wait(lambda: "clone of the other" in clone.errors())
     for each in (first, other):
         programs.saved(each)
         assert each.told("errors") == []
@@ -50,7 +50,7 @@ def test_a_clone_does_not_take_the_lease_of_a_machine_that_runs(
     before = first.dump()
     taken = first.own._replace(public_ip=clone.host.address)
     programs.join(taken)
-    wait(lambda: "cloned machine" in first.errors())
+    wait(lambda: "clone of the other" in first.errors())
     revision = programs.inside(programs.client.get, "x").revision
     programs.saved(first)
     assert first.dump() == before
@@ -77,7 +77,7 @@ def test_clones_that_do_not_see_each_other_end_their_fight(
             programs.saved(each)
         assert programs.leases() == leases
         assert programs.inside(programs.client.get, "x").revision == revision + 2
-        assert "a cloned machine?" in first.errors() + clone.errors()
+        assert "clone of the other" in first.errors() + clone.errors()
     finally:
         for each in (first, clone):
             each.host.exec(["nft", "delete", "table", "inet", "silent"], check=True)

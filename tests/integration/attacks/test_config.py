@@ -65,7 +65,10 @@ def told(program: Program) -> str:
         (config(kind="alloc"), "lease is for the backend vxlan, the network's is alloc"),
         (config(backend={"VNI": 7}), "lease is for VNI 1, the network's is 7"),
         (config(backend={"MTU": 9000}), "Backend.MTU 9000 of the network is more than"),
-        (config(EnableIPv6=True, IPv6Network="fd00:10::/48"), "the network has EnableIPv6"),
+        (
+            config(EnableIPv6=True, IPv6Network="fd00:10::/48"),
+            "the network's config has EnableIPv6",
+        ),
         (config("172.16.0.0/12", SubnetMin="172.16.0.0"), "is outside the network"),
         ("{", "is not usable"),
         ("[" * 5000, "is not usable"),

@@ -104,8 +104,8 @@ def test_a_folder_that_becomes_a_link(top: Path, theirs: Path) -> None:
         files.publish(str(theirs / "metrics/flatnet.prom"), b"x")
     assert caught.value.filename == str(theirs / "metrics/flatnet.prom")
     assert caught.value.strerror == (
-        "metrics, on the way there, is a symbolic link that another user may have placed; name "
-        "the folder that it leads to"
+        "metrics in its path is a symbolic link that another user may have placed; give the path "
+        "of the folder that the link leads to"
     )
     with pytest.raises(PermissionError):
         files.make_folder(str(theirs / "metrics/deeper"), 65534, 65534)
@@ -160,7 +160,7 @@ def test_links_of_roots_are_followed(top: Path) -> None:
 def test_what_we_read_back_is_not_kept_in_the_folder_of_others(top: Path, theirs: Path) -> None:
     """A local user could put another state or other settings in the place of root's."""
     for path, text in (
-        (theirs / "state", "its folder belongs to user 65534, who could put another file"),
+        (theirs / "state", "its folder belongs to user 65534, so another user could replace"),
         (top / "open/state", "its folder lets everybody write"),
     ):
         path.parent.mkdir(exist_ok=True)

@@ -97,8 +97,8 @@ def test_a_user_is_made_while_a_package_is_installed(etc: Path) -> None:
 def test_who_holds_it_for_too_long_is_named(etc: Path) -> None:
     """The same, and it never ends: one sentence after a bounded time."""
     pid, told = make_a_user(etc, "group", seconds=120, patience=1)
-    assert told.startswith("HostBusy useradd: cannot lock /etc/group; try again later, for 1 sec")
-    assert told.endswith(f"process {pid} ({_COMM}) holds the lock: wait for it, or end it")
+    assert told.startswith("HostBusy useradd: cannot lock /etc/group; try again later (for 1 sec")
+    assert told.endswith(f"process {pid} ({_COMM}) holds the lock; wait for it, or end it")
 
 
 def test_whoever_locks_as_libc_does_is_named(

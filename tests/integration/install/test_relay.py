@@ -544,7 +544,7 @@ def test_leases_that_do_not_fit_change_nothing(lab: Lab, leased: Relay) -> None:
     leased.make()
     before = leased.files()
     other = leased.attempt(subnet="10.5.201.0/24")
-    assert other["msg"].startswith("subnet: it is 10.5.201.0/24 here, and 10.5.")
+    assert other["msg"].startswith("subnet: 10.5.201.0/24 is given, but etcd has 10.5.")
     assert "lease of this host" in leased.attempt(public_ip="172.21.0.78", host_id="x")["msg"]
     assert "etcd" in leased.attempt(etcd_endpoints=["http://127.0.0.1:1"])["msg"]
     for key in lab.etcd.get_prefix("/coreos.com/network/subnets/"):
@@ -650,13 +650,13 @@ def test_the_package_stays_for_as_long_as_one_needs_it(running: Relay, sync: Syn
     [
         ("name", "a name too long for it", "name: "),
         ("network", "10.5.0.1/16", "network: '10.5.0.1/16' is not a prefix; did you mean"),
-        ("network", "fd00::/48", "network: fd00::/48 is not of IPv4"),
-        ("network", None, "network: it has to be given"),
+        ("network", "fd00::/48", "network: fd00::/48 is not an IPv4 network"),
+        ("network", None, "network: is required"),
         ("subnet", "10.6.1.0/24", "subnet: 10.6.1.0/24 is not in the network 10.5.0.0/16"),
         ("subnet", "here", "subnet: 'here' is not a prefix"),
         ("address", "10.5.2.0", "address: 10.5.2.0 is not in the subnet 10.5.1.0/24"),
-        ("subnet", None, "subnet: it has to be given"),
-        ("listen", None, "listen: it has to be given"),
+        ("subnet", None, "subnet: is required"),
+        ("listen", None, "listen: is required"),
         ("listen", "10.5.2.1", "listen: 10.5.2.1 is in the overlay's network"),
         (
             "listen",
@@ -675,11 +675,15 @@ def test_the_package_stays_for_as_long_as_one_needs_it(running: Relay, sync: Syn
         ("prefix", "usr", "prefix: usr is not an absolute path"),
         ("python", "/no/python", "python: /no/python is not"),
         ("unit", "[Service]", "unit: it has to say User=flatnet-relay"),
-        ("from_leases", True, "from_leases: the table is given already"),
+        ("from_leases", True, "from_leases: the option table is given too"),
         ("table", [{"subnet": "10.5.1.0/25", "address": "192.0.2.1"}], "table[0].subnet: "),
         ("table", [{"subnet": "10.6.1.0/24", "address": "192.0.2.1"}], "is not in the network"),
         ("table", [{"subnet": "10.5.2.0/24", "address": "10.5.2.1"}], "table[0].address: "),
-        ("table", [{"subnet": "10.5.2.0/24", "address": "172.21.0.11"}], "no peer's address"),
+        (
+            "table",
+            [{"subnet": "10.5.2.0/24", "address": "172.21.0.11"}],
+            "be a peer's address",
+        ),
         ("table", [{"subnet": "10.5.2.0/24", "address": "192.0.2.1", "vector": 9}], "vector: 9"),
         ("table", [{"subnet": "10.5.2.0/24", "address": "192.0.2.1"}] * 2, "192.0.2.1's already"),
     ],

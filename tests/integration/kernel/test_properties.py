@@ -383,7 +383,7 @@ def test_what_the_kernel_acknowledges_without_doing_it_is_noticed(kernel: Kernel
         have = kernel.fdb(VTEP)
         return tuple(Change(None, entry) for entry in (one, two) if entry not in have)
 
-    with pytest.raises(KernelError, match=r"acknowledged all 1 changes, but 1 things are not"):
+    with pytest.raises(KernelError, match=r"acknowledged all 1 changes, but 1 objects are not"):
         kernel.converge(both, check_mode=False)
 
 

@@ -128,12 +128,17 @@ def test_leases_are_not_left_outside_the_network(overlay: Overlay) -> None:
     overlay.put_lease("10.5.95.0/24", vxlan_lease("192.0.2.8", "4a:be:f1:a6:ee:c3"))
     overlay.put_lease("10.7.95.0/24", vxlan_lease("192.0.2.9", "4a:be:f1:a6:ee:c4"))
     for network in ("10.6.0.0/16", "10.5.0.0/18"):
-        text = "network: %s would leave leases outside: there are 2, " % network
+        text = "network: %s would leave leases outside (there are 2: " % network
         text += "10.5.94.0/24 of 192.0.2.7"
         for force, move in ((False, False), (True, False), (False, True)):
             more = {**GOOD, "network": network, "force": force, "move": move}
             overlay.refused(MODULE, text, "set force and move", **more)
-    overlay.refused(MODULE, "cannot be removed: there are 3", "set force", state="absent")
+    overlay.refused(
+        MODULE,
+        "cannot be removed, since hosts hold leases (there are 3",
+        "set force",
+        state="absent",
+    )
     # What is outside already is no reason not to change what has nothing to do with it.
     overlay.converge(MODULE, **{**GOOD, "network": "10.0.0.0/8", "subnet_len": 24})
 
@@ -206,7 +211,7 @@ def test_every_bad_option_is_named_and_nothing_is_written(overlay: Overlay) -> N
         ("network", "0.0.0.0/0", "cannot carry an overlay"),
         ("network", "127.0.0.0/8", "cannot carry an overlay"),
         ("network", "224.0.0.0/8", "cannot carry an overlay"),
-        ("network", "10.5.0.0/29", "smaller than /28"),
+        ("network", "10.5.0.0/29", "use a /28"),
         ("subnet_len", "many", "unable to convert to int"),
         ("subnet_len", 31, "longer than /30"),
         ("subnet_len", 17, "fewer than 4 subnets"),
@@ -262,7 +267,7 @@ def test_every_bad_option_is_named_and_nothing_is_written(overlay: Overlay) -> N
         "alloc": {"port": 8285, "mtu": 1400},
     }.items():
         backend = {"type": kind}
-        text = "the %s backend has none" % kind
+        text = "the %s backend has no such field" % kind
         overlay.each_refused(
             MODULE,
             {"network": "10.5.0.0/16", "backend": backend},

@@ -267,7 +267,7 @@ def test_a_flannelds_lease_is_adopted_and_another_hosts_refused(overlay: Overlay
     message = overlay.refused(MODULE, host=two, public_ip="172.21.0.11")
     for text in ("public IP 172.21.0.11 of host2", "host1 (172.21.0.11)", "takeover"):
         assert text in message
-    overlay.refused(MODULE, "cloned", host=two, host_id=identity(overlay.host))
+    overlay.refused(MODULE, "a clone of", host=two, host_id=identity(overlay.host))
     done = overlay.converge(MODULE, host=two, public_ip="172.21.0.11", takeover=True)
     assert done["lease"]["subnet"] == "10.5.7.0/24"
     assert 'Hostname":"host1' in done["diff"]["before"]

@@ -385,7 +385,7 @@ def test_takeover_by_a_host_that_has_a_lease_ends_the_other_hosts(fleet: Fleet) 
 def test_a_cloned_machine_is_refused(fleet: Fleet) -> None:
     fleet.acquire(host(1))
     clone = host(2, host_id=host(1).host_id)
-    with pytest.raises(DuplicateHostID, match="cloned"):
+    with pytest.raises(DuplicateHostID, match="a clone of"):
         fleet.acquire(clone)
     assert len(fleet.leases()) == 1
 

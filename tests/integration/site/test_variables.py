@@ -182,7 +182,7 @@ def test_a_limit_that_leaves_some_is_none(play: Play) -> None:
         (["-e", "flatnet_remove=switch1"], "'switch1' names switch1, not in the group flatnet"),
         (
             ["-e", "flatnet_remove=host1", "-l", "host2"],
-            "--limit leaves no host that 'host1' names",
+            "--limit leaves out what 'host1' names",
         ),
     ],
     ids=str,

@@ -199,9 +199,9 @@ def test_users_can_ask_for_it(pigeon: NetworkConfig) -> None:
     backend = {**dict.fromkeys(spec), "type": "pigeon", "flock": 3}
     asked = {**given, "network": "10.5.0.0/16", "backend": backend}
     assert flannel_network.wanted(asked) == pigeon
-    with pytest.raises(InvalidInput, match=r"backend\.vni: the pigeon backend has none"):
+    with pytest.raises(InvalidInput, match=r"backend\.vni: the pigeon backend has no such field"):
         flannel_network.wanted({**asked, "backend": {**backend, "vni": 1}})
-    with pytest.raises(InvalidInput, match=r"backend\.flock: the vxlan backend has none"):
+    with pytest.raises(InvalidInput, match=r"backend\.flock: the vxlan backend has no such field"):
         flannel_network.wanted({**asked, "backend": {**backend, "type": "vxlan"}})
 
 

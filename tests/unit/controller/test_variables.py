@@ -175,8 +175,8 @@ def never(host: str, name: str) -> t.Any:
         (values(install_packages="perhaps"), "flatnet_install_packages"),
         (values(lease_ttl=600, sync="none"), "nothing would renew"),
         (values(lease_ttl=4), "flatnet_lease_ttl: 4 is not from 5"),
-        (values(lease_ttl=100, sync="timer"), "take 180 or more"),
-        (values(lease_ttl="600", sync="timer", sync_interval="300"), "take 900 or more"),
+        (values(lease_ttl=100, sync="timer"), "set it to 180 or more"),
+        (values(lease_ttl="600", sync="timer", sync_interval="300"), "set it to 900 or more"),
         (values(sync_prefix="/opt/our programs"), "has ' ' in it"),
         (values(sync_state_file="/var/lib/%n"), "has '%' in it"),
     ],
@@ -222,7 +222,7 @@ def test_what_belongs_to_one_host_or_to_all_is_told() -> None:
         "host3": values(network="10.5.0.0/16", public_ip="192.0.2.3"),
     }
     network, address = variables.check(KNOWN, fleet, never)
-    assert "flatnet_network is the network's" in network
+    assert "flatnet_network belongs to the network" in network
     assert "10.6.0.0/16" in network
     assert "host1, host2" in address
 
@@ -233,7 +233,7 @@ def test_templates_are_evaluated_for_each_host() -> None:
     def evaluate(host: str, name: str) -> t.Any:
         asked.append((host, name))
         if host == "host3":
-            raise ValueError("it cannot be evaluated: 'x' is undefined")
+            raise ValueError("cannot be evaluated: 'x' is undefined")
         return {"host1": "service", "host2": "servcie"}[host]
 
     fleet = {
@@ -243,7 +243,7 @@ def test_templates_are_evaluated_for_each_host() -> None:
     chosen, undefined = variables.check(KNOWN, fleet, evaluate)
     assert asked == [("host%d" % each, "flatnet_sync") for each in (1, 2, 3)]
     assert chosen.endswith("got: servcie (host2)")
-    assert undefined == "flatnet_sync: it cannot be evaluated: 'x' is undefined (host3)"
+    assert undefined == "flatnet_sync: cannot be evaluated: 'x' is undefined (host3)"
 
 
 def test_many_hosts_are_named_by_the_first_few() -> None:

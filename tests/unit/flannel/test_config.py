@@ -167,7 +167,7 @@ IPV6 = {"EnableIPv6": True, "IPv6Network": "fd00:10::/48"}
     ("fields", "field", "words"),
     [
         # flannel's own rules
-        ({"Network": "10.5.0.0/29"}, "Network", "smaller than /28"),
+        ({"Network": "10.5.0.0/29"}, "Network", "use a /28"),
         ({"Network": "10.5.0.0/24", "SubnetLen": 31}, "SubnetLen", "longer than /30"),
         ({"SubnetLen": 17}, "SubnetLen", "use 18 or more"),
         ({"SubnetLen": 16}, "SubnetLen", "use 18 or more"),
@@ -176,7 +176,11 @@ IPV6 = {"EnableIPv6": True, "IPv6Network": "fd00:10::/48"}
         ({"SubnetMax": "10.6.0.0"}, "SubnetMax", "outside 10.5.0.0/16"),
         ({"SubnetMin": "10.5.1.128"}, "SubnetMin", "first address of a /24"),
         ({"SubnetMax": "10.5.1.1"}, "SubnetMax", "first address of a /24"),
-        ({**IPV6, "IPv6Network": "fd00:10::/125"}, "IPv6Network", "smaller than /124"),
+        (
+            {**IPV6, "IPv6Network": "fd00:10::/125"},
+            "IPv6Network",
+            "use a /124",
+        ),
         ({**IPV6, "IPv6SubnetLen": 127}, "IPv6SubnetLen", "longer than /126"),
         ({**IPV6, "IPv6SubnetLen": 49}, "IPv6SubnetLen", "use 50 or more"),
         ({**IPV6, "IPv6SubnetMin": "fd00:11::"}, "IPv6SubnetMin", "outside fd00:10::/48"),

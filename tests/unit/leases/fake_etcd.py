@@ -96,7 +96,7 @@ class FakeEtcd:
 
     def lease_time_to_live(self, lease: int) -> EtcdLease:
         if lease not in self.etcd_leases:
-            raise EtcdLeaseNotFound("The etcd lease %x is expired or revoked." % lease)
+            raise EtcdLeaseNotFound("the etcd lease %x has expired or was revoked" % lease)
         return EtcdLease(lease, self.etcd_leases[lease], self.etcd_leases[lease])
 
     def lease_revoke(self, lease: int) -> bool:
@@ -128,7 +128,7 @@ class FakeEtcd:
                 del self.keys[op.key]
             return int(before is not None)
         if op.lease and op.lease not in self.etcd_leases:
-            raise EtcdLeaseNotFound("The etcd lease %x is expired or revoked." % op.lease)
+            raise EtcdLeaseNotFound("the etcd lease %x has expired or was revoked" % op.lease)
         created = before.create_revision if before else self.revision
         version = before.version + 1 if before else 1
         changed.append(op.key)

@@ -117,7 +117,7 @@ def test_a_lease_that_may_not_be_used_is_told_of(running: World) -> None:
     unused = running.status()["unused"]
     assert len(unused) == 2
     assert "this host's own subnet" in unused[0]
-    assert "one of this host's" in unused[1]
+    assert "is an address of this host" in unused[1]
 
 
 # --- values that are no lease ---------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_config_that_had_to_wait_is_looked_at_again(running: World) -> None:
     """An MTU that does not fit the underlay, until somebody raises that."""
     running.etcd.put_config(VXLAN.replace('"vxlan"', '"vxlan","MTU":9000'))
     running.list()
-    assert "more than the 1500 of eth0" in running.error("config")
+    assert "more than 1500, the MTU of eth0" in running.error("config")
     running.kernel.put(Link("eth0", "", 9000, "02:00:00:ff:00:01"))
     running.agent.check("drift")
     assert running.error("config") == ""

@@ -93,7 +93,7 @@ def test_a_clone_of_this_host_gets_no_lease(tmp_path: Path) -> None:
     """Without one of before there is nothing to go on with."""
     with world(tmp_path, own=False) as host:
         host.etcd.put_lease(OWN._replace(public_ip="172.21.0.66", hostname="original"))
-        with pytest.raises(DuplicateHostID, match="cloned"):
+        with pytest.raises(DuplicateHostID, match="a clone of"):
             host.list()
         assert host.kernel.batches == []
 

@@ -214,7 +214,7 @@ class EtcdClient:
             if time.monotonic() > until:
                 raise EtcdTimeout(
                     f"etcd takes too long to list what is below {prefix}: {len(pages.kvs)} of "
-                    f"{pages.count} keys so far. {EtcdTimeout.advice}"
+                    f"{pages.count} keys so far; {EtcdTimeout.advice}"
                 )
             body["revision"] = str(revision)
             pages.add(self._read("/v3/kv/range", body, Range.parse))
@@ -330,7 +330,7 @@ def _alive(lease: int) -> Callable[[dict[str, Any]], Lease]:
     def parse(answer: dict[str, Any]) -> Lease:
         found = _lease(answer)
         if found.ttl <= 0:
-            raise EtcdLeaseNotFound(f"The etcd lease {lease:x} is expired or revoked.")
+            raise EtcdLeaseNotFound(f"the etcd lease {lease:x} has expired or was revoked")
         return found
 
     return parse

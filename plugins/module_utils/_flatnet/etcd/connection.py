@@ -85,7 +85,7 @@ class Connection:
                 if size > MAX_ANSWER:
                     raise EtcdAnswerTooLarge(
                         f"etcd at {self.endpoint.url} answers with more than "
-                        f"{MAX_ANSWER >> 20} MiB at once.",
+                        f"{MAX_ANSWER >> 20} MiB at once",
                         maybe_applied=request.write,
                     )
         except BaseException:
@@ -161,7 +161,7 @@ class Connection:
             return answer.feed(sock.recv(RECEIVE))
         except (socket.timeout, BlockingIOError, ssl.SSLWantReadError) as error:
             if error.errno == errno.ETIMEDOUT:
-                raise Failed(EtcdUnreachable, "its host is gone") from None
+                raise Failed(EtcdUnreachable, "its host does not answer any more") from None
             return None
         except BadHttp as error:
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
@@ -238,7 +238,7 @@ class Connection:
             return Failed(EtcdBadCertificate, _why_not_verified(error, self.endpoint.host))
         if isinstance(error, socket.timeout):
             if opening:
-                return Failed(EtcdUnreachable, "the connection is not answered in time")
+                return Failed(EtcdUnreachable, "nobody answers the connection in time")
             return Failed(EtcdTimeout, "no answer in time", sent)
         if not sent and not opening and self.endpoint.tls:
             error = self._alert_behind(error, deadline)
@@ -248,8 +248,8 @@ class Connection:
                 # With TLS 1.3 the server judges the client's certificate after the handshake.
                 return Failed(
                     EtcdBadCertificate,
-                    "the server does not accept this client's certificate, or wants one "
-                    f"({reason.lower().replace('_', ' ')}): give an etcd_cert_file signed by "
+                    "the server wants a client certificate, or does not accept the one given "
+                    f"({reason.lower().replace('_', ' ')}); give an etcd_cert_file signed by "
                     "the CA that etcd trusts, and its etcd_key_file",
                 )
             why = f"TLS failed ({reason})"
@@ -285,12 +285,12 @@ def _remaining(deadline: float) -> float:
 
 def _why_not_verified(error: ssl.SSLCertVerificationError, host: str) -> str:
     if error.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
-        return f"the server's certificate is not for {host}: use a name or address that is in it"
+        return f"the server's certificate is not for {host}; use a name or address that is in it"
     if error.verify_code == _EXPIRED:
-        return "the server's certificate has expired: renew it, or correct this host's clock"
+        return "the server's certificate has expired; renew it, or correct this host's clock"
     if error.verify_code == _NOT_YET_VALID:
-        return "the server's certificate is not valid yet: compare the clocks"
+        return "the server's certificate is not valid yet; compare the clocks of both hosts"
     return (
         f"the server's certificate is not signed by a CA that is trusted here "
-        f"({error.verify_message}): give etcd's CA as etcd_ca_file"
+        f"({error.verify_message}); give etcd's CA as etcd_ca_file"
     )

@@ -30,7 +30,7 @@ _CODE_NAMES = (
 
 # etcd's longest reasons are of some 200 characters.
 MAX_REASON = 500
-READ_AGAIN = "The change may have been applied all the same: read again before repeating it."
+READ_AGAIN = "the change may have been applied all the same; read again before repeating it"
 
 
 class EtcdError(FlatnetError):
@@ -42,7 +42,7 @@ class EtcdError(FlatnetError):
     advice = ""
 
     def __init__(self, message: str, maybe_applied: bool = False) -> None:
-        super().__init__(f"{message} {READ_AGAIN}" if maybe_applied else message)
+        super().__init__(f"{message}; {READ_AGAIN}" if maybe_applied else message)
         self.maybe_applied = maybe_applied
 
 
@@ -58,22 +58,22 @@ class EtcdUnreachable(EtcdError):
     """No endpoint could be reached, or the connection broke."""
 
     advice = (
-        "Check that etcd runs there, that the endpoints are right and that no firewall is between."
+        "check that etcd runs there, that the endpoints are right and that no firewall is between"
     )
 
 
 class EtcdTimeout(EtcdError):
     """Connected, but no answer in time."""
 
-    advice = "Check the load of that etcd and of its disk, or raise the timeout."
+    advice = "check the load of that etcd and of its disk, or raise the timeout"
 
 
 class EtcdNoQuorum(EtcdError):
     """The member answers, but has no leader: most of the cluster's members are down or cut off."""
 
     advice = (
-        "Most members of the etcd cluster must be up and reach each other: "
-        "see 'etcdctl endpoint status --cluster'."
+        "most members of the etcd cluster must run and reach each other; "
+        "'etcdctl endpoint status --cluster' shows which do"
     )
 
 
@@ -84,11 +84,11 @@ class EtcdBadCertificate(EtcdError):
 class EtcdBadAnswer(EtcdError):
     """What answers is not etcd's JSON gateway."""
 
-    advice = "Check host and port: etcd 3.4 or later answers here with JSON."
+    advice = "check host and port; etcd 3.4 or later answers there with JSON"
 
 
 class EtcdAnswerTooLarge(EtcdBadAnswer):
-    """More than this client takes in at once."""
+    """An answer is larger than this client takes."""
 
 
 class EtcdAuthFailed(EtcdError):
@@ -96,7 +96,7 @@ class EtcdAuthFailed(EtcdError):
 
 
 class EtcdPermissionDenied(EtcdError):
-    """The user is known and may not do this."""
+    """etcd knows the user, who may not do this."""
 
 
 class EtcdCompacted(EtcdError):
@@ -125,10 +125,10 @@ class EtcdRequestError(EtcdError):
 
 
 class Failed(Exception):
-    """One endpoint failed in a way that another may not. Never leaves the client.
+    """One endpoint failed, and another one may not. This error never leaves the client.
 
-    sent: the whole request was handed over, so that a write may have taken effect.
-    stale: the connection had been idle, and closed before anything came back.
+    sent: the whole request was handed over, so a write may have taken effect.
+    stale: the connection had been idle, and was closed before anything came back.
     """
 
     def __init__(
@@ -203,21 +203,25 @@ def refused(refusal: Refusal, url: str, user: str, write: bool) -> Exception:
     if code == DENIED:
         who = f"user {user!r}" if user else "an anonymous client"
         return EtcdPermissionDenied(
-            f"etcd at {url} does not permit this to {who}: {reason}. "
-            "Grant the user's role readwrite on the keys of the prefix."
+            f"etcd at {url} does not permit this to {who}: {reason}; "
+            "grant the user's role readwrite on the keys of the prefix"
         )
     if "user name is empty" in text:
-        return EtcdAuthFailed(f"etcd at {url} wants a user and a password, and none are given.")
+        return EtcdAuthFailed(
+            f"etcd at {url} wants a user and a password, and none are given; "
+            "set etcd_username and etcd_password"
+        )
     if code == UNAUTHENTICATED or "authentication failed" in text:
         return EtcdAuthFailed(
-            f"etcd at {url} does not accept the password of user {user!r}: {reason}."
+            f"etcd at {url} does not accept the password of user {user!r}: {reason}; "
+            "check etcd_username and etcd_password"
         )
     if "required revision has been compacted" in text:
-        return EtcdCompacted(f"etcd at {url} no longer holds that revision: {reason}.")
+        return EtcdCompacted(f"etcd at {url} no longer holds that revision: {reason}")
     if "requested lease not found" in text:
-        return EtcdLeaseNotFound(f"etcd at {url}: the etcd lease is expired or revoked.")
+        return EtcdLeaseNotFound(f"etcd at {url}: the etcd lease has expired or was revoked")
     return EtcdRequestError(
-        f"etcd at {url} refused the request: {reason} (code {code}).",
+        f"etcd at {url} refused the request: {reason} (code {code})",
         code,
         reason,
         maybe_applied=write and code in _FATE_UNKNOWN,
@@ -225,7 +229,8 @@ def refused(refusal: Refusal, url: str, user: str, write: bool) -> Exception:
 
 
 def exhausted(failures: Sequence[tuple[str, Failed]], maybe_applied: bool = False) -> EtcdError:
-    """The error when no endpoint did it. Of several kinds, the one that says most names it."""
+    """The error when every endpoint failed. If they failed in several ways, the error is of the
+    kind that says most."""
     kinds = [failure.kind for _url, failure in failures]
     order = (EtcdNoQuorum, EtcdBadCertificate, EtcdBadAnswer, EtcdTimeout, EtcdUnreachable)
     kind = next(each for each in order if each in kinds)
@@ -233,8 +238,9 @@ def exhausted(failures: Sequence[tuple[str, Failed]], maybe_applied: bool = Fals
     summary = {
         EtcdNoQuorum: "etcd has no quorum",
         EtcdBadCertificate: "TLS to etcd failed",
-        EtcdBadAnswer: "This is not etcd",
+        EtcdBadAnswer: "this is not etcd",
         EtcdTimeout: "etcd does not answer in time",
         EtcdUnreachable: "etcd cannot be reached",
     }[kind]
-    return kind(f"{summary}: {'; '.join(reasons)}. {kind.advice}".rstrip(), maybe_applied)
+    told = [f"{summary}: {reasons[0]}", *reasons[1:], kind.advice]
+    return kind("; ".join(filter(None, told)), maybe_applied)

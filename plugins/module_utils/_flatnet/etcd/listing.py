@@ -43,7 +43,7 @@ class Pages:
             self.count, self.revision, self.cluster = page.count, page.revision, page.cluster
         elif page.cluster != self.cluster:
             raise EtcdBadAnswer(
-                "The endpoints belong to different etcd clusters (%x and %x): give those of one."
+                "the endpoints belong to different etcd clusters (%x and %x); give those of one"
                 % (self.cluster, page.cluster)
             )
         left = self.count - len(self.kvs)
@@ -57,7 +57,7 @@ class Pages:
             self._size += len(key) + len(entry.value)
         if self._size > MAX_LISTING:
             raise EtcdBadAnswer(
-                "etcd holds more than %d MiB below %s: remove what does not belong there."
+                "etcd holds more than %d MiB below %s; remove what does not belong there"
                 % (MAX_LISTING >> 20, self._prefix)
             )
         self.kvs += page.kvs
@@ -65,4 +65,4 @@ class Pages:
 
     @staticmethod
     def _not_etcds(why: str) -> EtcdBadAnswer:
-        return EtcdBadAnswer("This is not etcd: a page of a list has %s." % why)
+        return EtcdBadAnswer("this is not etcd: a page of a list has %s" % why)

@@ -33,22 +33,22 @@ def parse_endpoint(url: object) -> Endpoint:
     def wrong(why: str, shown: object = url) -> EtcdInvalidOption:
         return EtcdInvalidOption(
             "etcd_endpoints",
-            f"etcd_endpoints: {shown!r}: {why}. Write http://HOST:PORT or https://HOST:PORT, "
-            "for example http://192.0.2.1:2379.",
+            f"etcd_endpoints: {shown!r} {why}; write http://HOST:PORT or https://HOST:PORT, "
+            "for example http://192.0.2.1:2379",
         )
 
     if not isinstance(url, str):
         raise wrong("is not text")
     if "@" in url:
         # Not shown, since there is a password in it.
-        raise wrong("has a user or password in it, which go into options of their own", "…")
+        raise wrong("has a user or password in it; use etcd_username and etcd_password", "…")
     if any(c.isspace() or not c.isprintable() for c in url):
         raise wrong("has a blank or a control character in it")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise wrong(str(error)) from None
+        raise wrong(f"is not a URL ({error})") from None
     if parts.scheme not in ("http", "https"):
         raise wrong("does not begin with http:// or https://")
     if not host:
@@ -68,9 +68,7 @@ def parse_endpoint(url: object) -> Endpoint:
 def parse_endpoints(urls: object) -> list[Endpoint]:
     """At least one; the same one twice counts once."""
     if not isinstance(urls, (list, tuple)) or not urls:
-        raise EtcdInvalidOption(
-            "etcd_endpoints", "etcd_endpoints: a list of at least one URL is needed."
-        )
+        raise EtcdInvalidOption("etcd_endpoints", "etcd_endpoints: give a list of at least one URL")
     return list(dict.fromkeys(parse_endpoint(url) for url in urls))
 
 
@@ -78,16 +76,20 @@ def check_timeout(timeout: object) -> float:
     number = timeout if isinstance(timeout, (int, float)) else math.nan
     if isinstance(timeout, bool) or not 0 < number < 86400:
         raise EtcdInvalidOption(
-            "etcd_timeout", f"etcd_timeout: {timeout!r} is not a number of seconds > 0."
+            "etcd_timeout", f"etcd_timeout: {timeout!r} is not a number of seconds above 0"
         )
     return float(number)
 
 
 def check_user(username: str | None, password: str | None) -> None:
     if password and not username:
-        raise EtcdInvalidOption("etcd_username", "etcd_password is given without etcd_username.")
+        raise EtcdInvalidOption(
+            "etcd_username", "etcd_password is given without etcd_username; give both"
+        )
     if username and not password:
-        raise EtcdInvalidOption("etcd_password", "etcd_username is given without etcd_password.")
+        raise EtcdInvalidOption(
+            "etcd_password", "etcd_username is given without etcd_password; give both"
+        )
 
 
 def tls_context(
@@ -105,11 +107,13 @@ def tls_context(
         given = [option for option, path in files.items() if path]
         if given and not endpoint.tls:
             raise EtcdInvalidOption(
-                given[0], f"{given[0]} is given, but endpoint {endpoint.url} is not https."
+                given[0],
+                f"{given[0]} is given, but endpoint {endpoint.url} is not https; "
+                f"use https, or leave {given[0]} out",
             )
     for option, other in (("etcd_cert_file", "etcd_key_file"), ("etcd_key_file", "etcd_cert_file")):
         if files[option] and not files[other]:
-            raise EtcdInvalidOption(other, f"{option} is given without {other}.")
+            raise EtcdInvalidOption(other, f"{option} is given without {other}; give both")
     if not any(endpoint.tls for endpoint in endpoints):
         return None
     for endpoint in endpoints:
@@ -117,7 +121,7 @@ def tls_context(
             # Whoever can hold up the others would have all that goes over it, the password as well.
             raise EtcdInvalidOption(
                 "etcd_endpoints",
-                f"etcd_endpoints: {endpoint.url} is not https, as others are: use one for all.",
+                f"etcd_endpoints: {endpoint.url} is not https, but others are; use one for all",
             )
 
     for option, path in files.items():
@@ -129,7 +133,7 @@ def tls_context(
         try:
             context.load_verify_locations(cafile=ca_file)
         except ssl.SSLError:
-            raise EtcdBadCertificate(f"etcd_ca_file {ca_file} holds no PEM certificate.") from None
+            raise EtcdBadCertificate(f"etcd_ca_file {ca_file} holds no PEM certificate") from None
     else:
         context.load_default_certs()
     if cert_file and key_file:
@@ -143,21 +147,21 @@ def _check_readable(option: str, path: str) -> None:
             stream.read(1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise EtcdBadCertificate(f"{option} {path} cannot be read: {why}.") from None
+        raise EtcdBadCertificate(f"{option} {path} cannot be read: {why}") from None
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
     def no_passphrase() -> str:
         # Without this OpenSSL would ask on the terminal.
         raise EtcdBadCertificate(
-            f"etcd_key_file {key_file} is encrypted: it must have no passphrase."
+            f"etcd_key_file {key_file} is encrypted; it must have no passphrase"
         )
 
     try:
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            why = f"etcd_key_file {key_file} is not the key of etcd_cert_file {cert_file}."
+            why = f"etcd_key_file {key_file} is not the key of etcd_cert_file {cert_file}"
         else:
-            why = f"etcd_cert_file {cert_file} or etcd_key_file {key_file} is not PEM."
+            why = f"etcd_cert_file {cert_file} or etcd_key_file {key_file} is not PEM"
         raise EtcdBadCertificate(why) from None

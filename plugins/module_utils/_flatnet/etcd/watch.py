@@ -94,7 +94,7 @@ class Watch:
     def fileno(self) -> int:
         sock = self._connection.sock
         if self._closed or sock is None:
-            raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
+            raise EtcdWatchClosed(f"the watch at {self.endpoint} is closed")
         return sock.fileno()
 
     @property
@@ -114,7 +114,7 @@ class Watch:
             deadline = None if timeout is None else time.monotonic() + timeout
             while self._closed or not self._ready:
                 if self._closed:
-                    raise EtcdWatchClosed(f"The watch at {self.endpoint} is closed.")
+                    raise EtcdWatchClosed(f"the watch at {self.endpoint} is closed")
                 if self._end is not None:
                     raise self._end
                 wait = None if deadline is None else max(deadline - time.monotonic(), 0)
@@ -244,7 +244,7 @@ class Watch:
             compacted = whole_number(result["compact_revision"])
             raise EtcdCompacted(
                 f"etcd at {self.endpoint} no longer holds the revisions before {compacted} "
-                "that the watch asked for: list again.",
+                "that the watch asked for; list again",
                 compacted,
             )
         self._fragments += [Event.parse(each) for each in result.get("events", ())]

@@ -58,7 +58,7 @@ def choose(
     if len(used | own) >= size:
         ways = ["widen SubnetMin and SubnetMax"]
         if own - used:
-            ways.insert(0, "have this host's own networks elsewhere")
+            ways.insert(0, "give this host's own networks other addresses")
         if used and len(own) < size:
             ways.insert(0, "release leases of hosts that are gone")
         raise SubnetExhausted(

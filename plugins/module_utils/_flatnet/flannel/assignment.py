@@ -115,8 +115,9 @@ def decide(
     """
     if config.ipv6:
         raise DualStackUnsupported(
-            "the network has EnableIPv6 (%s): this version provisions IPv4 only, and an IPv4-only "
-            "lease in a dual-stack network would confuse flanneld peers" % config.ipv6.network
+            "the network's config has EnableIPv6 (%s), and this version leases IPv4 subnets only; "
+            "a lease without IPv6 would confuse flanneld peers, so nothing was changed"
+            % config.ipv6.network
         )
     current, notes = _current_leases(config, leases, host, wish)
     own = current[0] if current else None
@@ -182,22 +183,22 @@ def _current_leases(
         clone = clones[0]
         if not mine:
             raise DuplicateHostID(
-                "host id %s of %s is also that of %s, which holds the lease %s: a cloned "
-                "machine? give this one a machine-id of its own, or set %s if it is the same "
-                "machine under a new name and address"
+                "host id %s of %s is also that of %s, which holds the lease %s; if one machine is "
+                "a clone of the other, give this one a machine-id of its own; if it is the same "
+                "machine with a new name and address, set %s"
                 % (host.host_id, host, clone.owner, clone.subnet, option("takeover"))
             )
         notes.append(
-            "the lease %s of %s records the host id of %s too: a cloned machine? %s keeps its own "
-            "lease" % (clone.subnet, clone.owner, host, host.hostname)
+            "the lease %s of %s records the host id of %s too; one machine may be a clone of the "
+            "other; %s keeps its own lease" % (clone.subnet, clone.owner, host, host.hostname)
         )
     if others and not wish.takeover:
         other = others[0]
         if not any(lease.public_ip == host.public_ip for lease in mine):
             raise DuplicatePublicIP(
                 "public IP %s of %s is also that of %s (host id %s), which holds the lease "
-                "%s; two hosts cannot share one address: correct it on one of them, or set %s if "
-                "this host replaces the other"
+                "%s; correct the address of one of the two, or set %s if this host replaces the "
+                "other"
                 % (
                     host.public_ip,
                     host,
@@ -209,7 +210,7 @@ def _current_leases(
             )
         notes.append(
             "the lease %s of %s (host id %s) records the public IP %s of %s too; two hosts cannot "
-            "share one address: %s keeps its own lease"
+            "share one address; %s keeps its own lease"
             % (other.subnet, other.owner, other.host_id, host.public_ip, host, host.hostname)
         )
 
@@ -263,8 +264,8 @@ def _subnet(
         wanted = allocation.require_free(pool, others, wish.subnet)
         if tied and wanted != own.subnet:
             raise LeaseWouldMove(
-                "%s: %s holds the lease of %s, and would move to %s; containers with addresses of "
-                "the former are cut off by that, so it has to be asked for: set %s"
+                "%s: %s holds the lease of %s and would move to %s; a move cuts off containers "
+                "with addresses of the former subnet; if the host is to move, set %s"
                 % (option("subnet"), host, own.subnet, wanted, option("move"))
             )
         return wanted
@@ -272,10 +273,9 @@ def _subnet(
         return own.subnet
     if tied:
         raise LeaseWouldMove(
-            "the lease of %s, which %s holds, is outside the network %s, and would move to another "
-            "subnet; containers with addresses of the former are cut off by that, so it has to be "
-            "asked for: set %s, or have the network as it was"
-            % (own.subnet, host, config.network, option("move"))
+            "the lease of %s, which %s holds, is outside the network %s; a move to another subnet "
+            "cuts off containers with addresses of the former; if the host is to move, set %s, "
+            "else change the network back" % (own.subnet, host, config.network, option("move"))
         )
     fitting = (each.subnet for each in current if allocation.is_member(pool, each.subnet))
     prefer = next(
@@ -306,7 +306,7 @@ def _kept(config: NetworkConfig, subnet: str, others: Iterable[str]) -> tuple[st
     if not allocation.is_member(pool, subnet):
         notes.append(
             "this host keeps its subnet %s, which is no /%d between SubnetMin %s and SubnetMax %s "
-            "of %s; to move it to one that is, set move (flatnet_move: true)"
+            "of %s; to move the host to such a subnet, set move (flatnet_move: true)"
             % (
                 subnet,
                 pool.subnet_len,
@@ -318,8 +318,8 @@ def _kept(config: NetworkConfig, subnet: str, others: Iterable[str]) -> tuple[st
     overlapping = allocation.overlapping(others, subnet)
     if overlapping:
         notes.append(
-            "this host keeps its subnet %s, though there are other keys of addresses in it: %s%s; "
-            "remove those that nobody needs"
+            "this host keeps its subnet %s, though other keys overlap it: %s%s; remove the keys "
+            "that nobody needs"
             % (subnet, ", ".join(overlapping[:3]), ", ..." if len(overlapping) > 3 else "")
         )
     return tuple(notes)

@@ -168,7 +168,7 @@ def _pool(prefix: str, network: Network, length: int | None, low: Any, high: Any
     if length is None:
         if network.prefixlen > widest - 2:
             raise InvalidConfig(
-                "%sNetwork %s is smaller than /%d: no room for subnets of its own"
+                "%sNetwork %s has no room for subnets; use a /%d or a larger network"
                 % (prefix, network, widest - 2),
                 prefix + "Network",
             )

@@ -154,7 +154,7 @@ def _draft(folder: int, name: str) -> tuple[str, int]:
         if os.fstat(descriptor).st_nlink:
             return draft, descriptor
         os.close(descriptor)  # another run took it for a draft that was left, and removed it
-    raise OSError(errno.EAGAIN, "somebody keeps taking away what is written in its folder")
+    raise OSError(errno.EAGAIN, "another process removes each new file from its folder")
 
 
 def _clean(folder: int, name: str) -> None:
@@ -236,8 +236,8 @@ def _is_link(folder: int, name: str) -> bool:
     if found.st_uid not in (0, os.geteuid()) or not _is_ours(os.fstat(folder)):
         raise PermissionError(
             errno.EPERM,
-            "%s, on the way there, is a symbolic link that another user may have placed; name the "
-            "folder that it leads to" % name,
+            "%s in its path is a symbolic link that another user may have placed; give the path "
+            "of the folder that the link leads to" % name,
         )
     return True
 
@@ -248,7 +248,7 @@ def _require_ours(folder: int) -> None:
         foreign = found.st_uid not in (0, os.geteuid())
         raise PermissionError(
             errno.EPERM,
-            "its folder %s, who could put another file in its place; choose a folder of root's"
+            "its folder %s, so another user could replace the file; choose a folder of root's"
             % ("belongs to user %d" % found.st_uid if foreign else "lets everybody write"),
         )
 

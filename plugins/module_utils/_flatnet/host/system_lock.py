@@ -40,7 +40,7 @@ def run_with_users(*command: str, patience: float = 60.0) -> tuple[int, str]:
             return code, output
         if time.monotonic() > deadline:
             raise HostBusy(
-                "%s, for %d seconds; %s holds the lock: wait for it, or end it"
+                "%s (for %d seconds); %s holds the lock; wait for it, or end it"
                 % (output.strip().splitlines()[-1].rstrip("."), patience, holder())
             )
         time.sleep(_PAUSE)

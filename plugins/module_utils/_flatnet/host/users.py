@@ -32,7 +32,7 @@ def check(option: str, name: str) -> str:
         raise InvalidInput("%s: %s is not the name of a user" % (option, show(name)))
     found = find(name)
     if name == "root" or (found and found.pw_uid == 0):
-        raise InvalidInput("%s: %s has all rights, and the relay needs none" % (option, name))
+        raise InvalidInput("%s: %s has all rights; name a user without rights" % (option, name))
     return name
 
 

@@ -137,8 +137,8 @@ class Devices:
             except ImportError as error:
                 raise MissingLibrary(
                     "pyroute2 0.7.2 or later is needed on the host and cannot be imported (%s); "
-                    "install it with the distribution's python3-pyroute2, or for the interpreter "
-                    "in use" % error
+                    "install the distribution's package python3-pyroute2, or pyroute2 for the "
+                    "interpreter that is used" % error
                 ) from None
             self._ipr = pyroute2.IPRoute()
             self._refusals = (exceptions.NetlinkError, OSError, KeyError)

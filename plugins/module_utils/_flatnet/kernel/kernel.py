@@ -359,8 +359,8 @@ class Kernel:
 
 def _not_done(changes: Changes, left: Changes) -> KernelError:
     return KernelError(
-        "the kernel acknowledged all %d changes, but %d things are not as they should be: %s; does "
-        "something else on this host change them back?"
+        "the kernel acknowledged all %d changes, but %d objects are not as they should be: %s; "
+        "look for a program on this host that changes them back"
         % (len(changes), len(left), "; ".join(str(change) for change in left[:5])),
         tuple(RefusedChange(change, Refusal(0, "not done")) for change in left),
     )

@@ -38,8 +38,8 @@ def complete(desired: Link, observed: Link | None) -> Link:
         return desired
     if observed.kind != desired.kind:
         raise ForeignDevice(
-            "name: device %s exists and is %s, not a %s: it is somebody else's; choose another "
-            "name or remove it yourself" % (desired.name, kind_of(observed), desired.kind)
+            "name: device %s exists and is %s, not a %s, so it is somebody else's; choose another "
+            "name, or remove the device yourself" % (desired.name, kind_of(observed), desired.kind)
         )
     options = observed.option
     options.update(desired.options)
@@ -90,7 +90,7 @@ def remove_link(kind: str, observed: Link | None, held: Iterable[Entry]) -> Link
         return LinkPlan(())
     if observed.kind != kind:
         raise ForeignDevice(
-            "name: device %s is %s, not a %s: not removed"
+            "name: device %s is %s, not a %s; it was not removed"
             % (observed.name, kind_of(observed), kind)
         )
     return LinkPlan(plan((), [observed, *held]))

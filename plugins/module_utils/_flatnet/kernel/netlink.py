@@ -130,7 +130,7 @@ class Netlink:
                 refusal = Refusal(-_INT.unpack_from(content)[0], _reason(flags, content))
                 if refusal.errno == errno.ENODEV:
                     return None
-                raise NetlinkError("the kernel refused to tell: %s" % (refusal,))
+                raise NetlinkError("the kernel refused to show an object: %s" % (refusal,))
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of all objects of a kind; retried while the kernel changes under the dump."""
@@ -139,8 +139,8 @@ class Netlink:
             if bodies is not None:
                 return bodies
         raise NetlinkError(
-            "the kernel's tables changed during each of %d reads; something on this host rewrites "
-            "them all the time" % _DUMP_TRIES
+            "the kernel's tables changed during each of %d reads; look for a program on this host "
+            "that rewrites them all the time" % _DUMP_TRIES
         )
 
     def _dump_once(self, kind: int, body: bytes) -> list[bytes] | None:
@@ -160,7 +160,7 @@ class Netlink:
                     refusal = Refusal(-_INT.unpack_from(content)[0], _reason(flags, content))
                     if refusal.errno in (errno.EINTR, errno.EBUSY):
                         return None
-                    raise NetlinkError("the kernel refused a dump: %s" % (refusal,))
+                    raise NetlinkError("the kernel refused to list its objects: %s" % (refusal,))
                 bodies.append(content)
 
     def _send(self, data: bytes) -> None:

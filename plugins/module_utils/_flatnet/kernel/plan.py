@@ -107,10 +107,10 @@ def adoptable_routes(
         if free and (ours(route) or same):
             found.append(route)
         elif want:
-            taken[want.key] = "%s is wanted, and there is %s" % (want, route)
+            taken[want.key] = "%s is wanted, and %s is there" % (want, route)
     if taken:
         raise RouteTaken(
-            "routes of somebody else are in the way, nothing was changed: %s; remove them, or give "
+            "routes of somebody else are in the way: %s; nothing was changed; remove them, or give "
             "yours another metric" % "; ".join(taken.values()),
             frozenset(taken),
         )

@@ -43,8 +43,8 @@ def repeat(what: str, attempt: Callable[[], T | None]) -> T:
             return found
         if time.monotonic() - start > _GIVE_UP:
             raise LeaseContended(
-                "%s: other writers changed it first, again and again for %d seconds; is another "
-                "controller running against the same hosts?" % (what, _GIVE_UP)
+                "%s: other writers were faster for %d seconds; look for another controller that "
+                "runs against the same hosts" % (what, _GIVE_UP)
             )
         time.sleep(random.uniform(0, wait))
         wait = min(wait * 2, _LONGEST_WAIT)

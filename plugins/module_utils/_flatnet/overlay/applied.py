@@ -29,7 +29,7 @@ class Outdated(FlatnetError):
 
     def __init__(self, revision: int, newest: int) -> None:
         super().__init__(
-            "the leases are of revision %d, and this host was brought after revision %d since"
+            "the leases are of revision %d, and revision %d was applied to this host meanwhile"
             % (revision, newest)
         )
         self.newest = newest

@@ -82,8 +82,8 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
     )
     if config.backend.mtu and config.backend.mtu > found.mtu:
         raise InvalidInput(
-            "Backend.MTU %d of the network is more than the %d of %s, which packets leave by"
-            % (config.backend.mtu, found.mtu, found.interface)
+            "Backend.MTU %d of the network is more than %d, the MTU of %s, which packets leave by; "
+            "set a smaller one, or leave it out" % (config.backend.mtu, found.mtu, found.interface)
         )
     host = Host(
         host_id=identify(choice.host_id),

@@ -83,7 +83,7 @@ def check(
         pool = config.ipv4
         raise NetworkOverlaps(
             "network: the subnets of %s, %s to %s, overlap what this host uses otherwise: %s%s; "
-            "choose another network, or have SubnetMin and SubnetMax leave it out"
+            "choose another network, or a SubnetMin and SubnetMax that leave these addresses out"
             % (
                 pool.network,
                 pool.subnet_min.network_address,

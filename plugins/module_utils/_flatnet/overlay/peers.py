@@ -137,11 +137,11 @@ class Rules:
         if lease.public_ip in self._broadcast:
             return "its public IP %s is a broadcast address here" % lease.public_ip
         if lease.public_ip in self._local:
-            return "its public IP is one of this host's"
+            return "its public IP %s is an address of this host" % lease.public_ip
         if number < _THIS_NETWORK:
             return "its public IP %s cannot be the address of a host" % lease.public_ip
         if number >> 16 == _LINK_LOCAL and ipv4_number(self._own.public_ip) >> 16 != _LINK_LOCAL:
-            return "its public IP %s is of a link alone" % lease.public_ip
+            return "its public IP %s is a link-local address" % lease.public_ip
         return None
 
     def _unsuitable(self, lease: Lease) -> str | None:
@@ -233,8 +233,8 @@ def entries(
         missed = ["%s (%s)" % (lease.owner, reason) for lease, reason in reasons if reason]
         if missed:
             raise NotAdjacent(
-                "%s needs every peer on the link of %s (%s); not on it: %s; use the vxlan "
-                "backend, with DirectRouting for the hosts that do share a link"
+                "the backend %s needs every peer on the link of %s (%s); these are not on it: %s; "
+                "use the vxlan backend, with DirectRouting for the hosts that share a link"
                 % (config.backend.type, underlay.interface, underlay.address, ", ".join(missed))
             )
     return encode(config, peers, link)
@@ -279,8 +279,8 @@ def changes(
     reached = sum(ours(route) and route.key not in keys for route in own)
     if reached and not peers and not allow_no_peers:
         raise LosingAllPeers(
-            "etcd names no peer that this host could reach, while its kernel reaches %d: nothing "
-            "was removed; if the fleet really shrank to this host, set %s"
+            "etcd names no peer that this host could reach, but its kernel reaches %d; nothing "
+            "was removed; if this host is the last one of its fleet, set %s"
             % (reached, option("allow_no_peers"))
         )
     return plan(wanted, _without(observed, wanted, frozenset(unreadable)))

@@ -31,8 +31,8 @@ def refuse_clone(decision: Decision, host: Host) -> None:
     if elsewhere(held.public_ip):
         raise DuplicateHostID(
             "host id %s of %s is also that of a machine that answers at %s, the address of the "
-            "lease %s: a cloned machine? give this one a machine-id of its own; if it is the same "
-            "machine, and its former address is somebody else's now, set %s"
+            "lease %s; if one machine is a clone of the other, give this one a machine-id of its "
+            "own; if another machine has this one's former address now, set %s"
             % (host.host_id, host, held.public_ip, held.subnet, option("takeover"))
         )
 

@@ -143,8 +143,9 @@ class OwnLease:
         if len(self._taken_back) >= _TAKEN_BACK:
             raise OwnLeaseLost(
                 "another machine writes its address %s into the lease of %s, again and again, and "
-                "%s has taken it back %d times: a cloned machine? give one of them a machine-id of "
-                "its own" % (found.public_ip, found.subnet, host, _TAKEN_BACK)
+                "%s has taken it back %d times; if one machine is a clone of the other, give one "
+                "of them a machine-id of its own"
+                % (found.public_ip, found.subnet, host, _TAKEN_BACK)
             )
         self._taken_back.append(now)
 

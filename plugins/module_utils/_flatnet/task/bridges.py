@@ -42,14 +42,14 @@ def parse(params: Mapping[str, Any]) -> Bridge:
     name = checks.device("name", params["name"])
     checks.number("mtu", params["mtu"], 68, 65535)
     if params["exclusive"] and params["addresses"] is None:
-        raise InvalidInput("exclusive: needs addresses, the ones that are to stay")
+        raise InvalidInput("exclusive: needs the option addresses, which says what is to stay")
     if params["exclusive"] and params["state"] == "absent":
         raise InvalidInput("exclusive: goes with state=present only")
     given = params["addresses"]
     former = checks.interface_addresses("former", params["former"])
     for each in former:
         if each in (given or ()):
-            raise InvalidInput("former: %s is one of addresses, so it is to stay" % each)
+            raise InvalidInput("former: %s is listed in addresses as well; list it once" % each)
     return Bridge(
         Link(
             name,
@@ -90,8 +90,8 @@ def change(
     refuse_ports(asked.link.name, going, ports)
     if other and not asked.exclusive:
         raise OtherAddress(
-            "addresses: %s also has %s, which is not listed, as when a subnet changed; to remove "
-            "it, set exclusive" % (link.name, ", ".join(other))
+            "addresses: %s also has %s, which is not listed; to remove it, as after a change of "
+            "subnet, set exclusive" % (link.name, ", ".join(other))
         )
     return planned
 
@@ -101,8 +101,8 @@ def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[s
     left = ports() if going else ()
     if left:
         raise PortsLeft(
-            "%s cannot be of another subnet: it has the ports %s, whose containers have addresses "
-            "of the subnet of %s; end them first, and run this again"
+            "bridge %s cannot get another subnet: containers on its ports %s have addresses "
+            "of the subnet of %s; end these containers first, then run this again"
             % (name, ", ".join(left), ", ".join(going))
         )
 

@@ -106,7 +106,7 @@ def _converge(
     named = ["%s: %s" % (name(each), reason) for each, reason in refused.items()]
     first = next(iter(refused.values())).refusal
     module.fail_json(
-        msg="the kernel refuses what %d peers need, all else is done: %s%s%s"
+        msg="the kernel refuses what %d peers need: %s%s; all else is done%s"
         % (
             len(named),
             "; ".join(named[:5]),

@@ -59,17 +59,19 @@ def items(form: EntryForm, params: Mapping[str, Any]) -> list[tuple[str, dict[st
     """The given options of each entry, with the words that its errors begin with."""
     if params["exclusive"] and params["state"] == "absent":
         raise InvalidInput(
-            "exclusive: goes with state=present only; there, empty entries remove everything"
+            "exclusive: goes with state=present only; to remove everything, give it empty entries"
         )
     names = list(form.names)
     if params["entries"] is not None:
         # The device of routes is both: that of the single route, or of all in the list.
         both = [name for name in names if name != "device" and params[name] is not None]
         if both:
-            raise InvalidInput("%s: goes into the entries when entries is given" % both[0])
+            raise InvalidInput(
+                "%s: belongs into each of the entries, if entries is given" % both[0]
+            )
         found = [("entries[%d]." % n, each) for n, each in enumerate(params["entries"])]
     elif params[form.first] is None:
-        raise InvalidInput("%s: needed, unless entries is given" % form.first)
+        raise InvalidInput("%s: is required, unless entries is given" % form.first)
     else:
         found = [("", {name: params[name] for name in names})]
     return [
@@ -95,12 +97,12 @@ def fdb(params: Mapping[str, Any]) -> list[Asked]:
         if "dst" in given:
             given["dst"] = checks.address(where + "dst", given["dst"])
             if ipaddress.ip_address(given["dst"]).is_unspecified:
-                raise InvalidInput("%sdst: %s is nobody's address" % (where, given["dst"]))
+                raise InvalidInput("%sdst: %s is no VTEP's address" % (where, given["dst"]))
         elif params["state"] == "present":
-            raise InvalidInput("%sdst: needed, the VTEP that frames are sent to" % where)
+            raise InvalidInput("%sdst: is required: the VTEP that frames are sent to" % where)
         elif Fdb("", given["mac"], "").many:
             raise InvalidInput(
-                "%sdst: needed, since %s can have several destinations" % (where, given["mac"])
+                "%sdst: is required, since %s can have several destinations" % (where, given["mac"])
             )
         found.append(Asked(where, given))
     return _consistent(FDB, params, found)
@@ -118,7 +120,7 @@ def neigh(params: Mapping[str, Any]) -> list[Asked]:
         if "mac" in given:
             given["mac"] = checks.mac(where + "mac", given["mac"])
         elif params["state"] == "present":
-            raise InvalidInput("%smac: needed, the neighbour's MAC address" % where)
+            raise InvalidInput("%smac: is required: the neighbour's MAC address" % where)
         found.append(Asked(where, given))
     return _consistent(NEIGH, params, found)
 
@@ -137,10 +139,12 @@ def routes(params: Mapping[str, Any]) -> list[Asked]:
         if device is None:
             del given["device"]
             if params["state"] == "present":
-                raise InvalidInput("%sdevice: needed, the device that packets leave by" % where)
+                raise InvalidInput(
+                    "%sdevice: is required: the device that packets leave by" % where
+                )
         elif common not in (None, device):
             raise InvalidInput(
-                "%sdevice: %s is not the device of all, %s" % (where, device, common)
+                "%sdevice: %s differs from the option device, %s" % (where, device, common)
             )
         else:
             checks.device(where + "device", device)
@@ -171,13 +175,13 @@ def _route(where: str, given: dict[str, Any], present: bool) -> None:
         given["gateway"] = checks.address(where + "gateway", given["gateway"])
         gateway = ipaddress.ip_address(given["gateway"])
         if gateway.is_multicast or gateway.is_unspecified:
-            raise InvalidInput("%sgateway: %s is nobody's address" % (where, gateway))
+            raise InvalidInput("%sgateway: %s is no gateway's address" % (where, gateway))
         if family == 6 and gateway.version == 4:
             raise InvalidInput(
                 "%sgateway: %s is IPv4, %s is IPv6" % (where, gateway, given["prefix"])
             )
     elif given.get("onlink") and present:
-        raise InvalidInput("%sonlink: says of a gateway that it is on the link; set it" % where)
+        raise InvalidInput("%sonlink: says that the gateway is on the link; set gateway" % where)
     if "src" in given:
         given["src"] = checks.address(where + "src", given["src"], family)
     checks.number(where + "mtu", given.get("mtu"), _MIN_MTU[family], _MAX_MTU)
@@ -206,7 +210,7 @@ def settle(asked: Iterable[Asked], link: Link) -> list[Asked]:
             checks.address(where + "dst", fields["dst"], family)
         if "src_vni" in fields and not own["external"] and fields["src_vni"] != own["id"]:
             raise InvalidInput(
-                "%ssrc_vni: only a device made with `external` tells frames apart by it" % where
+                "%ssrc_vni: works only with a device that was made with `external`" % where
             )
         for name, value in (("port", own["dstport"]), ("vni", own["id"]), ("src_vni", own["id"])):
             if fields.get(name) == value:
@@ -231,7 +235,7 @@ def wanted(form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked]) -
         if other != where:
             why = "is already in %s" % other.rstrip(".")
             if same != entry:
-                why += " and says otherwise: %s" % (same,)
+                why += " with other values: %s" % (same,)
                 if form is FDB:
                     why += "; the kernel keeps one destination for a unicast MAC"
             raise InvalidInput("%s%s: %s %s" % (where, form.first, entry, why))

@@ -56,15 +56,15 @@ class LeaseChecks:
         if self.former and before is None and not move:
             raise LeaseWouldMove(
                 "%s has %s, but this host holds no lease of that subnet any more, and it is not "
-                "free: %s would be leased; containers with addresses of the former are cut off by "
-                "that, so it has to be asked for: set %s"
+                "free: %s would be leased; a move cuts off containers with addresses of the former "
+                "subnet; if the host is to move, set %s"
                 % (name, ", ".join(self.former), wanted, named("move"))
             )
         bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
         if other and (before is None or before.subnet != after.subnet):
-            way_out = "; what is left of a subnet that this host had before is removed with %s"
+            way_out = "; %s removes addresses of subnets that this host had before"
             raise bridges.OtherAddress(
-                "bridge: %s has %s, and would get %s; no subnet is leased before the former is "
-                "removed, or another bridge named%s"
+                "bridge: %s has %s, and would get %s; before a subnet is leased, remove the former "
+                "address, or name another bridge%s"
                 % (name, ", ".join(other), wanted, "" if move else way_out % named("move"))
             )

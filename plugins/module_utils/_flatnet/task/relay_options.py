@@ -33,7 +33,7 @@ def settings(
     """The relay's settings, with the MTU that this host's underlay leaves."""
     for option in ("network", "subnet", "listen"):
         if not params[option]:
-            raise InvalidInput("%s: it has to be given" % option)
+            raise InvalidInput("%s: is required" % option)
     for option, (low, high) in _NUMBERS.items():
         checks.number(option, params[option], low, high)
     for option in ("table_file", "metrics_file"):
@@ -79,10 +79,10 @@ def table(given: Iterable[Mapping[str, Any]], asked: RelaySettings) -> RelayTabl
         if subnet.overlaps(own):
             raise InvalidInput("%s.subnet: %s overlaps this host's own, %s" % (where, subnet, own))
         if address == asked.listen or ipaddress.ip_address(address) in network:
-            raise InvalidInput("%s.address: %s is no peer's address" % (where, address))
+            raise InvalidInput("%s.address: %s cannot be a peer's address" % (where, address))
         if str(subnet) in peers:
             raise InvalidInput(
-                "%s.subnet: %s is %s's already" % (where, subnet, peers[str(subnet)].address)
+                "%s.subnet: %s belongs to %s already" % (where, subnet, peers[str(subnet)].address)
             )
         peers[str(subnet)] = RelayPeer(str(subnet), address, vector or 0)
     return RelayTable(tuple(peers.values()))
@@ -93,8 +93,8 @@ def unit(text: str, user: str) -> str:
     found = re.findall(r"^User=(.*)$", text, re.MULTILINE)
     if found[-1:] != [user]:
         raise InvalidInput(
-            "unit: it has to say User=%s, as the option user does; it says %s"
-            % (user, found[-1] if found else "nothing of a user")
+            "unit: it has to say User=%s, the option user; it has %s"
+            % (user, "User=" + found[-1] if found else "no User=")
         )
     return text
 
@@ -109,7 +109,7 @@ def _ipv4(option: str, value: str) -> ipaddress.IPv4Network:
     found = ipaddress.ip_network(checks.network(option, value))
     if not isinstance(found, ipaddress.IPv4Network):
         raise InvalidInput(
-            "%s: %s is not of IPv4, which is all that the relay carries" % (option, found)
+            "%s: %s is not an IPv4 network; the relay carries IPv4 only" % (option, found)
         )
     return found
 

@@ -84,7 +84,7 @@ def _table(
     """What makes the table from the one that is there; None if somebody else keeps it."""
     if option["table"] is not None:
         if option["from_leases"]:
-            raise InvalidInput("from_leases: the table is given already")
+            raise InvalidInput("from_leases: the option table is given too; give one of them")
         given = relay_options.table(option["table"], asked)
         return lambda _before: given
     if option["from_leases"]:
@@ -107,14 +107,15 @@ def _from_leases(
         found = read()
     if found.own is None:
         raise FlatnetError(
-            "from_leases: etcd names no lease of this host, %s; nothing was changed" % (found.host,)
+            "from_leases: etcd names no lease of this host, %s; nothing was changed; lease a "
+            "subnet with flannel_subnet first" % (found.host,)
         )
     for name, here, there in (
         ("network", asked.network, found.config.network),
         ("subnet", asked.subnet, found.own.subnet),
     ):
         if here != there:
-            raise InvalidInput("%s: it is %s here, and %s in etcd" % (name, here, there))
+            raise InvalidInput("%s: %s is given, but etcd has %s" % (name, here, there))
     wanted = relay_table.desired(
         found.usable, found.unreadable, before or RelayTable(), found.revision
     )

@@ -56,7 +56,7 @@ def parse(params: Mapping[str, Any], default_mac: str) -> Link:
     own = name(params)
     for option in ("device", "master"):
         if params[option] == own:
-            raise InvalidInput("%s: %s cannot be its own" % (option, own))
+            raise InvalidInput("%s: %s is the device itself; name another one" % (option, own))
     if params["master"]:
         checks.device("master", params["master"])
     return Link(
@@ -79,7 +79,7 @@ def fit_to_host(
     option = complete(desired, observed).option
     local, group, device = (option.get(key) for key in ("local", "group", "dev"))
     if group and not device:
-        raise InvalidInput("group: needs device, the underlay's interface to join %s on" % group)
+        raise InvalidInput("group: needs device, the underlay's interface that joins %s" % group)
     families = {ipaddress.ip_address(each).version for each in (local, group) if each}
     if len(families) > 1:
         raise InvalidInput("local: %s and the group %s are of different families" % (local, group))
@@ -93,7 +93,9 @@ def fit_to_host(
     if not lower:
         return desired
     if lower == "lo" and desired.mtu is None:
-        raise InvalidInput("mtu: needed, as %s is on lo, whose MTU says nothing" % local)
+        raise InvalidInput(
+            "mtu: is required, since %s is on lo, whose MTU says nothing of the underlay's" % local
+        )
     outer, takes = interfaces[lower].mtu, OVERHEAD[max(families, default=4)]
     mtu = outer - takes if desired.mtu is None else desired.mtu
     if not _MIN_MTU <= mtu <= outer - takes:

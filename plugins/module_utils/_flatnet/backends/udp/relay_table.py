@@ -72,8 +72,8 @@ def changes(
     new = {peer.subnet: peer for peer in after.peers}
     if old and not new and not allow_no_peers:
         raise LosingAllPeers(
-            "etcd names no peer that this host could reach, while its relay has %d: nothing was "
-            "removed; if the fleet really shrank to this host, set %s"
+            "etcd names no peer that this host could reach, but its relay has %d; nothing was "
+            "removed; if this host is the last one of its fleet, set %s"
             % (len(old), option("allow_no_peers"))
         )
     return tuple(
