@@ -18,7 +18,7 @@ link := .cache/collections/ansible_collections/flatnet/overlay
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: .venv/stamp $(link) ## What everything below needs: system packages, .venv, the collection's link
@@ -92,6 +92,11 @@ integration: venv ## tests/integration: in the lab, on real etcd and netlink (ro
 soak: venv ## 10,000 random events against a model (EVENTS=, SEED=) (root)
 	FLATNET_EVENTS=$(or $(EVENTS),10000) FLATNET_SEED=$(or $(SEED),0) \
 		pytest -s tests/integration/sync/test_events.py $(ARGS)
+
+.PHONY: interruptions
+interruptions: venv ## Modules and playbooks killed after every step; `make integration` takes every third (root)
+	FLATNET_EVERY=1 pytest -n auto --dist loadfile -k 'killed or interrupted' \
+		tests/integration/attacks tests/integration/site/test_cases.py $(ARGS)
 
 .PHONY: fuzz
 fuzz: venv ## The relay: 1,000,000 spoilt datagrams and frames, a minute of load (COUNT=, SEED=) (root)

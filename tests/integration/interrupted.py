@@ -1,16 +1,20 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that are killed between two steps of what they change.
+"""Modules and runs that are killed between two steps of what they change.
 
 A step is a file below /etc that is renamed or removed, a folder there that is made, or a command
 that is run to change something. Python tells of each before it happens, and the module's process is
 killed there, so that all steps before are done and none after.
+
+`make interruptions` tries every step, other runs every third: FLATNET_EVERY says which.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import signal
 import subprocess
 import typing as t
@@ -55,6 +59,20 @@ _HARMLESS = (
     "-c -j --state --list-all-zones --list-all-policies --get-default-zone --get-all-rules "
     "--get-ipsets --get-entries"
 ).split()
+
+
+EVERY = int(os.environ.get("FLATNET_EVERY", "3"))
+
+
+def points(first: int = 0) -> t.Iterator[int]:
+    """The steps to interrupt after, without end."""
+    return itertools.count(first, EVERY)
+
+
+def shared(items: t.Sequence[str], mine: int) -> t.Sequence[str]:
+    """Two cases of one test share the items: every second one from ``mine``, 0 or 1. Both take all
+    where every step is tried."""
+    return items if EVERY == 1 else items[mine::2]
 
 
 def run_steps(host: Host, module: str, arguments: t.Mapping[str, t.Any], steps: int) -> bool:

@@ -19,6 +19,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity 
     host_id,
 )
 
+from tests.integration.interrupted import shared
 from tests.integration.playbooks import PREFIX, SUBNETS, Ansible, Run, Site
 from tests.lab import Host, Lab
 from tests.lab.waiting import wait
@@ -386,7 +387,7 @@ def test_a_move_that_is_killed_at_any_task_is_made_up_for(
     common = {"flatnet_backend": {"type": backend}}
     site.play(**common)
     homes = [subnet(site, host) for host in site.hosts]
-    for number, each in enumerate(TASKS):
+    for number, each in enumerate(shared(TASKS, list(DEVICE).index(backend))):
         task = DEVICE[backend] if each == "Make the backend's device" else each
         wanted = homes if number % 2 else ["10.5.%d.0/24" % (200 + n) for n in range(2)]
         by_name = {host.name: subnet for host, subnet in zip(site.hosts, wanted)}

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import typing as t
 
 import pytest
 
 from tests.integration import firewalld
-from tests.integration.interrupted import run_steps
+from tests.integration.interrupted import points, run_steps
 from tests.integration.modules import Result, run_module
 from tests.lab import Host, Lab
 
@@ -121,7 +120,7 @@ def test_nftables_conf_can_be_loaded_wherever_a_run_is_killed(
     a host without firewall at boot."""
     nftables = Nftables(host)
     wanted = nftables.begin(end)
-    for steps in itertools.count():
+    for steps in points():
         nftables.begin(start)
         ended = run_steps(host, MODULE, end, steps)
         nftables.valid()
@@ -198,7 +197,7 @@ def test_firewalld_is_right_after_the_run_that_follows_one_that_was_killed(
         begin()
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(lasting, kept)
-        for steps in itertools.count():
+        for steps in points():
             firewalld.tell(host, "--reload")
             ended = run_steps(host, MODULE, end, steps)
             # It compares what runs and what lasts with what should be.
@@ -230,7 +229,7 @@ def test_files_are_right_after_the_run_that_follows_one_that_was_killed(host: Ho
     def there() -> dict[str, str]:
         return {path.name: path.read_text() for path in folder.iterdir()}
 
-    for steps in itertools.count():
+    for steps in points():
         shutil.rmtree(folder, ignore_errors=True)
         run_module(host, "host_files", {"files": files(old)})
         assert there() == old

@@ -6,7 +6,6 @@ step, and so on. The next run completes what it had begun, and a removal leaves 
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import typing as t
@@ -15,6 +14,7 @@ import pytest
 
 from tests.integration.install.test_relay import Relay
 from tests.integration.install.test_sync import NETWORK, Installed, alive
+from tests.integration.interrupted import points
 from tests.integration.modules import MODULES, PYTHON, environment, run_modules
 from tests.lab import Host, Lab
 
@@ -95,7 +95,7 @@ def test_flatnet_sync_is_interrupted_after_each_step(lab: Lab) -> None:
     host, name, put = installed.host, "flatnet_sync", installed.arguments
     gone = {**put, "state": "absent"}
     steps = 0
-    for number in itertools.count(1):
+    for number in points(1):
         more = interrupted(host, name, number, put)
         completed(host, name, put)
         pids = [installed.supervisor, installed.program()]
@@ -120,7 +120,7 @@ def test_tun_relay_is_interrupted_after_each_step(lab: Lab) -> None:
     gone = {**relay.arguments, "state": "absent"}
     before = relay.kernel()
     steps = 0
-    for number in itertools.count(1):
+    for number in points(1):
         more = interrupted(host, name, number, put)
         completed(host, name, put)
         pids = [relay.supervisor, relay.program()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.interrupted import shared
 from tests.integration.playbooks import Ansible, Site
 from tests.lab import Lab
 
@@ -36,7 +37,7 @@ def test_a_run_that_is_killed_at_any_task_is_made_up_for(
 ) -> None:
     site = Site(lab_factory(hosts=3), ansible)
     wanted = {"type": backend}
-    for each in TASKS:
+    for each in shared(TASKS, list(DEVICE).index(backend)):
         task = DEVICE[backend] if each == "Make the backend's device" else each
         killed = site.play(code=KILLED, env={"RECORD_KILL": task}, flatnet_backend=wanted)
         assert killed.records[-1]["task"].endswith(task)
