@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Link,
     Route,
@@ -77,6 +78,17 @@ def test_without_a_lease_under_another_config_none_is_written(running: World) ->
     running.list()
     assert running.etcd.lease_of(200) == OWN.to_json()
     assert running.error("lease") == ""
+
+
+def test_a_changed_lease_is_put_right_under_the_config_that_the_host_goes_by(
+    running: World,
+) -> None:
+    running.etcd.put_config(HOST_GW)
+    running.list()
+    running.etcd.put_lease(OWN._replace(data=Vtep(1, "02:00:00:00:00:99")))
+    running.list()
+    assert running.etcd.lease_of(200) == OWN.to_json()
+    assert running.error("config")
 
 
 def test_an_etcd_without_config_and_without_our_lease_is_not_listened_to(running: World) -> None:
