@@ -21,7 +21,7 @@ KILLED = -signal.SIGKILL
 # Where runs are killed, one after the other, when the first host has done the task.
 TASKS = [
     "Write the network's config to etcd",
-    "Keep forwarding, kernel modules, and the system's services off our devices",
+    "Write the files that keep forwarding and modules, and services off our devices",
     "Lease a subnet",
     "Make the container bridge",
     "Make the backend's device",
