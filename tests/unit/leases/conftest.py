@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The time that acquisitions take: only their pauses."""
+"""A network on an etcd in memory, and a clock that only pauses move on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     transactions,
 )
+
+from tests.unit.leases.network import Network
 
 
 class Clock:
@@ -29,3 +31,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(transactions, "time", found)
     return found
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Acquiring and releasing leases, on an etcd in memory.
+"""Acquiring leases, on an etcd in memory.
 
 These stand beside the whole runs in tests/integration/leases, which have a real etcd. Here any
-answer can be lost and any writer be the faster one, at a chosen moment.
+writer can be the faster one, at a chosen moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     Decision,
     DuplicateHostID,
     DuplicatePublicIP,
-    Host,
     LeaseWouldMove,
     Wish,
 )
@@ -32,7 +31,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     acquire,
-    release,
     transactions,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
@@ -48,11 +46,6 @@ from tests.unit.leases.conftest import Clock
 from tests.unit.leases.network import GUARDS, PREFIX, SUBNETS, Network, guards_of, host
 
 GARBAGE = st.sampled_from(["", "{", "null", "[1]", '{"PublicIP":"10.0.0.300"}'])
-
-
-@pytest.fixture
-def network() -> Network:
-    return Network()
 
 
 # --- a host without a lease ---------------------------------------------------------------------
@@ -315,61 +308,6 @@ def test_who_wants_an_own_subnet_that_was_just_taken_is_told(network: Network) -
         network.acquire(host(1), wish)
 
 
-# --- answers that are lost ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ttl", [0, 60])
-@pytest.mark.parametrize("lost", [1, 2, 3])
-def test_an_answer_that_is_lost_is_found_out_by_reading(
-    network: Network, ttl: int, lost: int
-) -> None:
-    """Of a first lease, of a move, which takes two transactions, and of a release."""
-    network.etcd.lost_answers = lost
-    done = network.acquire(host(1), ttl=ttl)
-    assert done.changed
-    assert done.decision.before is None
-    assert network.leases == (done.decision.after,)
-
-    network.etcd.lost_answers = lost
-    old = done.decision.after
-    moved = network.acquire(host(1), Wish(subnet="10.5.9.0/24", move=True), ttl=ttl)
-    assert moved.changed
-    assert moved.decision.before == old
-    assert network.leases == (moved.decision.after,)
-    assert network.guards == guards_of(moved.decision.after)
-
-    network.etcd.lost_answers = 1
-    assert network.release(host(1)) == (moved.decision.after,)
-    assert network.leases == ()
-
-
-def test_a_write_that_was_not_sent_is_an_error(network: Network) -> None:
-    def cut() -> None:
-        raise EtcdUnreachable("connection refused.")
-
-    network.etcd.before_write = [cut]
-    with pytest.raises(EtcdUnreachable):
-        network.acquire(host(1))
-    assert network.leases == ()
-
-
-def test_an_etcd_lease_that_runs_out_while_it_is_renewed_is_granted_anew(network: Network) -> None:
-    old = network.acquire(host(1), ttl=60).decision.after
-    etcd = network.etcd
-    renew = etcd.lease_keepalive
-
-    def runs_out(lease: int) -> int:
-        etcd.lease_revoke(lease)
-        etcd.lease_keepalive = renew  # type: ignore[method-assign]
-        return renew(lease)
-
-    etcd.lease_keepalive = runs_out  # type: ignore[method-assign]
-    done = network.acquire(host(1), ttl=60)
-    assert done.changed
-    assert done.decision.after.subnet == old.subnet
-    assert network.leases == (done.decision.after,)
-
-
 # --- what may stop it ---------------------------------------------------------------------------
 
 
@@ -416,45 +354,3 @@ def test_a_preview_says_what_will_be_and_writes_nothing(network: Network) -> Non
     planned = Planned(None, (done.decision.after._replace(host_id="x", public_ip="192.0.2.99"),))
     other = acquire.preview(registry, host(2), Wish(prefer=done.decision.after.subnet), 0, planned)
     assert other.decision.after.subnet != done.decision.after.subnet
-
-
-# --- release ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ttl", [0, 60])
-def test_a_released_lease_leaves_nothing(network: Network, ttl: int) -> None:
-    config = dict(network.etcd.keys)
-    lease = network.acquire(host(1), ttl=ttl).decision.after
-    assert network.release(host(1)) == (lease,)
-    assert network.etcd.keys == config
-    assert network.etcd.etcd_leases == {}
-    assert network.release(host(1)) == ()
-
-
-def test_only_the_lease_of_this_identity_is_released(network: Network) -> None:
-    network.flanneld("10.5.72.0-24", host(1).public_ip)
-    network.put("10.5.73.0-24", "garbage")
-    network.acquire(host(2))
-    before = dict(network.etcd.keys)
-    assert network.release(host(1)) == ()
-    assert network.etcd.keys == before
-
-
-def test_a_lease_that_changes_while_it_is_released_is_released_all_the_same(
-    network: Network,
-) -> None:
-    network.acquire(host(1))
-    renamed: Host = host(1, hostname="renamed")
-    network.etcd.before_write = [lambda: network.acquire(renamed)]
-    assert [lease.hostname for lease in network.release(host(1))] == ["renamed"]
-    assert network.leases == ()
-    assert network.guards == {}
-
-
-def test_two_leases_of_one_host_are_both_released(network: Network) -> None:
-    network.acquire(host(1))
-    (lease,) = network.leases
-    network.put("10.5.199.0-24", lease.to_json())
-    assert len(release.release(network.registry(), host(1).host_id)) == 2
-    assert network.leases == ()
-    network.check_history()
