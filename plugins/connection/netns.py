@@ -16,9 +16,9 @@ description:
   - The namespace can have its own C(/etc), C(/run) and host name, so that several such hosts on one
     machine keep their files, their machine ID (C(/etc/machine-id)) and their run-time state apart.
     Everything else of the file system is the controller's and is shared.
-  - Every command gets a mount namespace of its own, with C(/sys) mounted anew so that
+  - Every command gets a mount namespace of its own. C(/sys) is mounted anew in it, so that
     C(/sys/class/net) shows the devices of the network namespace. Nothing keeps running between
-    commands, and mounts never show outside of them.
+    commands, and nothing outside of a command sees its mounts.
 options:
   namespace:
     description:
@@ -32,8 +32,8 @@ options:
   etc:
     description:
       - Directory of the controller that is mounted over C(/etc), as an absolute path.
-      - Without it, C(/etc/netns/<namespace>/) is honoured as C(ip netns exec) does, that is each
-        entry of that directory is mounted over its namesake in the controller's C(/etc).
+      - Without it, each entry of C(/etc/netns/<namespace>/) is mounted over the entry of the same
+        name in the controller's C(/etc), as C(ip netns exec) does.
     type: string
     vars:
       - name: ansible_netns_etc
@@ -57,7 +57,7 @@ requirements:
 notes:
   - Entering a namespace needs root, so Ansible itself must be run as root. Tasks then run as root,
     too; C(become) works inside of the namespace, and goes to other users without a password.
-  - The fact C(ansible_service_mgr) tells what runs the controller, since processes are shared.
+  - The fact C(ansible_service_mgr) names what runs the controller, since processes are shared.
 extends_documentation_fragment:
   - connection_pipelining
 """

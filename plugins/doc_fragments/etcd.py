@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The options by which a module reaches etcd; see module_utils/module_registry.py."""
+"""The options by which a module reaches etcd; see task/registry.py of the core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ options:
   etcd_endpoints:
     description:
       - URLs of the members of the etcd cluster.
-      - They are tried in turn, in an order of chance, until one answers.
+      - They are tried one after the other, in random order, until one answers.
     type: list
     elements: str
     default:
@@ -58,8 +58,8 @@ options:
     default: 5.0
   option_names:
     description:
-      - What an error calls options instead of their own names. The roles tell the names of their
-        variables, by options.
+      - The names that errors use for options. The roles give the names of their variables here, by
+        option.
     type: dict
     default: {}
 attributes:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The options by which a module knows which host it runs on, and its underlay."""
+"""The options that say which host a module runs on, and which underlay the host has."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ options:
     type: str
   host_id:
     description:
-      - What identifies this machine for ever, whatever its addresses are.
+      - What identifies this machine, whatever its addresses are. It must never change.
       - By default a hash made from C(/etc/machine-id), which itself is not published.
     type: str
   hostname:

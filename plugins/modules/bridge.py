@@ -12,10 +12,10 @@ module: bridge
 version_added: 0.1.0
 short_description: The bridge that a host's containers are on
 description:
-  - Makes a bridge be there with these properties, up, or be gone. All of them are changed in place,
-    and the bridge's ports are not touched.
-  - An address that the bridge has and that is not listed, of a family that is, is an error, since
-    it is usually what remains of another subnet. O(exclusive) removes it.
+  - Makes a bridge with these properties, and sets it up, or removes it. All properties are changed
+    in place, and the bridge's ports are not touched.
+  - It is an error if the bridge has an address that is not listed, of a family that is listed. Such
+    an address usually remains from another subnet. O(exclusive) removes it.
   - A device of this name that is not a bridge is an error.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -38,8 +38,8 @@ options:
     elements: str
   former:
     description:
-      - Addresses that the bridge had for a subnet that was this host's, and is no longer. They are
-        removed if they are there. While the bridge has ports, that is refused.
+      - Addresses that the bridge had for a former subnet of this host. They are removed if they are
+        there. This is refused while the bridge has ports.
       - See RV(flatnet.overlay.flannel_subnet#module:former).
     type: list
     elements: str
@@ -51,14 +51,14 @@ options:
     default: false
   mtu:
     description:
-      - The bridge's MTU, in bytes. It then stays what it is when ports come and go.
-      - Omitted, it is left alone. The kernel makes that of a new bridge the smallest of its ports'.
+      - The bridge's MTU, in bytes. It then stays the same when ports come and go.
+      - Omitted, it is left alone. The kernel gives a new bridge the smallest MTU of its ports.
     type: int
   mac:
     description:
       - The bridge's MAC address.
       - Omitted, a new bridge gets one made from O(host_id) and O(name), so that a reboot does not
-        change it, and that of an existing one is left alone.
+        change it. An existing bridge keeps its own.
     type: str
   host_id:
     description:

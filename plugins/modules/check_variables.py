@@ -13,11 +13,12 @@ version_added: 0.1.0
 short_description: Checks a fleet's variables before anything changes
 description:
   - Looks at the variables of all hosts of the play whose names begin with C(flatnet_). A name that
-    no role documents is an error, which says the nearest one that there is. So is a value of a
-    wrong type, one that is not among its choices, one that a later step would refuse, and values
-    that exclude each other, on one host or between hosts.
+    no role documents is an error, which names the most similar variable. Other errors are a value
+    of a wrong type, a value that is not among the choices, a value that a later step would refuse,
+    and values that exclude each other, on one host or between hosts.
   - It knows the variables from the roles' argument specs, which C(ansible-doc -t role) shows.
-  - Runs on the controller, once for the whole play, without a connection. Says all that it finds.
+  - Runs on the controller, once for the whole play, without a connection. Reports all errors at
+    once.
   - A template is evaluated for each host that has it, or for one of them if it has a lookup.
   - Private to the roles and playbooks of this collection, which run it first.
 author:
@@ -27,12 +28,12 @@ extends_documentation_fragment:
 options:
   group:
     description:
-      - Require that this group has hosts, among those that C(--limit) leaves, instead of looking at
-        the values of hosts. The names of variables that the play has are looked at.
+      - Require that this group has hosts, among those that C(--limit) leaves. Then only the names
+        of the play's variables are checked, and not the values of hosts.
     type: str
   remove:
     description:
-      - Names of hosts and groups, with commas between, each of which has to name hosts of O(group).
+      - Names of hosts and groups, separated by commas. Each has to name hosts of O(group).
     type: str
 """
 

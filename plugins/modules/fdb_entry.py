@@ -12,8 +12,8 @@ module: fdb_entry
 version_added: 0.1.0
 short_description: Forwarding (FDB) entries of a VXLAN device
 description:
-  - Makes permanent forwarding entries of a VXLAN device be there or be gone. Such an entry says
-    which VTEP, that is which address of the underlay, frames for a MAC address are sent to.
+  - Adds or removes permanent forwarding entries of a VXLAN device. Such an entry says to which
+    VTEP, that is to which address of the underlay, frames for a MAC address are sent.
   - Takes one entry, or a list of thousands that goes to the kernel as one batch.
   - Entries that the device learned, and the destination that it has from its own multicast group,
     are never touched.
@@ -33,9 +33,9 @@ options:
   mac:
     description:
       - The MAC address that frames are for.
-      - The kernel keeps one destination for a unicast address. A multicast address, and
-        V(00:00:00:00:00:00), which stands for every frame without an entry of its own, have a list
-        of destinations, each of which gets a copy.
+      - The kernel keeps one destination for a unicast address. A multicast address has a list of
+        destinations, each of which gets a copy. So has V(00:00:00:00:00:00), which stands for every
+        frame without an entry of its own.
       - Needed unless O(entries) is given. The options of a single entry and O(entries) exclude each
         other.
     type: str

@@ -14,10 +14,10 @@ short_description: The overlay network's config in etcd
 description:
   - Makes C(<etcd_prefix>/config) hold the network's config, in the form that C(flanneld) reads.
   - Run it once for the fleet, on any host that reaches etcd.
-  - A config that means the same is left as it is, however it is spelled.
-  - Refuses a change after which leases that exist would not fit the network as they do now, or
-    would be outside of it.
-  - Refuses a network whose subnets overlap what this host uses otherwise, its own networks,
+  - A config that means the same stays as it is, whatever its spelling.
+  - Refuses a change if leases that fit the network now would not fit it afterwards, or would be
+    outside of it.
+  - Refuses a network whose subnets overlap what this host uses otherwise, such as its own networks,
     gateways, resolvers and members of etcd.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -104,17 +104,17 @@ options:
         type: bool
   force:
     description:
-      - Carry out a change, or a removal, that leaves leases that do not fit the network.
-      - Leases in the network that are of another length, or not between O(subnet_min) and
-        O(subnet_max), stay valid for their hosts, which keep them until
-        M(flatnet.overlay.flannel_subnet) is run with O(flatnet.overlay.flannel_subnet#module:move).
-      - Hosts with leases outside the network cannot keep them, so that O(move) has to be set too.
+      - Change or remove the config even if there are leases that do not fit the network afterwards.
+      - Hosts keep leases inside the network that are of another length, or not between
+        O(subnet_min) and O(subnet_max), until M(flatnet.overlay.flannel_subnet) is run with
+        O(flatnet.overlay.flannel_subnet#module:move).
+      - Hosts cannot keep leases outside the network, so O(move) has to be set too.
     type: bool
     default: false
   move:
     description:
-      - With O(force), also carry out a change after which hosts have to move to other subnets,
-        since theirs are outside the network.
+      - With O(force), also make a change after which hosts have to move to other subnets, because
+        theirs are outside the network.
     type: bool
     default: false
   state:
@@ -332,7 +332,7 @@ def converge(module, store, config):
     check_leases(snapshot, current, config, module.params["force"], module.params["move"])
     if config and current and current.backend.type != config.backend.type and snapshot.leases:
         module.warn(
-            "the backend changes from %s to %s, and there are %d leases; hosts do not reach each "
+            "the backend changes from %s to %s under %d leases; hosts do not reach each "
             "other until the playbook has run for each of them"
             % (current.backend.type, config.backend.type, len(snapshot.leases))
         )

@@ -12,28 +12,26 @@ module: flannel_peers
 version_added: 0.1.0
 short_description: This host reaches every other lease
 description:
-  - Makes this host's kernel hold exactly what it takes to reach all other hosts of the network, in
-    one batch, from the leases at one etcd revision.
+  - Makes this host's kernel hold exactly what it needs to reach all other hosts of the network. It
+    reads the leases at one etcd revision, and changes the kernel in one batch.
   - With the V(vxlan) backend a peer is a neighbour and a forwarding (FDB) entry of the VXLAN
-    device, and a route through it; with V(host-gw), and with direct routing for peers on the same
-    link, it is a route alone. With V(udp) it is a line of the relay's table, which a running relay
-    takes up; the route of the whole network belongs to M(flatnet.overlay.tun_relay). With V(alloc)
-    no lease is a peer, and what reached peers with an earlier backend is removed.
-  - What is stale is removed. Ours are routes of protocol 110 in the main table, and whatever the
-    overlay's device holds. Nothing else is ever changed; a route of somebody else in a peer's
-    place is an error, unless it says the same and is then adopted.
-  - Leases that no host should act upon are not used, and named in a warning, such as one outside
-    the network, one that overlaps a network this host is connected to, or one that is not valid
-    JSON. Where a key's value is not a valid lease, what the kernel holds for that subnet is left as
-    it is.
+    device, and a route through it. With V(host-gw), and with direct routing for peers on the same
+    link, a peer is only a route. With V(udp) it is a line of the relay's table, which a running
+    relay then uses; the route of the whole network belongs to M(flatnet.overlay.tun_relay). With
+    V(alloc) no lease is a peer, and what reached peers with an earlier backend is removed.
+  - Stale entries are removed. Ours are routes of protocol 110 in the main table, and all entries on
+    the overlay's device. Nothing else is ever changed. If a route of somebody else has a peer's
+    place, it is adopted if it says the same; otherwise it is an error.
+  - Leases that no host should act upon are not used. A warning names them. Such a lease is, for
+    example, outside the network, overlaps a network that this host is connected to, or is not valid
+    JSON. If a key's value is not a valid lease, the kernel's entries for its subnet stay.
   - A subnet has to be one that the network leases, between its C(SubnetMin) and C(SubnetMax) and of
-    its C(SubnetLen). One that was leased under an older config is used as well; it is told by its
-    key being older in etcd than the config's last change. Of leases that overlap the older one is
-    used.
-  - No lease is used that covers an address of etcd, or of this host's gateways, resolvers or time
-    servers, or the one that this host is managed from over SSH.
-  - What the kernel refuses for one lease fails alone. All others are reached, and then the run
-    fails and names it.
+    its C(SubnetLen). A subnet that was leased under an older config is used as well, if its key in
+    etcd is older than the config's last change. If leases overlap, the older one is used.
+  - A lease is not used if it covers an address of etcd, of this host's gateways, resolvers or time
+    servers, or the address that this host is managed from over SSH.
+  - If the kernel refuses what one lease needs, all other leases are used all the same. The run then
+    fails and names that lease.
   - Changes nothing if etcd cannot be read, or does not name this host's own lease.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -44,14 +42,14 @@ extends_documentation_fragment:
 options:
   allow_no_peers:
     description:
-      - Remove the last peers too. Without it, a network that has no other lease is taken for
-        missing information while this host still reaches peers, and nothing is removed.
+      - Remove the last peers too. Without it, nothing is removed if the network has no other lease
+        while this host still reaches peers, because information may be missing.
     type: bool
     default: false
   snapshot:
     description:
-      - The config and the leases, for a host that cannot reach etcd, instead of reading them there.
-        What M(flatnet.overlay.flannel_subnet_info) returned elsewhere.
+      - The config and the leases, for a host that cannot read them in etcd itself. It is what
+        M(flatnet.overlay.flannel_subnet_info) returned on another host.
     type: dict
     suboptions:
       config:
@@ -65,21 +63,20 @@ options:
         required: true
       revision:
         description:
-          - etcd's revision at which they were read. If this host was brought after a higher one by
-            now, that is left as it is, with a warning. With V(0) they are used whatever was
-            applied.
+          - etcd's revision at which they were read. If a higher revision was applied to this host
+            since, nothing is changed, and there is a warning. With V(0) they are used in any case.
         type: int
         default: 0
       config_revision:
         description:
-          - etcd's revision at which the config was last changed. By it leases of an older config,
-            which are used all the same, are told from those of no config.
+          - etcd's revision at which the config was last changed. It tells leases of an older
+            config, which are used all the same, from leases that no config ever allowed.
         type: int
         default: 0
   planned:
     description:
-      - What earlier tasks of the same run would have written. Looked at in check mode only, where
-        it is not in etcd.
+      - What earlier tasks of the same run would have written. It is used in check mode only,
+        because it is not in etcd then.
     type: dict
     suboptions:
       config:
@@ -130,14 +127,14 @@ RETURN = r"""
 peers:
   description: How many peers this host reaches; with V(alloc) none.
   type: int
-  returned: success, and what is there from newer leases was not left as it is
+  returned: success, unless newer leases were applied already
 unused:
   description: Leases and keys that are not used, with the reason.
   type: list
   elements: str
   returned: success
 refused:
-  description: What the kernel refuses, with the lease that it is for; all else was done.
+  description: What the kernel refuses, each with its lease; all else was done.
   type: list
   elements: str
   returned: when the kernel refuses something

@@ -14,8 +14,8 @@ short_description: This host's lease of a subnet
 description:
   - Makes this host hold exactly one valid lease under C(<etcd_prefix>/subnets), as C(flanneld)
     would write it, with the machine's identity added in a field that flannel ignores.
-  - A host keeps its subnet when its public IP changes, and tends to get the same one again when its
-    lease was lost. Any number of hosts may run this at the same time.
+  - A host keeps its subnet when its public IP changes. If its lease was lost, it usually gets the
+    same subnet again. Any number of hosts may run this at the same time.
   - A lease that a C(flanneld) wrote for this host's public IP is adopted with its subnet.
   - Leases are permanent unless O(ttl) is given.
   - The lease of the V(vxlan) backend names the MAC address of the VTEP, which
@@ -34,18 +34,18 @@ options:
     type: str
   move:
     description:
-      - Let a host that holds a lease have another subnet, if O(subnet) asks for that, if its own is
-        not one that the network leases, or if a lease of another host that was there before
-        overlaps it.
-      - Otherwise a host keeps its subnet whatever else is in etcd, and a task that could not but
-        move it fails before anything is changed.
-      - The new lease is written before the old one is removed. Other addresses and ports of
-        O(bridge) that are in the way are told before either.
+      - Let a host that holds a lease have another subnet, if O(subnet) names another one, if the
+        network does not lease the host's subnet, or if an older lease of another host overlaps it.
+      - Without it, a host keeps its subnet, whatever else is in etcd. A task that would have to
+        move the host fails before it changes anything.
+      - The new lease is written before the old one is removed. If other addresses or ports of
+        O(bridge) are in the way, the task fails before that.
     type: bool
     default: false
   bridge:
     description:
-      - The bridge that gets RV(gateway), to see before a subnet is leased whether that is possible.
+      - The bridge that is to get RV(gateway). Before a subnet is leased, the task checks whether
+        the bridge can get it.
     type: str
   subnet_file:
     description:
@@ -56,38 +56,39 @@ options:
   vtep_mac:
     description:
       - MAC address of the host's VTEP.
-      - By default one made from O(host_id) and the network's VNI, the same after every reboot.
+      - By default it is made from O(host_id) and the network's VNI, and is the same after every
+        reboot.
     type: str
   vector:
     description:
-      - With the backend V(udp), whether the lease says that this host's relay takes vectors, which
-        other relays of this collection then send it; see M(flatnet.overlay.tun_relay).
+      - With the backend V(udp), whether the lease says that this host's relay takes vectors. Other
+        relays of this collection then send it vectors; see M(flatnet.overlay.tun_relay).
     type: bool
     default: true
   ttl:
     description:
-      - Hang the lease on an etcd lease of so many seconds, which every run of this module renews.
+      - Bind the lease to an etcd lease of so many seconds, which every run of this module renews.
       - V(0) makes it permanent.
     type: int
     default: 0
   takeover:
     description:
       - Take over the lease of another machine that recorded this host's public IP or host id.
-      - A lease that records this host's id and name and another address is this host's own, from
-        before its address changed, unless a machine still answers at that address. That is taken
-        for a machine cloned from the same image, and its lease needs this option as well.
+      - A lease that records this host's id and name, but another address, is this host's own, from
+        before its address changed. If a machine still answers at that address, that machine may be
+        a clone made from the same image, so this option is needed for its lease as well.
     type: bool
     default: false
   ipmasq:
     description:
-      - What RV(subnet_env) says in C(FLANNEL_IPMASQ), that is, whether somebody else than the
-        container runtime masquerades what leaves the overlay.
+      - The value of C(FLANNEL_IPMASQ) in RV(subnet_env). It tells the container runtime whether
+        somebody else masquerades what leaves the overlay.
     type: bool
     default: false
   planned:
     description:
-      - What earlier tasks of the same run would have written. Looked at in check mode only, where
-        it is not in etcd.
+      - What earlier tasks of the same run would have written. It is used in check mode only,
+        because it is not in etcd then.
     type: dict
     suboptions:
       config:
@@ -166,8 +167,8 @@ backend:
     mtu: {description: 'MTU of the underlay that the config says, if it does.', type: int}
     carries:
       description:
-        - Whether packets get to peers by what is made here. If not, as with V(alloc), there is
-          neither device nor bridge.
+        - Whether the collection makes what carries packets to peers. If not, as with V(alloc),
+          there is neither device nor bridge.
       type: bool
     maker:
       description: The module that makes the device, such as V(vxlan_vtep); empty if there is none.
@@ -185,7 +186,7 @@ backend:
       elements: str
       sample: [flannel*]
     fixed_macs:
-      description: The same of devices whose MAC address must not change.
+      description: Patterns of the names of devices whose MAC address must not change.
       type: list
       elements: str
       sample: [flannel.*]

@@ -12,20 +12,20 @@ module: flatnet_sync
 version_added: 0.1.0
 short_description: The program that keeps a host in the overlay
 description:
-  - Puts C(flatnet-sync) on a host and has it run there. It brings the overlay back at boot without
-    etcd and without a controller, follows the leases in etcd, and repairs what drifts.
-  - The program is the core of this collection, which comes to the host with the module itself. It
-    is a package of its own below O(prefix), which only root can write, replaced in one step.
-    Whenever it or its settings change, it is started anew.
-  - It uses no lease that covers an address which the host needs. One of them is the address that
-    this module's SSH session comes from, which is remembered in the program's settings, unless it
-    is reached through the overlay, as a controller in a pod is.
-  - It has to say that it runs, itself and not too long ago; otherwise it is started anew. What it
-    has to complain about, such as an etcd that does not answer, is a warning.
+  - Installs C(flatnet-sync) on a host and runs it. It brings the overlay back at boot without etcd
+    and without a controller, follows the leases in etcd, and repairs what drifts.
+  - The program is the core of this collection and comes to the host with the module. It is a
+    package of its own below O(prefix), which only root can write, and which is replaced in one
+    step. If the program or its settings change, it is started anew.
+  - It uses no lease that covers an address which the host needs. One of these is the address that
+    this module's SSH session comes from. The program's settings keep this address, unless it is
+    reached through the overlay, like a controller in a pod.
+  - The program itself has to say that it runs, and not too long ago; otherwise it is started anew.
+    Its errors, such as an etcd that does not answer, become warnings of the module.
   - Two controllers that do this on one host at once take turns.
-  - Where systemd runs the host, that runs it. On other hosts a small supervisor of its own does,
-    which starts it again when it ends; to run C(flatnet-sync restore) at boot is left to whatever
-    boots such a host.
+  - If systemd runs the host, systemd runs the program. On other hosts a small supervisor runs it,
+    and starts it again when it ends. There, whatever boots the host has to run C(flatnet-sync
+    restore).
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -37,8 +37,8 @@ options:
     description:
       - V(service) follows etcd all the time.
       - V(timer) compares everything every O(check_interval) seconds, and follows nothing.
-      - V(none) restores at boot, and nothing else. What is restored is how the network was at the
-        last run of this module, which compares everything once each time.
+      - V(none) only restores at boot. It restores the network as it was at the last run of this
+        module, which compares everything once.
     type: str
     choices: [service, timer, none]
     default: service

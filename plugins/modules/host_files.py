@@ -12,10 +12,10 @@ module: host_files
 version_added: 0.1.0
 short_description: A host's small text files, all at once
 description:
-  - Makes any number of files on a host have the given content, each replaced atomically, and makes
-    the directories they are in.
-  - The playbooks of this collection use it for the few files they keep on a host, so that these
-    cost one task, and so that check mode also tells of files whose directory is not there yet.
+  - Writes any number of files on a host with the given content, and makes their directories. Each
+    file is replaced atomically.
+  - The roles of this collection use it for the few files that they keep on a host. So these take
+    one task, and check mode also shows files whose directory is not there yet.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:

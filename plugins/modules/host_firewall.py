@@ -12,25 +12,25 @@ module: host_firewall
 version_added: 0.1.0
 short_description: The host's firewall lets the overlay through
 description:
-  - Makes a firewall that the host runs let through what the overlay consists of. Packets are told
-    by the interface that they come in by, since anybody can write any source into a packet.
+  - Makes a firewall that the host runs let the overlay's packets through. The rules look at the
+    interface that packets come in by, since anybody can write any source into a packet.
   - From the underlay, the host takes packets to the backend's UDP port.
-  - It forwards what pods on the bridge send, to anywhere, and the answers to that; and what comes
-    out of the backend's device to pods. Where peers send without a tunnel (O(link)), it also
-    forwards to pods what comes from the overlay's network or from the link by the underlay's
-    interface, so there whoever is on the link is trusted to be a peer.
+  - It forwards what pods on the bridge send, to anywhere, and the answers to that. It forwards to
+    pods what comes out of the backend's device. If peers send without a tunnel (O(link)), it also
+    forwards to pods what comes in by the underlay's interface, from the overlay's network or from
+    the link. Then everybody on the link is trusted to be a peer.
   - Pods and peers can ping the host's addresses in the overlay. They reach nothing else of the
     host, and nothing outside of the overlay reaches pods, until a rule of the host's own says so.
   - Two firewalls are known, C(firewalld) from 0.9 on, and the table C(inet filter) of nftables
     where one of its chains drops or rejects packets. On a host with neither it changes nothing.
-  - What it changes lasts. For nftables the rules are also kept in C(/etc/nftables.d/flatnet.nft),
-    which the C(nftables.conf) that defines the table is made to include; before any of that is
-    written, nft checks what C(nftables.conf) will be.
+  - Changes last over a boot. For nftables the rules are also kept in
+    C(/etc/nftables.d/flatnet.nft), and the C(nftables.conf) that defines the table gets a line that
+    includes this file. Before anything is written, nft checks what C(nftables.conf) will be.
   - With C(firewalld) the bridge is put into the zone C(flatnet), unless it is in another already,
     and the backend's device into C(flatnet-tunnel); the policies C(flatnet-out), C(flatnet-in)
     and C(flatnet-link) forward between them. A service of the host for pods is opened in the zone
-    C(flatnet). Making these takes one reload. If that would lose settings that run and are not
-    permanent, the module says so, and changes nothing.
+    C(flatnet). To make these takes one reload. If a reload would lose settings that are not
+    permanent, the module fails, names them, and changes nothing.
   - A source that earlier versions added to the zone C(trusted), the overlay's network, is removed.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -58,8 +58,8 @@ options:
   interface:
     description:
       - The underlay's interface. C(firewalld) opens O(port) in the zone that it is in.
-      - By default that is the default zone, and nftables does not look at the interface. The
-        latter is also so for V(lo) and dummy interfaces, by which no packet comes in.
+      - By default that is the default zone, and nftables does not look at the interface. With V(lo)
+        and dummy interfaces, by which no packet comes in, nftables does not look at it either.
       - With O(state=absent) and without this option the port is closed in the default zone and in
         each other one that has interfaces.
     type: str

@@ -12,10 +12,10 @@ module: host_info
 version_added: 0.1.0
 short_description: What a host has of what the overlay needs
 description:
-  - Looks at everything that preparing a host depends on, in one go, so that a host that lacks
-    nothing costs one task.
-  - Fails if the overlay's network overlaps what the host uses otherwise, so that such a host is out
-    before anything is changed.
+  - Looks at everything that a host needs before it is prepared, in one task. So a host that lacks
+    nothing takes one task.
+  - Fails if the overlay's network overlaps what the host uses otherwise, so that such a host is
+    left out before anything is changed.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -41,7 +41,7 @@ options:
     elements: str
     default: []
   services:
-    description: Services that may have to take up new configuration.
+    description: Services that may have to read new configuration.
     type: list
     elements: dict
     default: []

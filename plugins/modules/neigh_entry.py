@@ -12,8 +12,8 @@ module: neigh_entry
 version_added: 0.1.0
 short_description: Static ARP and ND entries of a device
 description:
-  - Makes permanent neighbours of a device be there or be gone. Such an entry says which MAC address
-    an IPv4 or IPv6 address has, so that nobody needs to be asked.
+  - Adds or removes permanent neighbours of a device. Such an entry says which MAC address an IPv4
+    or IPv6 address has, so that the kernel need not ask for it.
   - Takes one entry, or a list of thousands that goes to the kernel as one batch.
   - What the kernel learned by asking is not touched, unless an entry takes its place.
 author:

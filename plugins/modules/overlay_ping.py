@@ -12,11 +12,11 @@ module: overlay_ping
 version_added: 0.1.0
 short_description: Ping every peer over the overlay
 description:
-  - Pings every other lease's host from this host, over the overlay and all at once, and then those
-    that answer again with packets of the overlay's full MTU that must not be fragmented.
-  - Packets leave from this host's gateway address, so an answer shows that both directions work. Of
-    a host that this collection provisioned, the gateway address has to answer; of one that runs a
-    C(flanneld), which may have no bridge yet, that of its VTEP.
+  - Pings the hosts of all other leases from this host, over the overlay and all at once. Then pings
+    those that answer again, with packets of the overlay's full MTU that must not be fragmented.
+  - Packets leave from this host's gateway address, so an answer shows that both directions work. On
+    a host that this collection provisioned, the gateway address has to answer. On a host that runs
+    a C(flanneld), and may have no bridge yet, the address of its VTEP has to answer.
   - Returns only what does not answer, so that a large fleet's result stays small.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -51,7 +51,7 @@ lost:
     size:
       description: Bytes of the packet that got no answer; null for a ping of the usual size.
       type: int
-    reason: {description: What a router said; or that nobody did., type: str, sample: no answer}
+    reason: {description: 'What a router answered, or V(no answer).', type: str, sample: no answer}
 pinged:
   description: How many peers were pinged.
   type: int

@@ -10,12 +10,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: report_pings
 version_added: 0.1.0
-short_description: Says what the pings of a fleet came to
+short_description: Reports the results of a fleet's pings
 description:
-  - Prints a sorted table of the peers that did not answer, by what M(flatnet.overlay.overlay_ping)
-    returned on all hosts of the play, or of its present batch, and fails if there are any.
-  - A host that failed in an earlier step is named once, with what that step said, instead of the
-    pings to it that got no answer.
+  - Prints a sorted table of the peers that did not answer, and fails if there are any. It uses what
+    M(flatnet.overlay.overlay_ping) returned on all hosts of the play, or of its present batch.
+  - A host that failed in an earlier step is named once, with the error of that step. Pings to this
+    host are not listed.
   - Runs on the controller, once for the whole play, without a connection.
   - Private to the role C(flatnet.overlay.verify).
 author:

@@ -12,9 +12,9 @@ module: route_entry
 version_added: 0.1.0
 short_description: Routes of one protocol number
 description:
-  - Makes routes be there or be gone. The kernel records with a route who made it, as the protocol
-    number that C(ip route) prints as C(proto); routes with O(protocol) are ours, and no others are
-    changed or removed.
+  - Adds or removes routes. The kernel records with a route who made it, as a protocol number, which
+    C(ip route) prints as C(proto). Routes with O(protocol) are ours. No others are changed or
+    removed.
   - A route's place is its prefix, table and metric. If somebody else's route stands in the place of
     one that is asked for, it is adopted if the two are the same apart from the protocol. Otherwise
     that is an error, and nothing is changed.
@@ -45,8 +45,8 @@ options:
     type: str
   onlink:
     description:
-      - Take O(gateway) for on the link though no address of the device says so. By default the
-        kernel checks.
+      - Use O(gateway) as if it were on the link, although no address of the device says so. By
+        default the kernel checks this.
     type: bool
   mtu:
     description:
@@ -68,9 +68,9 @@ options:
     default: 254
   protocol:
     description:
-      - Number that makes the routes ours. V(110) is that of this collection, and
-        M(flatnet.overlay.flannel_peers) removes routes of it that it did not make from the main
-        table. Give yours another number on a host that runs it.
+      - Number that makes the routes ours. V(110) is the number of this collection.
+        M(flatnet.overlay.flannel_peers) removes all other routes with this number from the main
+        table, so give yours another number on a host where it runs.
     type: int
     default: 110
   entries:

@@ -12,18 +12,18 @@ module: tun_relay
 version_added: 0.1.0
 short_description: The relay of the udp backend, and its TUN device
 description:
-  - Makes a host have what the udp backend of flannel consists of, which is a TUN device with the
-    route of the overlay's network, and C(flatnet-relay), which carries packets between that device
-    and the peers. On the wire it is compatible with a flanneld of that backend.
-  - The device belongs to a user without rights that the relay runs as, and outlives it. The user is
-    made if it is not there.
-  - The relay is part of this collection, which comes to the host with the module itself. It is put
-    below O(prefix), into one package with C(flatnet-sync), which only root can write. The relay is
-    started anew when its device, its settings or what it consists of have changed, and takes up a
-    changed table without.
+  - Sets up the udp backend of flannel on a host. It consists of a TUN device with the route of the
+    overlay's network, and of C(flatnet-relay), which carries packets between that device and the
+    peers. On the wire it is compatible with a flanneld that has this backend.
+  - The relay runs as a user without rights. The TUN device belongs to this user, and stays while
+    the relay does not run. The user is made if it is not there.
+  - The relay is a part of this collection and comes to the host with the module. It is put below
+    O(prefix), into one package with C(flatnet-sync), which only root can write. The relay is
+    started anew when its device, its settings or its program have changed. It uses a changed table
+    without a new start.
   - At the end of each run the relay has to answer.
-  - Where systemd runs the host, that runs the relay. On other hosts a small supervisor of its own
-    does, which starts it again when it ends.
+  - If systemd runs the host, systemd runs the relay. On other hosts a small supervisor runs it, and
+    starts it again when it ends.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -70,19 +70,19 @@ options:
     default: 8285
   mtu:
     description:
-      - The device's MTU. By default what the interface that has O(listen) leaves, which is 28 bytes
-        less than its own.
+      - The device's MTU in bytes. By default it is 28 bytes less than that of the interface that
+        has O(listen).
     type: int
   vector:
     description:
       - Send many packets of a stream as one, in a format of our own, to peers whose lease says that
-        they read it.
+        they can read this format.
     type: bool
     default: true
   workers:
     description:
-      - Processes that carry packets, up to 16. With V(0) they are as many as the host has cores to
-        give.
+      - How many processes carry packets, up to 16. V(0) means half as many as the host has cores,
+        at most 4.
     type: int
     default: 0
   user:
@@ -92,9 +92,9 @@ options:
     default: flatnet-relay
   table:
     description:
-      - Where the network's subnets are, all of them but this host's own.
-      - With neither this nor O(from_leases) the table is left to M(flatnet.overlay.flannel_peers)
-        and C(flatnet-sync); where there is none, there is then an empty one to start with.
+      - All subnets of the network but this host's own, with the addresses of their hosts.
+      - With neither this nor O(from_leases), M(flatnet.overlay.flannel_peers) and C(flatnet-sync)
+        keep the table. If there is no table yet, the module makes an empty one.
     type: list
     elements: dict
     suboptions:
@@ -112,13 +112,13 @@ options:
         default: 0
   from_leases:
     description:
-      - Make the table from the leases in etcd, of which this host has to hold one. The options that
-        start with C(etcd_), and those that tell which host this is, are for this only.
+      - Make the table from the leases in etcd. This host has to hold one of them. The options that
+        start with C(etcd_), and those that say which host this is, are only used for this.
     type: bool
     default: false
   allow_no_peers:
     description:
-      - With O(from_leases), whether a table of some peers may become one of none.
+      - With O(from_leases), whether all peers may be removed from a table that has some.
     type: bool
     default: false
   table_file:
@@ -152,8 +152,8 @@ options:
     description:
       - V(restarted) is V(present), and starts the relay anew whether or not anything has changed.
       - V(absent) removes the relay, its device, files and user. Of the other options it looks at
-        O(name), O(user), O(table_file) and O(prefix). Where C(flatnet-sync) runs, that has to go
-        first, since it would bring the device back.
+        O(name), O(user), O(table_file) and O(prefix). If C(flatnet-sync) runs, remove it first,
+        since it would bring the device back.
     type: str
     choices: [present, absent, restarted]
     default: present

@@ -12,13 +12,13 @@ module: vxlan_vtep
 version_added: 0.1.0
 short_description: A VXLAN device, this host's VTEP
 description:
-  - Makes a VXLAN device be there with these properties, up, or be gone. The defaults are those of
-    flannel's device.
-  - What the kernel can change on a live device is changed in place, which are MTU, MAC address,
-    master, addresses, O(learning), O(ttl), O(tos) and O(ageing). For anything else the device is
-    made anew, with a warning that says why, and gets back the addresses, permanent neighbours,
-    permanent forwarding entries and routes that it had. It does not get back what other tools
-    attached to it, such as settings below C(/proc/sys) or filters.
+  - Makes a VXLAN device with these properties, and sets it up, or removes it. The defaults are
+    those of flannel's device.
+  - The kernel can change some properties of a live device, which are MTU, MAC address, master,
+    addresses, O(learning), O(ttl), O(tos) and O(ageing). For any other change the device is made
+    anew, with a warning that says why. It then gets back the addresses, permanent neighbours,
+    permanent forwarding entries and routes that it had, but not what other tools attached to it,
+    such as settings below C(/proc/sys) or filters.
   - A device of this name that is not a VXLAN is an error.
 author:
   - flatnet.overlay authors (@flatnet)
@@ -95,7 +95,7 @@ options:
     default: 0
   ageing:
     description:
-      - Seconds after which what was learned is forgotten.
+      - Seconds after which learned entries are forgotten.
     type: int
     default: 300
   udpcsum:
@@ -121,14 +121,14 @@ options:
   mtu:
     description:
       - The device's MTU, in bytes.
-      - By default what fits through O(device), or through the interface that has O(local), which is
-        50 bytes less over IPv4 and 70 less over IPv6. With neither of the two it is left alone.
+      - By default it is made to fit O(device), or the interface that has O(local), with 50 bytes
+        less over IPv4 and 70 less over IPv6. With neither of the two it is left as it is.
     type: int
   mac:
     description:
       - The device's MAC address.
-      - By default one made from O(host_id) and O(id), so that a reboot or making the device anew
-        does not change what peers know.
+      - By default it is made from O(host_id) and O(id). So it stays the same, for peers too, after
+        a reboot, and when the device is made anew.
     type: str
   host_id:
     description:
@@ -150,9 +150,9 @@ options:
     elements: str
   sole:
     description:
-      - Whether the device that another O(id) has left is removed, which is a VXLAN device called
-        C(flannel.) and its VNI, with the MAC address that O(host_id) gives it or O(mac), and all of
-        O(addresses) and no other.
+      - Whether a device that was made with another O(id) before is removed. This is a VXLAN device
+        that is called C(flannel.) and its VNI, that has the MAC address that O(host_id) gives it or
+        O(mac), and that has exactly O(addresses).
     type: bool
     default: false
   state:

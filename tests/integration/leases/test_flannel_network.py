@@ -158,11 +158,11 @@ def test_leases_that_would_not_fit_are_named_and_may_stay(
 ) -> None:
     overlay.run(MODULE, **GOOD)
     overlay.put_lease("10.5.94.0/24", host_gw_lease("192.0.2.7"))
-    texts = ("there are 1, 10.5.94.0/24 of 192.0.2.7", "set force", "move (move)")
+    texts = ("there are 1: 10.5.94.0/24 of 192.0.2.7", "set force", "move (move)")
     overlay.refused(MODULE, next(iter(change)), *texts, **GOOD, **change)
     # A role's user knows these as variables.
     names = {"force": "flatnet_network_force", "move": "flatnet_move"}
-    texts = ("set flatnet_network_force,", "move (flatnet_move)")
+    texts = ("set flatnet_network_force;", "move (flatnet_move)")
     overlay.refused(MODULE, *texts, option_names=names, **GOOD, **change)
     overlay.converge(MODULE, **GOOD, **change, force=True)
     # What does not fit now is no reason against the next change, the way back above all.
