@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.sync.fake_loop import Loop
 from tests.unit.sync.fakes import World, lease, world
 
 
@@ -28,3 +29,9 @@ def running(host: World) -> World:
     host.agent.save()
     host.log.clear()
     return host
+
+
+@pytest.fixture
+def loop(host: World) -> Loop:
+    """Its service, not yet started."""
+    return Loop(host)

@@ -13,6 +13,7 @@ time.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import typing as t
 from collections.abc import Iterator
@@ -133,6 +134,14 @@ class World:
 
     def status(self) -> dict[str, t.Any]:
         return self.agent.status.to_dict()
+
+    def written(self) -> dict[str, t.Any]:
+        """The status as others read it; empty before there is one."""
+        try:
+            found: dict[str, t.Any] = json.loads(Path(self.settings.status_file).read_text())
+        except FileNotFoundError:
+            return {}
+        return found
 
     def error(self, what: str) -> str:
         """The failure of one kind that lasts; empty if there is none."""
