@@ -20,6 +20,7 @@ from tests.unit.sync.fakes import HOST_GW, OWN, VXLAN, World, lease, tunnel, tun
 
 OTHER_VNI = VXLAN.replace('"vxlan"', '"vxlan","VNI":7')
 SMALLER = VXLAN.replace("10.5.0.0", "10.5.128.0").replace("/16", "/17")
+DUAL_STACK = VXLAN.replace("{", '{"EnableIPv6":true,"IPv6Network":"fd00:10::/48",', 1)
 OTHER_NETWORK = VXLAN.replace("10.5.0.0", "10.6.0.0")
 
 
@@ -30,6 +31,7 @@ OTHER_NETWORK = VXLAN.replace("10.5.0.0", "10.6.0.0")
         (OTHER_VNI, "lease is for VNI 1, the network's is 7"),
         (OTHER_NETWORK, "subnet 10.5.200.0/24 is outside the network 10.6.0.0/16"),
         (SMALLER, "3 peers would be outside the network 10.5.128.0/17: 10.5.1.0/24"),
+        (DUAL_STACK, "the network's config has EnableIPv6"),
         ("no config", "not usable"),
         (VXLAN.replace("/16", "/17").replace('"Backend"', '"SubnetLen":19,"Backend"'), "outside"),
     ],

@@ -20,7 +20,7 @@ from ..flannel.lease import Lease
 def misfit(config: NetworkConfig, own: Lease | None) -> str | None:
     """Why this host cannot be in such a network with its lease as it is in etcd; None if it can."""
     if config.ipv6:
-        return "the network has EnableIPv6, and IPv4 only can be provisioned"
+        return "the network's config has EnableIPv6, and this version leases IPv4 subnets only"
     if own is None:
         return "etcd names no lease of this host"
     if not _inside(config, own):
