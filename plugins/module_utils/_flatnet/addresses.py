@@ -18,7 +18,7 @@ def ipv4_number(address: str) -> int:
 
 
 def canonical_number(text: Any) -> int | None:
-    """The same of what may be anything: None unless it is an IPv4 address in canonical form."""
+    """An IPv4 address as a number; None if ``text`` is anything but one in canonical form."""
     if isinstance(text, str):
         try:
             packed = socket.inet_pton(socket.AF_INET, text)
@@ -30,10 +30,10 @@ def canonical_number(text: Any) -> int | None:
 
 
 def span(prefix: str, bits: int = 32) -> tuple[int, int]:
-    """First and last address of a prefix of IPv4 (32 ``bits``) or IPv6 (128) as numbers. Host bits
-    don't count; an address alone is a prefix of full length.
+    """First and last address of a prefix as numbers. ``bits`` is 32 for IPv4, 128 for IPv6. Host
+    bits are ignored. An address without a length is a prefix of full length.
 
-    A prefix of the other family has no address among those of so many bits: its span is empty.
+    The span of a prefix of the other family is empty: (0, -1).
     """
     address, _slash, length = prefix.partition("/")
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)

@@ -29,8 +29,8 @@ def number(option: str, value: int | None, low: int, high: int) -> int | None:
 def device(option: str, value: str) -> str:
     """A device name as the kernel takes it: 1 to 15 bytes, no slash, colon or white space.
 
-    Nor a percent sign, in place of which the kernel would put a number of its own; nor brackets and
-    quotes, which come of a list or a dictionary where a name was meant.
+    A percent sign is refused too, because the kernel would put a number in its place. So are
+    brackets and quotes: then somebody gave a list or a dictionary instead of a name.
     """
     if (
         not value.isprintable()
@@ -68,7 +68,7 @@ def interface_address(option: str, value: str) -> str:
             % (named(option), show(value))
         ) from None
     for name in ("unspecified", "multicast", "loopback", "link_local"):
-        # IPv4's link-local addresses are given out like others; IPv6's are the kernel's affair.
+        # People give out IPv4's link-local addresses like others. The kernel makes those of IPv6.
         if getattr(found.ip, "is_" + name) and (name != "link_local" or found.version == 6):
             raise InvalidInput(
                 "%s: %s is %s, not an address to give a device"
@@ -93,7 +93,7 @@ def interface_addresses(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _unzoned(value: str) -> str:
-    """``fe80::1%eth0`` names an interface, and nothing here takes one that way."""
+    """The address, unless it names an interface (``fe80::1%eth0``), which is not supported here."""
     if "%" in value:
         raise ValueError(value)
     return value

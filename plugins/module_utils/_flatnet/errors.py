@@ -8,19 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Around the name of an option in an error's text. What users gave is never printed with these.
+# They mark the name of an option in an error's text. Values of users are printed without them.
 _BEGIN, _END = "\x02", "\x03"
 _OPTION = re.compile(r"%s([^%s]*)%s" % (_BEGIN, _END, _END))
 
 
 def option(name: str) -> str:
-    """An option's name for the text of an error, which whoever called knows by a name of its own:
-    for the roles it is a variable. ``name`` may go on, as in ``backend.vni`` and ``leases[3]``."""
+    """An option's name, marked for the text of an error. The caller may show another name for it:
+    the roles show a variable's. ``name`` may have more parts: ``backend.vni``, ``leases[3]``."""
     return name if name.startswith(_BEGIN) else _BEGIN + name + _END
 
 
 def called(text: str, names: Mapping[str, str]) -> str:
-    """The text with the names that the caller has for options, or with their own."""
+    """The text, with options under the caller's ``names``, or under their own."""
 
     def known(found: re.Match[str]) -> str:
         first = re.match(r"\w*", found[1])
@@ -33,14 +33,16 @@ def called(text: str, names: Mapping[str, str]) -> str:
 class FlatnetError(Exception):
     """Something is wrong that the user can act on; ``str()`` is the sentence to show.
 
-    Options in it are named by ``option``.
+    The sentence says where (host, key, device, option), what is wrong, and what to do, in this
+    order: ``mtu: 67 is not from 68 to 65535``. Its parts are joined by colons and semicolons, and
+    it has no full stop. Options in it are marked by ``option``.
     """
 
     def __str__(self) -> str:
         return called(super().__str__(), {})
 
     def told(self, names: Mapping[str, str]) -> str:
-        """The sentence with the names that the caller has for options."""
+        """The sentence, with options under the caller's ``names``."""
         return called(super().__str__(), names)
 
 
@@ -57,4 +59,4 @@ class InvalidInput(FlatnetError):
 
 
 class LosingAllPeers(FlatnetError):
-    """No peer is left in etcd while this host still reaches some."""
+    """etcd has no peer any more, while this host still reaches some."""

@@ -24,7 +24,7 @@ def _refuse(constant: str) -> Any:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose fields stand in the order of their last mention."""
+    """An object whose fields have the order in which they occur last."""
     out = dict(pairs)
     if len(out) < len(pairs):
         out.clear()
@@ -50,7 +50,8 @@ def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict
 
 
 def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Known fields under their usual names; like Go, in any case, and the last one wins."""
+    """The fields with these ``names``, under these names. As in Go, upper and lower case are equal,
+    and the last of several counts. None counts as not there."""
     out = {key: value for key, value in raw.items() if value is not None}
     if out.keys() <= set(names):
         return out
@@ -64,7 +65,7 @@ def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a decoded value is a whole number; Python's True is one too, Go's is not."""
+    """Whether a decoded value is a whole number. True is none, as in Go and unlike in Python."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -95,8 +96,8 @@ def boolean(name: str, value: Any, default: bool) -> bool:
 
 
 def parse_name(where: str, value: Any, error: type[InvalidInput] = InvalidInput) -> str:
-    """A name that is compared, printed and written again, and must survive all three. None is the
-    empty one."""
+    """A name that can be compared, printed and written again: printable text of at most 253
+    characters. None becomes the empty name. Raises ``error``."""
     if value is None:
         return ""
     if not isinstance(value, str) or not value.isprintable() or len(value) > 253:
@@ -105,10 +106,11 @@ def parse_name(where: str, value: Any, error: type[InvalidInput] = InvalidInput)
 
 
 def plain(text: object, limit: int = 1000) -> str:
-    """A text that may have come from etcd, a peer or the relay, to be put on a line of its own.
+    """A text that may come from etcd, a peer or the relay, made fit for one line of output.
 
-    What would steer a terminal, or begin a line that looks like one of ours, is escaped. Whoever
-    writes to a terminal, the journal or Ansible's output has every line go through this.
+    Characters that would steer a terminal, or begin a line that looks like ours, are escaped. Every
+    line for a terminal, the journal or Ansible's output goes through this. More than ``limit``
+    characters are cut off.
     """
     given = str(text)
     if len(given) > limit:
@@ -119,9 +121,9 @@ def plain(text: object, limit: int = 1000) -> str:
 
 
 def show(value: Any) -> str:
-    """A foreign value, short enough for an error message."""
+    """A value from elsewhere, as ``repr`` shows it, in at most 80 characters."""
     try:
         text = repr(value)
-    except RecursionError:  # what a little less nesting let through
+    except RecursionError:  # repr takes less nesting than the decoder did
         text = "(deeply nested)"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -29,7 +29,7 @@ def host_id(machine_id: str) -> str:
 
 
 def stable_mac(identity: str, name: str) -> str:
-    """A locally administered unicast MAC that identity and name always give again.
+    """A locally administered unicast MAC, always the same for the same identity and name.
 
     ``name`` says which device: ``vni 1``, ``bridge cni0``.
     """

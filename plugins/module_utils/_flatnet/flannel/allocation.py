@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which subnet a host gets.
 
-Pure. Walking from the lowest free subnet makes every host of a fleet that starts at once want the
-same one. Here a host's identity decides where it starts and how far it steps, so that hosts spread
-over the pool, and a host that lost its lease comes back to the subnet it had if that is still free.
+Pure. If all hosts of a fleet start at once and each takes the lowest free subnet, all want the same
+one. Here a host's identity decides where the host starts to look and how far it steps. So hosts
+spread over the pool, and a host that lost its lease gets its former subnet again if that is free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SubnetExhausted(FlatnetError):
 
 
 class SubnetUnavailable(FlatnetError):
-    """The subnet that was asked for by name cannot be had."""
+    """The subnet that was asked for by name is taken, or the network does not lease it."""
 
 
 def choose(
@@ -37,9 +37,9 @@ def choose(
 ) -> str:
     """A free subnet of ``pool`` for the host ``identity``.
 
-    ``taken`` are the subnets of all leases, of any length and family, valid or not as long as they
-    are prefixes; ``avoid`` are prefixes that the host itself uses otherwise, such as its
-    underlay's. ``prefer`` is used when it is free. Raises SubnetExhausted with the numbers.
+    ``taken`` are the subnets of all leases, valid or not, of any length and family. ``avoid`` are
+    prefixes that the host itself uses otherwise, such as its underlay's. ``prefer`` is used if it
+    is free. Raises SubnetExhausted, which has the numbers.
     """
     used: set[int] = set()
     leases = 0
@@ -89,7 +89,8 @@ def choose(
 
 
 def require_free(pool: Pool, taken: Iterable[str], subnet: str) -> str:
-    """``subnet`` itself if it is one of the pool's and overlaps no lease; SubnetUnavailable."""
+    """``subnet`` in canonical form. Raises SubnetUnavailable if it is not one of the pool's, or if
+    it overlaps a lease."""
     if not is_member(pool, subnet):
         raise SubnetUnavailable(
             "subnet %s is not a /%d between SubnetMin %s and SubnetMax %s of %s"
@@ -109,10 +110,10 @@ def require_free(pool: Pool, taken: Iterable[str], subnet: str) -> str:
 
 
 def near(pool: Pool, subnet: str) -> str | None:
-    """The subnet of ``pool`` that ``subnet`` is in, or the first of those that are in it; None if
-    the pool has none.
+    """The subnet of ``pool`` that contains ``subnet``, or the first one inside of ``subnet``; None
+    if the pool has neither.
 
-    A host whose subnet becomes shorter or longer stays where nobody else is, and on the way back it
+    So a host whose subnet becomes smaller or larger stays where nobody else is. On the way back it
     gets its former subnet.
     """
     indexes = _indexes(pool, subnet)
@@ -120,14 +121,14 @@ def near(pool: Pool, subnet: str) -> str | None:
 
 
 def overlapping(prefixes: Iterable[str], subnet: str, bits: int = 32) -> list[str]:
-    """Those of ``prefixes`` that have an address in common with ``subnet``."""
+    """The ``prefixes`` that have an address in common with ``subnet``; ``bits`` as in ``span``."""
     first, last = span(subnet, bits)
     spans = ((prefix, span(prefix, bits)) for prefix in prefixes)
     return [prefix for prefix, (low, high) in spans if low <= last and first <= high]
 
 
 def is_within(pool: Pool, subnet: str) -> bool:
-    """Whether ``subnet`` lies in the pool's network, of whatever length it is."""
+    """Whether ``subnet``, of any length, lies in the pool's network."""
     low, high = span(str(pool.network), pool.network.max_prefixlen)
     first, last = span(subnet, pool.network.max_prefixlen)
     return low <= first <= last <= high
@@ -155,7 +156,7 @@ def _subnet(pool: Pool, index: int) -> Network:
 
 
 def _indexes(pool: Pool, prefix: str) -> range:
-    """The places in the pool that ``prefix`` covers, at least in part."""
+    """The indexes of the pool's subnets that ``prefix`` covers, at least in part."""
     bits = pool.network.max_prefixlen
     step = 1 << (bits - pool.subnet_len)
     first = int(pool.subnet_min.network_address)

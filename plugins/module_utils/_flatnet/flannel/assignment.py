@@ -34,7 +34,7 @@ class DuplicateHostID(FlatnetError):
 
 
 class LeaseWouldMove(FlatnetError):
-    """The host's subnet would become another one, and nobody has asked for that."""
+    """The host would have to move to another subnet, and nobody has asked for a move."""
 
 
 class DualStackUnsupported(FlatnetError):
@@ -123,12 +123,12 @@ def decide(
     own = current[0] if current else None
     others = list(taken)
     for lease in current:
-        # Once each: the key of another host, dual stack, may stand for the same subnet.
+        # Once each: a dual-stack key of another host may stand for the same subnet.
         if lease.subnet in others:
             others.remove(lease.subnet)
     subnet = _subnet(config, leases, current, others, host, wish)
     after = _lease(config, subnet, host)
-    # A move that was cut short has left both leases, so the wanted one may be there already.
+    # A move that was interrupted has left both leases, so the wanted one may be there already.
     before = next((lease for lease in current if lease.key_name == after.key_name), own)
     if before and before.subnet == subnet:
         notes += _kept(config, subnet, others)
@@ -148,13 +148,13 @@ def current_lease(leases: Iterable[Lease], host: Host) -> Lease | None:
 
 
 def _is_clone(lease: Lease, host: Host) -> bool:
-    """Whether a lease of our identity looks like another machine's."""
+    """Whether a lease with our identity seems to belong to another machine."""
     return lease.public_ip != host.public_ip and lease.hostname != host.hostname
 
 
 def _rank(lease: Lease, host: Host) -> tuple[bool, bool, int, bool, str]:
-    """Ours before adoptable ones, and before those of a clone; then the oldest, which peers have
-    known for the longest; then the one with the current address."""
+    """For sorting: our leases come before adoptable ones and before those of a clone. Of these the
+    oldest comes first, because peers have known it longest, then the one with our address."""
     return (
         lease.host_id != host.host_id,
         _is_clone(lease, host),
@@ -218,7 +218,7 @@ def _current_leases(
         clones, others = [], []
 
     def rank(lease: Lease) -> tuple[bool, bool, bool, tuple[bool, bool, int, bool, str]]:
-        """Those that the host could keep first, of these the one in use, else the oldest."""
+        """Leases that the host could keep come first; of these the one in use, else the oldest."""
         stays = allocation.is_within(config.ipv4, lease.subnet)
         return not stays, _is_clone(lease, host), lease.subnet != wish.prefer, _rank(lease, host)
 
@@ -230,14 +230,14 @@ def _current_leases(
 
 
 def _is_established(lease: Lease, host: Host, wish: Wish) -> bool:
-    """Whether the host's containers may have addresses of this subnet: not so if the lease is a
-    flanneld's, or another machine's, and nothing here tells of it."""
+    """Whether the host's containers may have addresses of this subnet. They have none if the lease
+    is a flanneld's or another machine's, and nothing on this host names its subnet."""
     return lease.host_id == host.host_id or lease.subnet == wish.prefer
 
 
 def _is_kept(config: NetworkConfig, lease: Lease, host: Host, wish: Wish) -> bool:
-    """Whether a host keeps the subnet if nobody asks for another one. An established host does
-    whatever became of SubnetLen, SubnetMin and SubnetMax: they are about new leases."""
+    """Whether a host keeps the subnet if nobody asks for another one. An established host keeps it
+    after a change of SubnetLen, SubnetMin and SubnetMax, because these are about new leases."""
     return allocation.is_member(config.ipv4, lease.subnet) or (
         allocation.is_within(config.ipv4, lease.subnet) and _is_established(lease, host, wish)
     )
@@ -251,7 +251,7 @@ def _subnet(
     host: Host,
     wish: Wish,
 ) -> str:
-    """The subnet to hold; ``others`` are those of all keys but the host's own."""
+    """The subnet to hold. ``others`` are the subnets of all keys but the host's own."""
     pool = config.ipv4
     if not current:
         if wish.subnet:

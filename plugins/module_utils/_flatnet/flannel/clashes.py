@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which leases get in each other's way.
+"""Which leases clash, so that one of them cannot be used.
 
-Pure. A kernel cannot tell two peers apart that have one VTEP MAC, or whatever else their backend
-has in its place, and a packet can go to only one of two peers whose subnets overlap. Subnets
-overlap exactly if one holds the other, so they are found by their length and first bits, in one
-dictionary look-up for each length that there is.
+Pure. Two leases clash if their subnets overlap, because a packet can go to only one of the two
+peers. They also clash if they have the same VTEP MAC, or whatever else their backend tells hosts
+apart by, because a kernel cannot tell these peers apart. Subnets overlap exactly if one contains
+the other. So they are found by their length and first bits, with one look-up for each length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .lease import Lease
 
 
 class Clashes:
-    """Leases by what they could clash over."""
+    """Leases, indexed by what they could clash over."""
 
     def __init__(self) -> None:
         self._by_mark: dict[str, dict[str, Lease]] = {}
@@ -41,7 +41,7 @@ class Clashes:
             _drop(self._by_mark, lease.data.unique, lease.key_name)
 
     def overlapping(self, lease: Lease) -> Iterable[Lease]:
-        """Those with an address in common with this one's subnet."""
+        """The leases that have an address in common with this lease's subnet."""
         length, bits = _prefix(lease)
         for other, groups in self._by_subnet.items():
             if other <= length:
@@ -49,7 +49,7 @@ class Clashes:
                 continue
             more = other - length
             inside = range(bits << more, bits + 1 << more)
-            # Whichever is less: the subnets that there could be, or those that there are.
+            # Go through the smaller set: the subnets that are possible, or those that there are.
             if len(inside) < len(groups):
                 found = [first for first in inside if first in groups]
             else:
@@ -58,11 +58,11 @@ class Clashes:
                 yield from groups[first].values()
 
     def sharing(self, lease: Lease) -> Iterable[Lease]:
-        """Those with its VTEP MAC, or whatever the backend tells hosts apart by."""
+        """The leases with its VTEP MAC, or whatever else the backend tells hosts apart by."""
         return self._by_mark.get(lease.data.unique if lease.data else "", {}).values()
 
     def reason(self, lease: Lease) -> str | None:
-        """Why this lease cannot be used beside those held; None if it can."""
+        """Why this lease cannot be used beside those in here; None if it can."""
         for other in self.overlapping(lease):
             return "its subnet overlaps %s of %s, which was there before" % (
                 other.subnet,
@@ -75,10 +75,10 @@ class Clashes:
         return None
 
     def chain(self, lease: Lease) -> set[str]:
-        """Key names of those whose fate can hang on this one's, however indirectly.
+        """Key names of all leases that may be used, or not, depending on this one.
 
-        If a clashes with b and b with c, then c may be used exactly if b is not, so it takes all of
-        the chain.
+        If a clashes with b and b with c, then c may be used exactly if b is not. So these are all
+        leases that clash with this one, those that clash with them, and so on.
         """
         found: set[str] = set()
         todo = [lease]
@@ -92,10 +92,10 @@ class Clashes:
 
 
 def seniority(lease: Lease) -> tuple[bool, int, str]:
-    """Of leases that clash the lowest counts, on every host alike: whichever key is there longest.
+    """A sort key: of leases that clash, every host uses the first one, whose key is the oldest.
 
-    Nobody can write a revision, so nobody takes a holder's place by a lease that is written later.
-    One whose revision is not known comes last.
+    Nobody can choose a revision, so nobody takes a holder's place with a lease that is written
+    later. A lease whose revision is not known comes last.
     """
     return not lease.create_revision, lease.create_revision, lease.key_name
 

@@ -116,7 +116,7 @@ def parse_config(text: str | bytes) -> NetworkConfig:
 
 
 def config_from_dict(raw: dict[str, Any]) -> NetworkConfig:
-    """The same from a decoded object, for example a module's options."""
+    """As ``parse_config``, from a decoded object such as a module's options."""
     try:
         return _parse(fold(raw, _CONFIG_FIELDS))
     except InvalidConfig:
@@ -236,12 +236,13 @@ def _network(name: str, text: Any, version: int) -> Network:
 
 
 def reserved_ipv4(first: int, last: int) -> bool:
-    """The same as ``reserved`` for IPv4 addresses as numbers."""
+    """As ``reserved``, for IPv4 addresses from ``first`` to ``last`` as numbers."""
     return any(low <= last and first <= high for low, high in _RESERVED_IPV4)
 
 
 def reserved(network: Network) -> bool:
-    """Whether a network holds addresses that cannot be a pod's; the default route does."""
+    """Whether a network holds loopback or multicast addresses, which no pod can have. The default
+    route holds them too."""
     return any(each.version == network.version and each.overlaps(network) for each in _RESERVED)
 
 

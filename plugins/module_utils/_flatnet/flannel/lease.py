@@ -34,14 +34,15 @@ class InvalidLease(InvalidInput):
 
 
 class Lease(NamedTuple):
-    """One valid lease: who holds which subnet, and how it is reached.
+    """One valid lease: who holds which subnet, and how this host is reached.
 
-    ``backend_type`` is empty where flannel writes none; ``data``, and ``data6`` for IPv6, is what
-    the backend says of how the host is reached. ``host_id`` and ``hostname`` are this
-    collection's own, empty on leases that a flanneld wrote; so is ``vector``, the newest format of
-    vectors that the host's relay takes, 0 if it takes none. ``etcd_lease`` is the id of the etcd
-    lease the key hangs on, 0 for a permanent key. ``mod_revision`` and ``create_revision`` are the
-    key's, 0 if not stored or not known: of two leases the one created first is the older.
+    - ``backend_type``: empty if flannel writes none.
+    - ``data``, and ``data6`` for IPv6: what the backend says of how the host is reached.
+    - ``host_id``, ``hostname``: fields of this collection, empty on leases that a flanneld wrote.
+    - ``vector``: a field of this collection, the newest format of vectors that the host's relay
+      takes; 0 if it takes none.
+    - ``etcd_lease``: the id of the etcd lease that the key is bound to; 0 for a permanent key.
+    - ``mod_revision``, ``create_revision``: the key's; 0 if it is not stored, or not known.
     """
 
     subnet: str
@@ -66,7 +67,7 @@ class Lease(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """How to name the holder to a person."""
+        """The holder, for people: name and public IP."""
         return "%s (%s)" % (self.hostname, self.public_ip) if self.hostname else self.public_ip
 
     def to_json(self) -> str:
@@ -109,7 +110,7 @@ def parse_lease(
 ) -> Lease:
     """Parse what stands under ``<prefix>/subnets/<name>``.
 
-    Raises InvalidLease on anything that a host must not act upon: a key that is not exactly
+    Raises InvalidLease for anything that a host must not act upon: a key that does not have exactly
     flannel's form, a value that is not flannel's JSON, data that its backend cannot use.
     """
     match = _KEY.fullmatch(name)
@@ -158,12 +159,12 @@ def parse_lease(
 
 
 def _vector(value: Any) -> int:
-    """A format's number; whatever else stands there costs the host its vectors, not its lease."""
+    """The number of a format; 0 if there is anything else. The lease is valid all the same."""
     return value if isinstance(value, int) and is_number(value) and 0 < value < 256 else 0
 
 
 def subnet_of_key(name: str) -> str | None:
-    """The IPv4 subnet that a key stands for, whatever its value; None if it is not a subnet's."""
+    """The IPv4 subnet that a key is named after, whatever its value; None if it names no subnet."""
     match = _KEY.fullmatch(name)
     try:
         return _subnet(match.group(1), match.group(2), 4) if match else None

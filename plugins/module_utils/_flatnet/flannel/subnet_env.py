@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``/run/flannel/subnet.env``: what a host tells its container runtime of its subnet.
+"""``/run/flannel/subnet.env``: the file that tells a container runtime the host's subnet.
 
 Pure.
 """
