@@ -3,21 +3,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """etcd v3 over its JSON gateway, with the standard library alone.
 
-For modules and for a resident service: nothing of Ansible is imported. One client keeps one
-connection to each endpoint it used; any thread may use it, and calls wait for each other.
+Modules and programs use it, so it imports nothing of Ansible. A client keeps one connection to each
+endpoint that it has used. Any thread may use it; calls wait for each other.
 
-- Order: a call goes to the endpoint that worked last, then to the others. At first they are in an
-  order of chance, so that the clients of a fleet spread over the members; in_order keeps the given.
-- Time: `timeout` seconds for one attempt at one endpoint, from resolving its name to the answer's
-  last byte, and three times that for a call, however many endpoints there are: the first has its
-  full time, and what is left is shared by those after it. A paged list is several calls, which take
-  no longer than ten together. While no member has a leader, which is normal for a second or two
-  after one died, a call goes round the endpoints for `timeout` seconds before it gives up.
-- Reads are repeated at the next endpoint whatever happened. A write is, only where it certainly was
-  not done; otherwise its error has maybe_applied set, and the caller must read before repeating.
+- Order: a call goes to the endpoint that worked last, then to the others. Their first order is
+  random, so that the clients of a fleet spread over the members; in_order keeps the given order.
+- Time: an attempt at one endpoint has `timeout` seconds, from resolving its name to the last byte
+  of the answer. A call has three times that, however many endpoints there are: the first one has
+  its full time, and the others share what is left. A paged list is several calls, which together
+  have the time of ten. For a second or two after a member died, no member may have a leader. Then a
+  call goes round the endpoints for `timeout` seconds before it gives up.
+- A read is repeated at the next endpoint, whatever happened. A write is repeated only if it was
+  certainly not done. Otherwise its error has maybe_applied set, and the caller must read before it
+  writes again.
 - Environment variables for HTTP proxies are ignored.
-- With client certificates: etcd's gateway does not pass their names on, so where etcd has
-  authentication enabled, user and password are needed as well.
+- Client certificates do not replace user and password: etcd's gateway does not pass their names on.
+  If etcd has authentication enabled, both are needed.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ T = TypeVar("T")
 
 
 class EtcdClient:
-    """Give endpoints as URLs; files are PEM, and read once, now."""
+    """A client for endpoints given as URLs. Files are PEM, and are read once, at the start."""
 
     def __init__(
         self,
@@ -145,17 +146,17 @@ class EtcdClient:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """In the order in which they are tried now: the one that last worked is first."""
+        """The URLs, in the order in which they are tried now. The one that worked last is first."""
         return self._cluster.urls
 
     @property
     def reached(self) -> tuple[str, ...]:
-        """The addresses that its connections lead to now, whatever names the endpoints have."""
+        """The addresses that the connections lead to now."""
         return self._cluster.reached
 
     def while_waiting(self, call: Callable[[], None]) -> None:
-        """Have this called before each attempt at an endpoint, so every `timeout` seconds at least
-        while etcd is waited for."""
+        """Have ``call`` called before each attempt at an endpoint. While a call waits for etcd,
+        that is every `timeout` seconds at least."""
         self._cluster.waiting = call
 
     def close(self) -> None:
@@ -165,8 +166,8 @@ class EtcdClient:
     # Keys
 
     def get(self, key: str, *, revision: int | None = None, serializable: bool = False) -> Range:
-        """One key, now or at a revision. serializable: one member's view, which may be old, but
-        which it gives without quorum."""
+        """One key, now or at a revision. serializable: as one member sees it. That needs no quorum,
+        and may be old."""
         body: dict[str, Any] = {"key": encode(key), "serializable": serializable}
         if revision:
             body["revision"] = str(revision)
@@ -223,27 +224,27 @@ class EtcdClient:
         return Range(revision, tuple(pages.kvs), pages.count, pages.cluster)
 
     def put(self, key: str, value: str | bytes, lease: int = 0) -> int:
-        """Returns the revision."""
+        """Write a key; returns the new revision."""
         return self._write("/v3/kv/put", Op.put(key, value, lease).body(), revision_of)
 
     def delete(self, key: str) -> int:
-        """Returns how many keys there were: 0 or 1."""
+        """Delete a key; returns how many there were: 0 or 1."""
         return self._write("/v3/kv/deleterange", Op.delete(key).body(), deleted_of)
 
     def delete_prefix(self, prefix: str) -> int:
-        """Returns how many keys there were."""
+        """Delete all keys with the prefix; returns how many there were."""
         return self._write("/v3/kv/deleterange", Op.delete_prefix(prefix).body(), deleted_of)
 
     def txn(
         self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
     ) -> TxnResult:
-        """If all compares hold, do success, else failure; either is done whole or not at all."""
+        """If all compares hold, do all of success, else all of failure, in one step."""
         body = {
             "compare": [each.to_json() for each in compares],
             "success": [each.to_json() for each in success],
             "failure": [each.to_json() for each in failure],
         }
-        # Not even a read if it writes in one branch only.
+        # A transaction that writes in one branch only is a write.
         writes = any(each.kind != "range" for each in [*success, *failure])
 
         def parse(answer: dict[str, Any]) -> TxnResult:
@@ -257,42 +258,42 @@ class EtcdClient:
     # etcd leases. To repeat these is harmless: an unused lease expires by itself.
 
     def lease_grant(self, ttl: int) -> Lease:
-        """etcd may give a longer time than asked for."""
+        """Make an etcd lease of ``ttl`` seconds. etcd may give it a longer time."""
         return self._read("/v3/lease/grant", {"TTL": str(ttl)}, _lease)
 
     def lease_keepalive(self, lease: int) -> int:
-        """Returns the seconds that it has again; EtcdLeaseNotFound if it is gone."""
+        """Renew an etcd lease; returns its seconds. Raises EtcdLeaseNotFound if it is gone."""
         return self._read("/v3/lease/keepalive", {"ID": str(lease)}, _alive(lease)).ttl
 
     def lease_revoke(self, lease: int) -> bool:
-        """Its keys go with it. False if it was gone already."""
+        """Revoke an etcd lease, and with it its keys. False if it was gone already."""
         try:
             return self._read("/v3/lease/revoke", {"ID": str(lease)}, lambda _answer: True)
         except EtcdLeaseNotFound:
             return False
 
     def lease_time_to_live(self, lease: int, keys: bool = False) -> Lease:
-        """What it has left, and its keys if asked for; EtcdLeaseNotFound if it is gone."""
+        """The time that an etcd lease has left, and with ``keys`` its keys. Raises
+        EtcdLeaseNotFound if it is gone."""
         body = {"ID": str(lease), "keys": keys}
         return self._read("/v3/lease/timetolive", body, _alive(lease))
 
     # The rest
 
     def watch(self, prefix: str, start_revision: int = 0, *, progress: bool = True) -> Watch:
-        """Changes of keys with the prefix from start_revision on.
+        """Changes of keys with the prefix from start_revision on; 0: from now on.
 
-        0 is from now on; what now is, a member that lags behind sees later than others.
-
-        Returns when etcd has confirmed it; it has a connection of its own. progress: now and then
-        a response without events, so that a quiet watch can go on from a recent revision.
+        For a member that lags behind, "now" is an older revision than for others. Returns when etcd
+        has confirmed the watch, which has a connection of its own. progress: etcd sends a response
+        without events now and then, so that a quiet watch can go on from a recent revision.
         """
         create: dict[str, Any] = prefix_range(prefix)
         create.update(start_revision=str(start_revision), progress_notify=progress, fragment=True)
         return self._cluster.watch(_request("/v3/watch", {"create_request": create}))
 
     def pulse(self, endpoint: str, key: str) -> Pulse:
-        """Questions to one endpoint for etcd's revision: see Pulse. It may be asked for a key that
-        there is not, but not for one that the user must not read."""
+        """For asking one endpoint for etcd's revision: see Pulse. The user must be allowed to read
+        ``key``, which need not exist."""
         body = {"key": encode(key), "count_only": True}
         return self._cluster.pulse(endpoint, _request("/v3/kv/range", body))
 
@@ -301,7 +302,7 @@ class EtcdClient:
         self._cluster.avoid(endpoint)
 
     def status(self) -> Status:
-        """Of the first member that answers; this needs no quorum."""
+        """The status of the first member that answers. This needs no quorum."""
 
         return self._cluster.status()
 
@@ -325,7 +326,8 @@ def _lease(answer: dict[str, Any]) -> Lease:
 
 
 def _alive(lease: int) -> Callable[[dict[str, Any]], Lease]:
-    """etcd tells of a lease that is gone with a time of 0 or -1, not with an error."""
+    """What parses the answer about an etcd lease. For a lease that is gone, etcd sends no error,
+    but a time of 0 or -1."""
 
     def parse(answer: dict[str, Any]) -> Lease:
         found = _lease(answer)

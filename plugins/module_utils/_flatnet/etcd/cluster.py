@@ -1,9 +1,8 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One call, to whichever member of the cluster answers it. Private to client.py.
-
-The rules are told there.
+"""One call, to whichever member of the cluster answers it. Private to client.py, which has the
+rules in its docstring.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from .pulse import Pulse
 from .values import MALFORMED, Status, decode
 from .watch import Watch
 
-# How long a member that did not answer is given to say whether it has a leader.
+# Seconds. A member that did not answer has this long to say whether it has a leader.
 DIAGNOSIS = 1.0
 # Pause between two rounds while no member has a leader.
 ELECTION_PAUSE = 0.2
 # A call takes no longer than this many times the timeout, however many endpoints there are.
 CALL = 3
-# etcd's own are of some 30 characters, and as JWT of some hundreds.
+# Characters. etcd's own tokens have about 30, and some hundreds as JWT.
 MAX_TOKEN = 8192
 
 T = TypeVar("T")
@@ -228,7 +227,7 @@ class Cluster:
             raise Failed(EtcdBadAnswer, "the answer is not etcd's") from None
 
     def _diagnosed(self, connection: Connection, failure: Failed, end: float) -> Failed:
-        """Why a member did not answer in time: it answers this about itself without a leader."""
+        """Why a member did not answer in time. A member without a leader can still say so."""
         if failure.kind is not EtcdTimeout:
             return failure
         connection.close()

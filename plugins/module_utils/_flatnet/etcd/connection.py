@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One connection to one etcd member. Private to client.py.
 
-It knows how far a request got: whatever fails before the last byte was handed over cannot have had
-an effect, since etcd acts on a whole JSON object only.
+It knows how far a request got. A request that failed before its last byte was handed over had no
+effect, because etcd acts on a whole JSON object only.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ MAX_ANSWER = 64 << 20
 # OpenSSL's numbers of why a certificate does not verify.
 _NOT_YET_VALID, _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 9, 10, 62, 64
 
-# What a server says that wants another certificate of the client, or any.
+# Alerts of a server that wants a certificate of the client, or another one.
 _CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "ACCESS_DENIED")
 
 
 class Request(NamedTuple):
-    """need_leader: a member without one says so at once, and ends its watches, without a wait."""
+    """need_leader: if the member has no leader, it says so at once, and ends its watches."""
 
     path: str
     body: bytes
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class Connection:
-    """Opened when first needed, kept open, opened again when the member closed it."""
+    """A connection that is opened when first needed, and again when the member closed it."""
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None) -> None:
         self.endpoint = endpoint
@@ -60,7 +60,7 @@ class Connection:
 
     @property
     def address(self) -> str:
-        """Where it leads to; nothing while it is closed."""
+        """The address that it leads to; empty while it is closed."""
         try:
             return str(self.sock.getpeername()[0]) if self.sock is not None else ""
         except OSError:
@@ -73,7 +73,7 @@ class Connection:
         self._used = False
 
     def exchange(self, request: Request, token: str, deadline: float) -> tuple[int, bytes]:
-        """POST and read the whole answer, all of it until the deadline."""
+        """POST, and read the whole answer before the deadline. Returns the HTTP status and body."""
         answer = Answer()
         parts: list[bytes] = []
         size = 0
@@ -137,7 +137,7 @@ class Connection:
                 raise ConnectionError("the connection was closed before an answer was complete")
             return body
         except BadHttp as error:
-            # etcd speaks HTTP, so nothing of etcd's has changed.
+            # This is not etcd, so nothing in etcd has changed.
             raise Failed(EtcdBadAnswer, f"does not speak HTTP ({error})") from None
         except OSError as error:
             failure = self._failure(error, deadline, sent=True)
@@ -151,9 +151,8 @@ class Connection:
                 self._used = True
 
     def wait(self, answer: Answer, timeout: float | None) -> bytes | None:
-        """As receive, but waiting is normal: None if nothing came; without timeout for ever.
-
-        b"" where the stream ended, or a part of the HTTP came that says nothing yet.
+        """As receive, for a stream that may be silent: None if nothing came within ``timeout``
+        seconds (None: no limit). b"" if the stream ended, or if only HTTP's own bytes came.
         """
         try:
             sock = self._connected()
@@ -233,7 +232,7 @@ class Connection:
     def _failure(
         self, error: OSError, deadline: float, sent: bool, opening: bool = False
     ) -> Failed:
-        """What an error of the socket means; also a TLS alert, which can come with any call."""
+        """What an error of the socket means. It may be a TLS alert, which any call can raise."""
         if isinstance(error, ssl.SSLCertVerificationError):
             return Failed(EtcdBadCertificate, _why_not_verified(error, self.endpoint.host))
         if isinstance(error, socket.timeout):
@@ -264,7 +263,8 @@ class Connection:
         return Failed(EtcdUnreachable, why, sent)
 
     def _alert_behind(self, error: OSError, deadline: float) -> OSError:
-        """A server that closed while we were still sending may have said why just before."""
+        """A server that closed the connection while we were sending may have sent an alert
+        before."""
         try:
             if self.sock is not None:
                 self.sock.settimeout(min(1.0, _remaining(deadline)))

@@ -149,7 +149,8 @@ class Refusal(NamedTuple):
 
     @property
     def about_token(self) -> bool:
-        """A fresh token may help: it expired, its member restarted, or auth was enabled since."""
+        """Whether a new token may help: the old one expired, its member restarted, or
+        authentication was enabled since."""
         return (
             self.code == UNAUTHENTICATED
             or "auth token" in self.text
@@ -174,14 +175,14 @@ def parse_refusal(answer: object) -> Refusal:
 
 
 def _shown(text: str) -> str:
-    """What somebody else worded goes to terminals and logs: one line, not endless."""
+    """A foreign text for terminals and logs: on one line, and cut off if it is long."""
     if len(text) > MAX_REASON:
         text = text[:MAX_REASON] + "…"
     return "".join(each if each.isprintable() else " " for each in text)
 
 
 def parse_cancel_reason(text: str) -> Refusal:
-    """Watches are cancelled with a sentence that has the code's name in it, at most."""
+    """The refusal that a cancelled watch comes with. Its text may have the code's name in it."""
     text = _shown(text)
     found = re.match(r"rpc error: code = (\w+) desc = (.*)", text, re.DOTALL)
     if found and found.group(1) in _CODE_NAMES:
@@ -190,7 +191,7 @@ def parse_cancel_reason(text: str) -> Refusal:
 
 
 def refused(refusal: Refusal, url: str, user: str, write: bool) -> Exception:
-    """The error for a refusal: a Failed where another endpoint may do better, else final."""
+    """The error for a refusal. It is a Failed if another endpoint may do better, else final."""
     code, text = refusal
     reason = text[len("etcdserver: ") :] if text.startswith("etcdserver: ") else text
     if reason == "no leader":

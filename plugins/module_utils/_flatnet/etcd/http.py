@@ -3,15 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """HTTP/1.1 answers, parsed as their bytes arrive. Private to client.py.
 
-A watch is an answer that never ends, is waited for with short timeouts, and is read by whoever
-polls its socket. http.client cannot do that: its buffered reader is unusable after one timeout, and
-hides from poll() what it has buffered. So one small incremental parser serves watches and calls.
+A watch is an answer that never ends. It is waited for with short timeouts, and read by whoever
+polls its socket. http.client cannot do that: its buffered reader is unusable after a timeout, and
+poll() does not see what it has buffered. So one small incremental parser serves watches and calls.
 """
 
 from __future__ import annotations
 
 MAX_HEAD = 65536
-# What says where a body ends, and must not say two things.
+# Headers that say where a body ends. Two different values of one of them are an error.
 _FRAMING = ("content-length", "transfer-encoding")
 # A chunk's size with its extensions; all trailer lines are within MAX_HEAD.
 MAX_SIZE_LINE = 4096
@@ -22,9 +22,9 @@ class BadHttp(ValueError):
 
 
 class Answer:
-    """Feed it what the socket gives; it gives back what of that is body.
+    """Feed it what the socket gives; it returns the part of that which is body.
 
-    status is 0 until the head is there. ended: no more will come. complete: and it is whole.
+    status is 0 until the head is complete. ended: no more will come. complete: the body is whole.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Answer:
         return self.complete and not self._pending and self._left != -1 and not self._close
 
     def feed(self, data: bytes) -> bytes:
-        """No data means that the peer closed the connection."""
+        """The body in ``data``. Empty ``data`` means that the peer closed the connection."""
         if not data:
             self.ended = True
             self.complete = self.complete or (self.status > 0 and self._left == -1)
@@ -123,7 +123,7 @@ class Answer:
             del self._pending[: self._left]
             self._left = 0
             end = self._pending.find(b"\r\n")
-            # Of a line that may go on.
+            # The length of the line so far.
             length = end if end >= 0 else len(self._pending)
             if self._in_trailer:
                 if self._trailer + length > MAX_HEAD:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A listing, put together from its pages. Private to client.py.
 
-Whoever lists acts on what is not there as well, so a listing is whole or an error: as many keys as
-etcd said at first, each after the one before, all below the prefix, all of one cluster.
+Whoever lists also acts on keys that are missing. So a listing is whole, or it is an error: as many
+keys as etcd said at first, each after the one before, all below the prefix, all of one cluster.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 from .errors import EtcdBadAnswer
 from .values import KeyValue, Range, encode_raw
 
-# Bytes of keys and values: a thousand times ten thousand leases' would be more.
+# Bytes of keys and values. Ten thousand leases have some MiB.
 MAX_LISTING = 256 << 20
 
 
 class Pages:
-    """Add pages until it is whole."""
+    """A listing: add pages until it is ``whole``."""
 
     def __init__(self, prefix: str, limit: int) -> None:
         self.kvs: list[KeyValue] = []
@@ -39,7 +39,7 @@ class Pages:
     def add(self, page: Range) -> None:
         """Raises EtcdBadAnswer for what cannot be the next page."""
         if not self.kvs:
-            # count is of what matches this request, so the first page's is the whole.
+            # The first page's count is of all keys; the later ones count what is left.
             self.count, self.revision, self.cluster = page.count, page.revision, page.cluster
         elif page.cluster != self.cluster:
             raise EtcdBadAnswer(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small questions to one member, whose answers nobody waits for. Private to client.py."""
+"""Small questions to one member; nobody waits for the answers. Private to client.py."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .errors import EtcdBadAnswer, EtcdTimeout, EtcdUnreachable, Failed, Refusal
 from .http import Answer
 from .values import MALFORMED, Range
 
-# Bytes. It asks for how many keys there are, and not for their values.
+# Bytes. The question asks for the number of keys, and not for their values.
 MAX_ANSWER = 65536
 
-# A token for what is asked over the connection; with a refusal, another one if that may help, and
-# with "last" not even then.
+# Returns a token for requests over the connection. With a refusal: another token if that may help,
+# else it raises. The last argument says that this was the last try.
 Authorize = Callable[[Connection, "Refusal | None", bool], str]
 Parse = Callable[[int, bytes], Union[dict[str, Any], Refusal]]
 
 
 class Pulse:
-    """Whether one member answers, and at which revision etcd is: for whoever watches there.
+    """Whether one member answers, and at which revision etcd is. It is for whoever watches there.
 
-    ask(), then poll fileno(), and read() until it gives an answer. A member gives it only when it
-    is a part of the quorum and has taken in all that was written before the question. After
-    ``timeout`` seconds, or when the member refuses or breaks off, read() raises an EtcdError.
+    ask(), then poll fileno(), and read() until there is an answer. A member answers only if it is a
+    part of the quorum and has taken in all that was written before the question. After ``timeout``
+    seconds, or if the member refuses or closes the connection, read() raises an EtcdError.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Pulse:
         self.close()
 
     def fileno(self) -> int | None:
-        """None while nothing is asked."""
+        """The socket to poll; None while no question is open."""
         sock = self._connection.sock
         return sock.fileno() if self.asked and sock is not None else None
 
@@ -77,7 +77,7 @@ class Pulse:
         self._connection.close()
 
     def ask(self) -> None:
-        """Waits only where the connection has to be made, or a token be asked for, first."""
+        """Send the question. Waits only if it has to connect, or to get a token, first."""
         self._deadline = time.monotonic() + self._timeout
         self._last = False
         try:
@@ -92,7 +92,7 @@ class Pulse:
         self.asked = True
 
     def read(self) -> Range | None:
-        """The answer, once; None as long as there is none. Does not wait."""
+        """The answer, once; None while there is none. Does not wait."""
         try:
             while self.asked and not self._answer.complete:
                 body = self._connection.wait(self._answer, 0)
@@ -115,7 +115,7 @@ class Pulse:
             self._connection.close()
         answer = self._parse(self._answer.status, self._data)
         if isinstance(answer, Refusal):
-            # Once more with a new token; if it is not that, this raises what it is.
+            # Once more with a new token. If the token is not the reason, this raises the error.
             self._send(answer)
             self._last = True
             return None

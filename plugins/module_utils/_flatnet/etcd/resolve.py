@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The addresses of a name, within a time. Private to client.py.
 
-The system's resolver has time limits of its own, which add up to half a minute and more where a
-name server is silent, and it cannot be interrupted. So it runs in a thread that may be left behind;
-there is at most one for each endpoint.
+The system's resolver cannot be interrupted. If a name server is silent, it takes half a minute or
+more. So it runs in a thread, at most one for each endpoint, which may go on when nobody waits.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Addresses = list[Any]
 
 
 class Resolver:
-    """Of one name, and a port."""
+    """Resolves one name, with a port."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -31,7 +30,8 @@ class Resolver:
         self._found: Addresses | OSError | UnicodeError | None = None
 
     def addresses(self, seconds: float) -> Addresses:
-        """Raises Failed: unknown, or not known in time."""
+        """The addresses, as getaddrinfo gives them. Raises Failed if the name is unknown, or is not
+        resolved within ``seconds``."""
         with contextlib.suppress(OSError, UnicodeError):
             return self._look(socket.AI_NUMERICHOST)
         if self._thread is None or not self._thread.is_alive():

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What etcd holds and what one asks of it, as values. Private to client.py, which exports them.
+"""What etcd holds, and requests to it, as values. Private to client.py, which exports them.
 
 The gateway speaks protobuf's JSON: 64-bit numbers are strings, bytes are base64, fields that are
-zero are left out. Keys are str, decoded as UTF-8 with surrogateescape, so that a key with any bytes
-is read, printed with repr() and sent back unharmed. Values are bytes: nobody promises text.
+zero are left out. Keys are str, decoded as UTF-8 with surrogateescape. So a key with any bytes can
+be read, printed with repr() and sent back unchanged. Values are bytes, because they may be no text.
 
-What comes from etcd is not trusted to be etcd's: every parse gives a value that is within its type,
-or raises one of MALFORMED, and nothing else.
+Answers are not trusted to be etcd's. Every parse returns a value that is within its type, or raises
+one of MALFORMED, and nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _no_number(text: str) -> Any:
 
 
 def encode_raw(key: str) -> bytes:
-    """A key as etcd has it, and orders it by."""
+    """A key's bytes, as etcd has them. etcd orders keys by these."""
     return key.encode("utf-8", "surrogateescape")
 
 
@@ -64,7 +64,8 @@ def prefix_range(prefix: str) -> dict[str, str]:
     """key and range_end that cover every key with this prefix; "" covers all keys."""
     key = encode_raw(prefix)
     head = key.rstrip(b"\xff")
-    # The end is the first key past the prefix; past the last prefix of all comes "\0", "no end".
+    # The end is the first key after those with the prefix. After the last prefix of all there is
+    # none, and "\0" means "no end".
     end = head[:-1] + bytes([head[-1] + 1]) if head else b"\0"
     return {"key": encode(key or b"\0"), "range_end": encode(end)}
 
@@ -92,9 +93,9 @@ class KeyValue(NamedTuple):
 
 @dataclass(frozen=True)
 class Range:
-    """Keys in order, as they were at one revision; count is of all that match.
+    """Keys in order, as they were at one revision. count is the number of all keys that match.
 
-    cluster is the id of the etcd cluster that answered, the same for all its members; 0: not told.
+    cluster is the id of the etcd cluster, the same for all its members; 0 if etcd did not tell it.
     """
 
     revision: int
@@ -109,7 +110,7 @@ class Range:
 
 
 class Lease(NamedTuple):
-    """An etcd lease: ttl is what is left of granted_ttl, in seconds; keys only where asked for."""
+    """An etcd lease: ttl is what is left of granted_ttl, in seconds. keys only if asked for."""
 
     id: int
     ttl: int
@@ -118,7 +119,7 @@ class Lease(NamedTuple):
 
 
 class Event(NamedTuple):
-    """kind is "put" or "delete"; a delete's kv has the key and mod_revision only."""
+    """kind is "put" or "delete". A delete's kv has only the key and the mod_revision."""
 
     kind: str
     kv: KeyValue
@@ -142,8 +143,9 @@ class WatchResponse(NamedTuple):
 
 
 class TxnResult(NamedTuple):
-    """responses has, in the order of the branch taken, a Range for each get and else a count of
-    keys (put: 1; delete: how many there were). Only the whole has a cluster, as in Range."""
+    """responses has one item for each operation of the branch that was taken, in its order: a Range
+    for a get, else a count of keys (put: 1; delete: how many there were). cluster as in Range; the
+    Ranges in responses have none."""
 
     succeeded: bool
     revision: int
@@ -173,7 +175,7 @@ class TxnResult(NamedTuple):
         return cls(succeeded, revision_of(data), tuple(responses), cluster_of(data))
 
     def answers(self, success: Sequence[Op], failure: Sequence[Op]) -> bool:
-        """Whether there is a response to each operation of the branch taken, and of its kind."""
+        """Whether each operation of the branch that was taken has a response of the right kind."""
         branch = success if self.succeeded else failure
         return len(self.responses) == len(branch) and all(
             isinstance(response, Range) == (each.kind == "range")
@@ -182,7 +184,7 @@ class TxnResult(NamedTuple):
 
 
 class Status(NamedTuple):
-    """How one member sees itself; leader is 0 where it has none."""
+    """What one member says of itself. leader is 0 if it has none."""
 
     endpoint: str
     version: str
@@ -295,7 +297,8 @@ def revision_of(answer: dict[str, Any]) -> int:
 
 
 def cluster_of(answer: dict[str, Any]) -> int:
-    """Which cluster answers: another id is another history, whatever the revisions say."""
+    """The id of the cluster that answers. Another id means another history, whatever the
+    revisions."""
     return whole_number(answer["header"].get("cluster_id", 0), high=2 * _END - 1)
 
 
@@ -305,7 +308,7 @@ def deleted_of(answer: dict[str, Any]) -> int:
 
 def whole_number(value: object, low: int = 0, high: int = _END - 1) -> int:
     """A number as protobuf's JSON has it: of 64 bits in a string, of 32 bits as it is."""
-    # Never a long text to int(), which takes it time that grows with the square.
+    # No long text for int(): its time grows with the square of the length.
     if isinstance(value, str) and len(value) <= 20 and value.isascii():
         digits = value[1:] if value[:1] == "-" else value
         value = int(value) if digits.isdigit() else None

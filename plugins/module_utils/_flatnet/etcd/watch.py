@@ -29,23 +29,23 @@ from .errors import (
 from .http import Answer
 from .values import MALFORMED, Event, WatchResponse, cluster_of, decode, revision_of, whole_number
 
-# A response of more than this many bytes, in a line or in fragments, is not taken in: etcd splits
-# at 1.5 MiB, and what it has to catch up with is listed faster.
+# Bytes. A larger response, in a line or in fragments, is refused: etcd splits at 1.5 MiB, and to
+# list again is faster than to catch up with so many events.
 MAX_RESPONSE = 64 << 20
-# And a refusal of more than this many is not etcd's.
+# Bytes. A larger refusal is not etcd's.
 MAX_REFUSAL = 65536
-# Seconds that read() goes on after its time while there is always more to come, and never an end.
+# Seconds. If a response goes on and on, read() gives up so long after its time.
 PATIENCE = 1.0
 
 
 class Watch:
     """Iterate over it, or read() with a timeout; poll fileno() and then read(0) until None.
 
-    It ends with an EtcdError: the connection broke, the member lost its leader, the revision is
-    compacted, etcd cancelled it. A new watch from the last response's revision + 1 misses nothing,
-    except after EtcdCompacted: then list again. close() may be called from any thread; an iteration
-    under way just ends, and read() raises EtcdWatchClosed. A member that hangs without losing its
-    connections is quiet: whoever minds ends a watch that shows no progress.
+    It ends with an EtcdError if the connection broke, the member lost its leader, the revision is
+    compacted, or etcd cancelled it. A new watch from the last response's revision + 1 misses
+    nothing, except after EtcdCompacted: then list again. close() may be called from any thread; an
+    iteration then ends, and read() raises EtcdWatchClosed. A member that hangs, but keeps its
+    connections, sends nothing and no error. Whoever needs to notice this looks for progress.
     """
 
     def __init__(self, connection: Connection, user: str) -> None:
@@ -58,7 +58,7 @@ class Watch:
         self._answer = Answer()
         self._line = bytearray()
         self._fragments: list[Event] = []
-        # Of the response that is being put together, in bytes.
+        # Bytes of the response that is being put together.
         self._size = 0
         self._ready: deque[WatchResponse] = deque()
         self._lock = threading.RLock()
@@ -132,7 +132,7 @@ class Watch:
             return self._ready.popleft()
 
     def _ended_by(self, error: Failed | EtcdError) -> None:
-        """What came before is still to be read; then comes the error."""
+        """Note the error. read() raises it after the responses that came before."""
         self._connection.close()
         if isinstance(error, Failed):
             self._end = exhausted([(f"watch at {self.endpoint}", error)])
@@ -188,9 +188,9 @@ class Watch:
             ) from None
 
     def _messages(self, body: bytes) -> Iterator[dict[str, Any]]:
-        """One JSON object a line; the last line may still be under way.
+        """The JSON objects in ``body``, one a line. The last line may be incomplete.
 
-        An error that ends the stream is the last line, and has no line end.
+        An error that ends the stream is the last line, without a line end.
         """
         *lines, rest = (body + b"\n" if self._answer.complete else body).split(b"\n")
         for line in lines:
@@ -218,7 +218,8 @@ class Watch:
 
     @staticmethod
     def _refused(message: dict[str, Any]) -> Refusal | None:
-        """Why the stream ends with this message, if it does; compaction apart."""
+        """Why etcd ends the stream with this message; None if it does not. Compaction is treated
+        elsewhere."""
         if "error" in message:
             try:
                 return parse_refusal(message["error"])
