@@ -4,7 +4,7 @@
 """Make a host hold exactly one lease, whatever others do at the same time.
 
 An attempt reads the config and all leases, has flannel/assignment.py decide, and writes the lease
-if all that is still so. If it is not, the next attempt reads and decides anew.
+if nothing of this has changed meanwhile. If something has, the next attempt reads and decides anew.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from .registry import Registry
 from .snapshot import Planned
 from .transactions import read_basis, remove, repeat, write
 
-# Looks at what is about to be done, and raises a FlatnetError if this host is in the way of it.
+# Gets a decision before it is carried out, and raises a FlatnetError if something on this host is
+# in the way.
 Approve = Callable[[Decision, NetworkConfig], None]
 
 
 class Outcome(NamedTuple):
-    """What acquire did: the decision as carried out, the config it was based on, and how many
-    transactions it took."""
+    """What acquire did: the decision that was carried out, the config that it was based on, and how
+    many transactions it took."""
 
     decision: Decision
     config: NetworkConfig
@@ -43,10 +44,10 @@ def acquire(
 ) -> Outcome:
     """Make ``host`` hold exactly one lease.
 
-    ``ttl`` in seconds hangs the key on an etcd lease, which this renews if it is there; 0 makes the
-    key permanent. ``approve`` is asked before a decision is carried out, and raises if it must not
-    be. ``under`` is the config that the host goes by, if that is not etcd's: the lease is one of
-    it. Raises what assignment.decide does, LeaseContended, or an EtcdError.
+    ``ttl``, in seconds, binds the key to an etcd lease, which this renews if it is there. 0 makes
+    the key permanent. ``approve`` is called before a decision is carried out, and raises if it must
+    not be. ``under`` is the config that the host follows, if that is not the one in etcd. Raises
+    what assignment.decide raises, LeaseContended, or an EtcdError.
     """
     acquisition = _Acquisition(registry, host, wish, ttl, approve, under)
     return repeat("a lease for %s" % (host,), acquisition.attempt)
@@ -60,7 +61,7 @@ def preview(
     planned: Planned,
     approve: Approve | None = None,
 ) -> Outcome:
-    """What acquire would do now, if ``planned`` had been written before; writes nothing."""
+    """What acquire would do if ``planned`` were in etcd. Writes nothing."""
     config = planned.config or registry.config()
     snapshot = planned.added_to(registry.snapshot())
     decision = decide(config, snapshot.leases, snapshot.taken, host, wish)
@@ -108,7 +109,7 @@ class _Acquisition:
         except EtcdError as error:
             if not error.maybe_applied:
                 raise
-            # The next attempt sees whether it was. If it was, it was we who changed it.
+            # The next attempt sees whether the change was made. If it was, we made it.
             self._note_change(decision)
             return None
         if after is None:
@@ -118,8 +119,8 @@ class _Acquisition:
         return Outcome(done, config, self._changed, self._transactions)
 
     def _carry_out(self, decision: Decision, conditions: list[Compare]) -> Lease | None:
-        """Write the lease unless it is there, then remove those that it replaces. The lease as it
-        stands in etcd; None if another writer was faster."""
+        """Write the lease unless it is there, then remove those that it replaces. Returns the lease
+        as it is in etcd; None if another writer was faster."""
         lease = _in_place(self._registry, decision, self._ttl)
         if lease is None:
             self._transactions += 1
@@ -136,13 +137,13 @@ class _Acquisition:
         return lease
 
     def _note_change(self, decision: Decision) -> None:
-        """Something was changed, or may have been, that was as the decision says."""
+        """Note that this call has changed etcd, or may have, and what the host held before."""
         if not self._changed:
             self._changed, self._former = True, decision.before
 
 
 def _in_place(registry: Registry, decision: Decision, ttl: int) -> Lease | None:
-    """The host's lease if it stands in etcd as decided, permanent or with this TTL; else None."""
+    """The host's lease if it is in etcd as decided, permanent or with this TTL; else None."""
     before = decision.before
     if before is None or not before.same_content(decision.after):
         return None

@@ -67,7 +67,7 @@ class Registry:
         return self.parse_entry(self.config_entry())
 
     def parse_entry(self, entry: KeyValue | None) -> NetworkConfig:
-        """The config that stands there; NoNetwork if it is missing or broken."""
+        """The config in ``entry``; raises NoNetwork if it is missing or broken."""
         if entry is None:
             raise NoNetwork(
                 "etcd has no network config at %s; write one with flannel_network" % self.config_key
@@ -92,8 +92,8 @@ class Registry:
         return Found(config, self.snapshot(answer.revision), changed, problem)
 
     def listing(self, planned: NetworkConfig | None = None) -> Listing:
-        """The same; NoNetwork if the config is missing or broken. In place of it ``planned``, as if
-        it had just been written."""
+        """As ``find``, but raises NoNetwork if the config is missing or broken. ``planned`` takes
+        its place, as if it had just been written."""
         found = self.find()
         if planned and planned != found.config:
             return Listing(planned, found.snapshot, found.snapshot.revision + 1)

@@ -14,7 +14,7 @@ from .transactions import remove, repeat
 def release(registry: Registry, host_id: str) -> tuple[Lease, ...]:
     """Remove the leases that record this identity, with their guards; returns what was removed.
 
-    A lease without identity is a flanneld's own affair and stays.
+    A lease without an identity belongs to a flanneld and stays.
     """
     removed: dict[str, Lease] = {}
 
@@ -26,7 +26,7 @@ def release(registry: Registry, host_id: str) -> tuple[Lease, ...]:
         except EtcdError as error:
             if not error.maybe_applied:
                 raise
-            return None  # the next attempt sees whether it was
+            return None  # the next attempt sees whether it was applied
         return tuple(removed.values()) if done else None
 
     return repeat("the lease of host id %s" % host_id, attempt)

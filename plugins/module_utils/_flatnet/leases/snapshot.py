@@ -18,7 +18,8 @@ from ..flannel.lease import Lease
 
 
 class Garbage(NamedTuple):
-    """A key below ``subnets`` that is not a valid lease; ``subnet`` is what it would be of."""
+    """A key below ``subnets`` that is not a valid lease. ``subnet`` is the one that its name
+    says."""
 
     key: str
     reason: str
@@ -46,7 +47,7 @@ class Snapshot(NamedTuple):
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """The subnets of keys whose value nobody can read: somebody seems to hold them."""
+        """The subnets of keys whose value we cannot read. Somebody seems to hold them."""
         return tuple(each.subnet for each in self.garbage if each.subnet)
 
     def of_host(self, host_id: str) -> tuple[Lease, ...]:
@@ -55,7 +56,7 @@ class Snapshot(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All there is to know of the network at one revision. ``config_revision`` is that of the
+    """The config and all leases at one revision. ``config_revision`` is the revision of the
     config's last change."""
 
     config: NetworkConfig
@@ -64,7 +65,7 @@ class Listing(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The same where the config may be missing or broken: then it is None, and ``problem`` says
+    """As Listing, if the config may be missing or broken: then it is None, and ``problem`` says
     why."""
 
     config: NetworkConfig | None

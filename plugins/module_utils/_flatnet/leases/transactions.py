@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The transactions that write a lease and remove one.
 
-Each is carried out only if nothing that it was based on has changed. One lease is written per
-transaction, since flanneld v0.20 reads only the first event of a watch response.
+Each is carried out only if nothing that it was based on has changed. A transaction writes only one
+lease, because flanneld v0.20 reads only the first event of a watch response.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..flannel.lease import Lease
 from .guards import Guards, unchanged
 from .registry import Registry
 
-# After a lost race: first wait, doubled up to the longest, each with full jitter; in seconds.
+# Seconds to wait after a lost race. The first wait is doubled up to the longest one. Each is a
+# random part of that.
 _FIRST_WAIT, _LONGEST_WAIT = 0.02, 1.0
 _GIVE_UP = 60.0
 
@@ -32,9 +33,10 @@ class LeaseContended(FlatnetError):
 
 
 def repeat(what: str, attempt: Callable[[], T | None]) -> T:
-    """Make attempts until one has a result; None is an attempt that another writer has spoilt.
+    """Call ``attempt`` until it returns a result. None means that another writer was faster.
 
-    The pauses between them grow, and are of random length. Raises LeaseContended at last.
+    The pauses between attempts grow, and have a random length. Raises LeaseContended after a
+    minute; ``what`` begins its sentence.
     """
     start, wait = time.monotonic(), _FIRST_WAIT
     while True:
@@ -51,8 +53,8 @@ def repeat(what: str, attempt: Callable[[], T | None]) -> T:
 
 
 def read_basis(registry: Registry, host: Host) -> tuple[KeyValue | None, list[Compare]]:
-    """The config's key, and the conditions that nobody changes it, or acquires for this host or its
-    address, from here on."""
+    """The config's key, and conditions for a transaction: nobody has changed the config, or
+    acquired a lease for this host or its address, since this was called."""
     keys = (registry.config_key, *Guards(registry.prefix, host.host_id, host.public_ip).keys)
     answer = registry.client.txn([], [Op.get(key) for key in keys])
     entries = [each.kvs[0] if each.kvs else None for each in answer.ranges]
@@ -62,9 +64,10 @@ def read_basis(registry: Registry, host: Host) -> tuple[KeyValue | None, list[Co
 def write(
     registry: Registry, decision: Decision, conditions: list[Compare], ttl: int
 ) -> Lease | None:
-    """Write the lease decided on, and its guards; None if something was changed meanwhile."""
+    """Write the lease of the decision, and its guards. Returns the lease as it is in etcd; None if
+    something was changed meanwhile."""
     after = decision.after
-    # The lease that is written over; a move writes another key and leaves the old one alone.
+    # The lease that is overwritten. A move writes another key and leaves the old one alone.
     replaced = None if decision.moved else decision.before
     client, key = registry.client, registry.lease_key(after)
     key_unchanged = Compare.mod_revision(key, replaced.mod_revision if replaced else 0)
@@ -90,9 +93,9 @@ def write(
 def remove(registry: Registry, lease: Lease, kept: Lease | None = None) -> bool:
     """Remove a lease; False if something was changed meanwhile.
 
-    ``kept`` is the lease that the host has instead. It is removed only if that one is still there:
-    of two controllers that disagree which one to keep, not each removes the other's, so the host
-    has a lease at every moment. Without ``kept`` the guards go as well.
+    ``kept`` is the lease that the host has instead. ``lease`` is removed only if ``kept`` is still
+    there. So if two controllers disagree which lease to keep, they do not remove both, and the host
+    always has one. Without ``kept`` the guards are removed as well.
     """
     key = registry.lease_key(lease)
     compares = [Compare.mod_revision(key, lease.mod_revision)]
@@ -108,9 +111,9 @@ def remove(registry: Registry, lease: Lease, kept: Lease | None = None) -> bool:
 
 
 def _clear(registry: Registry, gone: Lease, kept: Lease | None) -> None:
-    """Clear away what a lease that is gone has left and ``kept`` does not need.
+    """Remove what a removed lease has left and ``kept`` does not need.
 
-    Nothing of a flanneld's: it has no guards, and its etcd lease runs out by itself.
+    A flanneld's lease leaves nothing: it has no guards, and its etcd lease runs out by itself.
     """
     if not gone.host_id:
         return

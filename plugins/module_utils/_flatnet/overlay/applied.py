@@ -1,15 +1,15 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which of etcd's revisions this host was last brought after, by whomever.
+"""The etcd revision that was last applied to this host, by a module or by flatnet-sync.
 
-Whoever applies leases reads them first and takes the host's lock then. In between somebody else may
-have applied newer ones, and must not be undone. So under the lock everybody notes what they
-applied, and a module looks before it applies.
+Each of them reads the leases first, and takes the host's lock then. In between, another one may
+have applied newer leases, which must not be undone. So each notes, under the lock, which revision
+it applied, and a module looks at the note before it applies.
 
-The note is in /run: what it tells of, the kernel's entries, does not outlive a boot either. One
-for each network, since a host may have several, of several etcds. Revision 0 is somebody's word
-about no revision: it is neither older nor newer than any.
+The note is in /run, because the kernel's entries do not outlive a boot either. There is one note
+for each network, since a host may have several networks, of several etcds. Leases of revision 0
+have no known revision: they are neither older nor newer than others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATH = "/run/flatnet/applied"
 
 
 class Outdated(FlatnetError):
-    """Leases of a higher revision were applied already; ``newest`` is that."""
+    """Leases of a higher revision, ``newest``, were applied already."""
 
     def __init__(self, revision: int, newest: int) -> None:
         super().__init__(
@@ -42,9 +42,13 @@ def newest(network: str, path: str = PATH) -> int:
 
 
 def check(network: str, revision: int, other: int, known: int) -> bool:
-    """Under the lock, before leases of a revision are applied; ``other`` is of what else tells of
-    one. Raises Outdated, unless it said so before and its ``newest`` is ``known``: leases that were
-    read after that and are of a lower revision still are of another history, which is False."""
+    """Whether leases of ``revision`` may be applied as usual. Call it under the lock.
+
+    ``other`` is a revision that something else here was made of; 0 if nothing. Raises Outdated if a
+    newer revision was applied. The caller then reads the leases again, and passes the ``newest`` of
+    this error as ``known``. If the leases are of a lower revision still, etcd has another history:
+    then this returns False, and the leases are applied.
+    """
     last = max(newest(network), other)
     if not 0 < revision < last:
         return True
@@ -54,13 +58,13 @@ def check(network: str, revision: int, other: int, known: int) -> bool:
 
 
 def note(network: str, revision: int, path: str = PATH) -> None:
-    """What was applied just now, under the lock; 0 takes the note away."""
+    """Note the revision that was applied just now; 0 removes the note. Call it under the lock."""
     known = _read(path)
     if known.get(network, 0) == revision:
         return
     known[network] = revision
     kept = {each: known[each] for each in sorted(known) if known[each]}
-    # Without it somebody who comes late may undo what is applied now, until the next look.
+    # Without a note, an older run may undo what was applied now, until the next comparison.
     with contextlib.suppress(OSError):
         if kept:
             files.replace(path, json.dumps(kept).encode() + b"\n", 0o644)

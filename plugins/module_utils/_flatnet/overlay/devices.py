@@ -21,7 +21,7 @@ from .underlay import Underlay
 
 
 def plan(device: Device, observed: Link | None, held: Iterable[Entry]) -> LinkPlan:
-    """What makes the device so."""
+    """The changes that make the device and its addresses as they should be."""
     held = list(held)
     keys = {each.key for each in device.addresses}
     others = [each for each in held if isinstance(each, Address) and each.key not in keys]
@@ -32,7 +32,7 @@ def plan(device: Device, observed: Link | None, held: Iterable[Entry]) -> LinkPl
 def of_backend(
     config: NetworkConfig, own: Lease, underlay: Underlay, relay: RelaySettings | None = None
 ) -> tuple[Device, ...]:
-    """The devices that the backend needs here, given the settings of this host's relay."""
+    """The devices that the backend needs on this host. ``relay``: the relay's settings here."""
     return config.backend.devices(here(config, own, underlay, relay))
 
 
@@ -54,8 +54,8 @@ def here(
 def bridge(
     name: str, config: NetworkConfig, own: Lease, underlay: Underlay, new: bool, former: str = ""
 ) -> Device:
-    """The container bridge; one that is made ``new`` gets a MAC that it always has again, and
-    ``former`` is the gateway of the subnet that was this host's before."""
+    """The container bridge. A ``new`` one gets a MAC that is always the same. ``former`` is the
+    gateway address of this host's former subnet."""
     link = Link(
         name,
         "bridge",

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who this host is and where it meets its peers."""
+"""Who this host is, and by which interface and address peers reach it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .underlay import Underlay
 
 
 class Choice(NamedTuple):
-    """What the user said about it; None leaves it to be found out. See underlay.choose."""
+    """What the user says about it. What is None is found out: see underlay.choose."""
 
     interface: str | None = None
     interface_regex: str | None = None
@@ -42,7 +42,7 @@ class HostLocation(NamedTuple):
 
 
 def check(choice: Choice) -> None:
-    """Raise InvalidInput for what cannot be, on whatever host."""
+    """Raise InvalidInput for what is wrong on any host."""
     for name in ("public_ip", "can_reach"):
         given = getattr(choice, name)
         if given:
@@ -61,7 +61,8 @@ def check(choice: Choice) -> None:
 
 
 def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
-    """Look at the kernel and the machine id; raises InvalidInput or NoUnderlay."""
+    """Find out where this host is, from its kernel and machine id. Raises InvalidInput,
+    NoUnderlay."""
     check(choice)
     addresses = kernel.addresses()
     # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.

@@ -1,15 +1,16 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which addresses a host has to reach apart from the overlay, so that no lease may cover them.
+"""Needed addresses: a host has to reach them apart from the overlay, so no lease may cover them.
 
-Whoever can write leases must not thereby take a host's way to etcd, to its gateways and resolvers,
-or to whoever looks after it: with etcd inside a tunnel, not even taking the lease back would help.
+Somebody who can write leases must not be able to cut a host off from etcd, from its gateways and
+resolvers, or from whoever manages it. With etcd inside a tunnel, the host could not even see that
+the lease was removed again.
 
 A fleet may have a resolver, a time server or its controller in a pod. Such an address is in the
-overlay on purpose: it is reached through it already when the host first hears of it. So a lease
-that is in use is not given up because a file names an address of it, whoever wrote that; but no
-lease takes an address that was reached in another way before.
+overlay on purpose: the host reaches it through the overlay when it first hears of it. So a lease
+stays in use when a file begins to name one of its addresses. But no new lease may cover an address
+that the host has reached in another way before.
 """
 
 from __future__ import annotations
@@ -37,19 +38,21 @@ _CLOCKS = (
 _CLOCK = re.compile(r"^\s*(?:(?:server|pool|peer)\s+|(?:Fallback)?NTP=)(.*)$", re.MULTILINE)
 _NAMESERVER = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
 _MOST = 1 << 16  # bytes of a file that are read
-_MOST_ETCD = 64  # addresses that names of etcd stood for, whatever a name server says
+_MOST_ETCD = 64  # addresses of etcd's names that are kept, whatever a name server says
 
 ETCD, GATEWAY, RESOLVER = "an address of etcd", "a gateway of this host", "a resolver of this host"
 CLOCK, CONTROLLER = "a time server of this host", "where this host is managed from"
 
 
 class Needs:
-    """``endpoints`` are etcd's URLs, ``controllers`` addresses of those who manage this host;
-    ``overlaid`` tells whether an address is reached through the overlay now.
+    """The needed addresses of this host.
 
-    An endpoint's name may stand for another address tomorrow, and nobody may be there to tell: the
-    last ones that were seen are kept in ``etcd``. In ``within`` is what is in the overlay on
-    purpose, also while the peer that has it is away. Both survive on disk.
+    ``endpoints`` are etcd's URLs. ``controllers`` are addresses of those who manage this host.
+    ``overlaid`` says whether an address is reached through the overlay now.
+
+    ``etcd`` keeps the last addresses that were seen of etcd, because the name of an endpoint may
+    not resolve later. ``within`` has the addresses that are in the overlay on purpose, also while
+    their peer is away. Whoever uses this keeps both on disk.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Needs:
         self._asking: threading.Thread | None = None
 
     def seen(self, addresses: Iterable[str]) -> None:
-        """These are etcd's as well: connections led there."""
+        """Note addresses of etcd that connections have led to."""
         new = list(dict.fromkeys(_ipv4(addresses)))
         self._seen = (*(each for each in self._seen if each not in new), *new)[-_MOST_ETCD:]
 
@@ -78,7 +81,7 @@ class Needs:
         return frozenset((*self._literal, *self._seen))
 
     def resolve(self, seconds: float) -> None:
-        """Find out what the endpoints' names stand for, as far as that is known within a time."""
+        """Resolve the endpoints' names, as far as that is possible within ``seconds``."""
         self.resolve_aside()
         if self._asking:
             self._asking.join(seconds)
@@ -90,14 +93,14 @@ class Needs:
                 self.seen(str(each[4][0]) for each in found)
 
     def resolve_aside(self) -> None:
-        """The same, without waiting for it."""
+        """As ``resolve``, without waiting."""
         if self._names and not (self._asking and self._asking.is_alive()):
             self._asking = threading.Thread(target=self._resolve, daemon=True)
             self._asking.start()
 
     def look(self, addresses: Iterable[Address], routes: Iterable[Route]) -> dict[str, str]:
-        """Addresses, and what they are. ``addresses`` are the host's own apart from the overlay's
-        devices; only gateways on their devices count."""
+        """The needed addresses, each with what it is, in words. ``addresses`` are the host's own,
+        without those of the overlay's devices. Only gateways on the devices of these count."""
         devices = {each.dev for each in addresses}
         gateways = [each.gateway or "" for each in routes if each.dev in devices]
         found: dict[str, str] = {}
@@ -118,10 +121,10 @@ class Needs:
 
 
 def controllers(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Where the SSH session comes from that this process belongs to; nothing without one.
+    """The address that this process's SSH session comes from; empty if there is no session.
 
-    Whatever makes a session root, such as sudo, mostly clears the environment: then an ancestor's
-    is looked at.
+    sudo and similar programs mostly clear the environment. Then this looks at that of the process's
+    ancestors.
     """
     found = _client(os.environ if environment is None else environment)
     pid = os.getppid()
@@ -147,7 +150,7 @@ def _clocks() -> list[str]:
 
 
 def _found(pattern: re.Pattern[str], paths: Iterable[str]) -> list[str]:
-    """What the pattern finds in those of the files that there are."""
+    """What the pattern finds in the files, as far as they exist."""
     found: list[str] = []
     for path in paths:
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
@@ -156,7 +159,7 @@ def _found(pattern: re.Pattern[str], paths: Iterable[str]) -> list[str]:
 
 
 def _ipv4(words: Iterable[str]) -> list[str]:
-    """Those that are IPv4 addresses, also in IPv6's form, without loopback's."""
+    """The words that are IPv4 addresses, also mapped to IPv6, without loopback addresses."""
     found = []
     for word in words:
         text = word[7:] if word.lower().startswith("::ffff:") else word

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether the overlay's subnets would hide what a host uses otherwise.
 
-A route to a peer's subnet draws all of its addresses into the overlay. So no subnet that may be
-leased may hold an address of this host's own networks, a gateway, or one that needs.py names.
-What the overlay itself has made here, or a flanneld, is no conflict: its devices, the bridge with
+A route to a peer's subnet leads all of its addresses into the overlay. So a subnet that may be
+leased must not hold an address of this host's own networks, a gateway, or a needed address (see
+needs.py). What the overlay or a flanneld has made here is no conflict: its devices, the bridge with
 this host's subnet, and routes to single subnets.
 """
 
@@ -25,7 +25,7 @@ from ..kernel.entries import MAIN_TABLE, PROTOCOL, Address, Route
 from ..kernel.way import FLANNEL, overlaid
 from .needs import Needs, controllers
 
-# Routes that only say that there is nothing.
+# Routes that lead nowhere.
 _NOWHERE = ("(blackhole)", "(unreachable)", "(prohibit)", "(throw)")
 
 
@@ -34,8 +34,8 @@ class NetworkOverlaps(InvalidInput):
 
 
 class Surroundings(NamedTuple):
-    """What a host uses: addresses, routes that are not ours, and further addresses that it has to
-    reach, with what they are."""
+    """What a host uses: its addresses, routes that are not ours, and needed addresses, each with
+    what it is."""
 
     addresses: Sequence[Address]
     routes: Sequence[Route]
@@ -43,7 +43,7 @@ class Surroundings(NamedTuple):
 
 
 def remembered(path: str) -> str | None:
-    """The subnet in a subnet.env, which this host uses; None if there is no such file or line."""
+    """The subnet that a subnet.env says this host uses; None without such a file or line."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return subnet_env.subnet_of(file.read())
@@ -54,7 +54,7 @@ def remembered(path: str) -> str | None:
 def observe(endpoints: Iterable[str] = ()) -> Surroundings:
     """Look at the kernel, IPv4 only and without pyroute2, and at what the host has to reach.
 
-    ``endpoints`` are etcd's URLs; those with a name in place of an address don't count.
+    ``endpoints`` are etcd's URLs. Those with a name instead of an address are ignored.
     """
     names = dict(socket.if_nameindex())
     family = socket.AF_INET
@@ -76,7 +76,8 @@ def check(
 ) -> None:
     """Raise NetworkOverlaps, naming each interface and address that is in the way.
 
-    ``bridge`` is the overlay's; so is whatever has the gateway address of one of ``subnets``.
+    ``bridge`` belongs to the overlay. So does each device with the gateway address of one of
+    ``subnets``.
     """
     found = conflicts(config, host, bridge, subnets)
     if found:
@@ -97,7 +98,7 @@ def check(
 def conflicts(
     config: NetworkConfig, host: Surroundings, bridge: str | None, subnets: Collection[str] = ()
 ) -> list[str]:
-    """What would be hidden, in words."""
+    """What the overlay's subnets would hide, in words."""
     pool = config.ipv4
     low, high = int(pool.subnet_min.network_address), int(pool.subnet_max.broadcast_address)
     mine = [span(subnet) for subnet in subnets]

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host's kernel should hold so that it reaches every peer.
 
-Pure: leases, this host and its underlay in, entries out. What a peer is in the kernel, the backend
-says: see backends/.
+Pure: takes leases, this host and its underlay, and returns entries. The backend says which entries
+a peer needs: see backends/.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Skipped(NamedTuple):
 
 
 class Peers(NamedTuple):
-    """The leases to reach, and those that must not be."""
+    """The leases that this host uses as peers, and those that it does not."""
 
     usable: tuple[Lease, ...]
     skipped: tuple[Skipped, ...]
@@ -52,16 +52,17 @@ class Peers(NamedTuple):
 class Rules:
     """Which leases this host may send packets to.
 
-    ``own`` is this host's lease; ``addresses`` are the host's addresses, without those on devices
-    of the overlay itself; ``needed`` are addresses that it has to reach apart from the overlay,
-    with what they are. What one lease says is judged by ``refusal``; what leases may not say
-    together, by ``choose``. With ``link``, peers that are not on it are refused as well, if the
-    backend needs them there.
+    ``own`` is this host's lease. ``addresses`` are the host's addresses, without those on devices
+    of the overlay. ``needed`` are the addresses that it has to reach apart from the overlay, each
+    with what it is. With ``link``, peers that are not on it are refused, if the backend needs them
+    there.
 
-    A subnet has to be one that the network leases. One that it does not lease any more, since its
-    config was changed, is told from one that it never leased by etcd's revisions, which nobody can
-    write: its key is older than the config's last change, which ``config_revision`` is. Where
-    either is not known (0), nothing shows that the lease was ever right.
+    ``refusal`` judges one lease alone. ``choose`` judges leases that clash with each other.
+
+    A subnet has to be one that the network leases, or one that it leased before its config changed.
+    etcd's revisions show the latter, because nobody can choose a revision: the lease's key is older
+    than ``config_revision``, the revision of the config's last change. If one of these is not known
+    (0), nothing shows that the network ever leased the subnet.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Rules:
             self._blocked.append((span(str(connected.network)), words))
 
     def refusal(self, lease: Lease) -> str | None:
-        """Why this lease must not be used, whatever the others are; None if it may be."""
+        """Why this lease must not be used, whatever other leases there are; None if it may be."""
         low, high = span(lease.subnet)
         if low < self._network[0] or high > self._network[1]:
             return "it is outside the network %s" % self._config.network
@@ -127,7 +128,7 @@ class Rules:
         return now or 0 < created < self._config_revision
 
     def _unreachable(self, lease: Lease) -> str | None:
-        """Why no packet may be sent to its public IP."""
+        """Why no packet may be sent to the lease's public IP; None if it may."""
         number = ipv4_number(lease.public_ip)
         low, high = span(lease.subnet)
         if low <= number <= high:
@@ -145,18 +146,18 @@ class Rules:
         return None
 
     def _unsuitable(self, lease: Lease) -> str | None:
-        """Why the network's backend cannot carry packets to it."""
+        """Why the network's backend cannot carry packets to the host; None if it can."""
         backend = self._config.backend
         reason = backend.refusal(lease, self._own)
         return self._link.away(lease) if not reason and self._link and backend.on_link else reason
 
     def is_no_peer(self, lease: Lease) -> bool:
-        """Whether it is not asked what is wrong with a lease: it is this host's own, or the backend
-        carries no packets to anybody."""
+        """Whether the lease is not judged at all: it is this host's own, or the backend carries no
+        packets."""
         return lease.key_name == self._own.key_name or not self._config.backend.carries
 
     def select(self, leases: Iterable[Lease]) -> Peers:
-        """Those that may be used, in the order of their keys."""
+        """The leases that may be used, and those that may not, in the order of their keys."""
         able: list[Lease] = []
         skipped: list[Skipped] = []
         for lease in leases:
@@ -172,7 +173,7 @@ class Rules:
         )
 
     def choose(self, leases: Iterable[Lease]) -> Peers:
-        """The same of leases that may each be used: of those that clash the senior one."""
+        """As ``select``, of leases that ``refusal`` allows: of those that clash, the oldest one."""
         usable: list[Lease] = []
         skipped: list[Skipped] = []
         held = Clashes()
@@ -193,7 +194,7 @@ def _name(found: Lease | Skipped) -> str:
 
 
 class Adjacency:
-    """How peers' underlay addresses are reached: without a gateway, or not."""
+    """The underlay's link, and whether peers are on it, that is, reached without a gateway."""
 
     def __init__(self, underlay: Underlay, routes: Iterable[Route]) -> None:
         self.underlay = underlay
@@ -214,7 +215,8 @@ class Adjacency:
 
 
 def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tuple[Entry, ...]:
-    """What reaches usable ``peers``; where they have to be on the link, they are taken to be."""
+    """The entries that reach usable ``peers``. If the backend needs peers on the link, this does
+    not check it."""
     entries_of = config.backend.entries
     wanted: list[Entry] = []
     for lease in peers:
@@ -225,7 +227,8 @@ def encode(config: NetworkConfig, peers: Iterable[Lease], link: Adjacency) -> tu
 def entries(
     config: NetworkConfig, peers: Iterable[Lease], underlay: Underlay, routes: Iterable[Route]
 ) -> tuple[Entry, ...]:
-    """The same, but raises NotAdjacent naming every peer that is not on the link and has to be."""
+    """As ``encode``. Raises NotAdjacent, which names every peer that has to be on the link and is
+    not."""
     peers = tuple(peers)
     link = Adjacency(underlay, routes)
     if config.backend.on_link:
@@ -241,7 +244,7 @@ def entries(
 
 
 def network_routes(config: NetworkConfig) -> tuple[Route, ...]:
-    """Routes that are there whatever peers there are."""
+    """Routes that do not depend on peers."""
     return config.backend.network_routes(config.network)
 
 
@@ -256,15 +259,14 @@ def changes(
 ) -> Changes:
     """What to change so that the kernel reaches exactly the wanted peers.
 
-    ``held`` are the neighbours and FDB entries of the overlay's ``device``, ``routes`` all of the
-    main table's. Ours are the routes of our protocol and those through our device, whoever made
-    them: the device is ours. A foreign route with the key of a wanted one is adopted if it says
-    the same apart from its protocol, as a flanneld's does; otherwise RouteTaken, before anything
-    changes.
+    ``held`` are the neighbours and FDB entries of the overlay's ``device``. ``routes`` are all
+    routes of the main table. Ours are those of our protocol, and those through our device, whoever
+    made them. A foreign route with the key of a wanted one is adopted if it says the same apart
+    from its protocol, as a flanneld's does. Otherwise this raises RouteTaken.
 
-    ``unreadable`` are subnets whose key is there with a value that nobody understands. That is
-    missing information: whatever the kernel does for them stays. ``network_routes`` are wanted as
-    well, and reach no peer by themselves.
+    ``unreadable`` are subnets whose key has a value that we cannot read. This is missing
+    information, so the kernel's entries for them stay. ``network_routes`` are wanted as well, but
+    reach no peer. Raises LosingAllPeers, unless ``allow_no_peers``.
     """
     peers, standing = tuple(wanted), tuple(network_routes)
     wanted = (*peers, *standing)

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether another machine has an address, now.
+"""Whether another machine has an address now.
 
-A lease with this host's identity and another address is either this machine's, from before its
-address changed, or that of a machine cloned from the same image. Only the second one still answers.
+A lease may have this host's identity and another address. Then it is this machine's, from before
+its address changed, or it belongs to a machine cloned from the same image. Only a clone still
+answers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PATIENCE = 2.0  # seconds
 
 
 def refuse_clone(decision: Decision, host: Host) -> None:
-    """Raise DuplicateHostID if the lease that ``host`` holds is one that another machine uses."""
+    """Raise DuplicateHostID if another machine uses the lease that ``host`` holds."""
     held = decision.before
     if held is None or held.host_id != host.host_id or held.public_ip == host.public_ip:
         return
@@ -40,13 +41,14 @@ def refuse_clone(decision: Decision, host: Host) -> None:
 def elsewhere(address: str, patience: float = _PATIENCE) -> bool:
     """Whether another machine answers at an IPv4 address, within ``patience`` seconds.
 
-    Silence is no answer: a machine whose firewall drops everything counts as gone.
+    A machine that stays silent, because its firewall drops everything, counts as gone.
     """
     return not _is_local(address) and _answers(address, patience)
 
 
 def _is_local(address: str) -> bool:
-    """Whether it is this machine's: then the kernel sends to it from itself. Nothing is sent."""
+    """Whether an address is this machine's: then the kernel would send to it from this address.
+    Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         try:
             probe.connect((address, _PORTS[0]))

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """All peers in memory, kept up to date event by event.
 
-Pure. A change of one lease among thousands must not cost a look at all of them: the table knows
-which leases could clash with one another and judges only those anew, in the same way as
-peers.Rules.select judges all of them.
+Pure. If one lease among thousands changes, the table does not look at all of them. It knows which
+leases could clash with one another, and judges only these anew, by the same rules by which
+peers.Rules.select judges all.
 
     etcd's events  -->  update()  -->  changes for kernel.apply()
     a new listing  -->  replace() -->  desired, for plan() against what was observed
@@ -23,7 +23,7 @@ from ..kernel.entries import Entry
 from ..kernel.plan import Changes, plan
 from .peers import Rules, Skipped
 
-# From usable leases to what the kernel should hold for them.
+# Returns what the kernel should hold for usable leases.
 Encode = Callable[[Iterable[Lease]], "tuple[Entry, ...]"]
 
 
@@ -66,7 +66,7 @@ class PeerTable:
         self._judge(name for name in self.leases if name not in self._refused)
 
     def update(self, changed: Mapping[str, Lease | None]) -> Changes:
-        """Take in changed leases (None: gone); the changes that the kernel needs for them."""
+        """Take in changed leases, by key name (None: gone). Returns the changes for the kernel."""
         touched = set(changed)
         for name, lease in changed.items():
             old = self.leases.get(name)
@@ -90,7 +90,8 @@ class PeerTable:
         return plan(after, before)
 
     def rewritten(self, name: str, revision: int) -> None:
-        """A lease's key was written with something that is no lease, which changes nothing else."""
+        """Note that a lease's key was written with a value that is no lease. Nothing else
+        changes."""
         lease = self.leases.get(name)
         if lease:
             self.leases[name] = lease._replace(mod_revision=revision)
@@ -116,7 +117,7 @@ class PeerTable:
             return
         reason = self._rules.refusal(lease)
         if reason is not None:
-            # Whatever the others are: so it is not looked at again with them.
+            # Refused for itself, so it is not judged again together with others.
             self._refused.add(lease.key_name)
             self.skipped[lease.key_name] = Skipped(lease, reason)
         else:
@@ -131,5 +132,5 @@ class PeerTable:
             self._clashes.discard(lease)
 
     def _chain(self, lease: Lease) -> set[str]:
-        """Leases whose fate can hang on this one's."""
+        """Key names of leases that may be used, or not, depending on this one."""
         return self._clashes.chain(lease) if lease.key_name not in self._refused else set()

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The underlay: which interface and address a host meets its peers with, and who is on its link.
+"""The underlay: the interface and address by which peers reach a host, and who is on its link.
 
-Pure: works on what kernel.py observed.
+Pure: takes what kernel.py observed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class NoUnderlay(FlatnetError):
 
 
 class Underlay(NamedTuple):
-    """``address`` has its prefix length (``172.30.1.11/24``); ``mtu`` is in bytes; ``why`` says
-    for a person how the interface was found."""
+    """``address`` has its prefix length (``172.30.1.11/24``). ``mtu`` is in bytes. ``why`` says,
+    for people, how the interface was found."""
 
     interface: str
     address: str
@@ -56,7 +56,7 @@ def choose(
     skip = set(ignore) | {"lo"}
     usable: dict[str, list[str]] = {}
     for address in addresses:
-        # One that is named outright is taken even if it looks like ours.
+        # An interface that the user names is taken even if it looks like ours.
         wanted = interface or address.dev not in skip
         if wanted and address.dev in interfaces and ":" not in address.address:
             usable.setdefault(address.dev, []).append(address.address)
@@ -103,7 +103,7 @@ def choose(
 
 
 class Reach:
-    """Longest-prefix match over routes, in one dictionary look-up per prefix length."""
+    """Finds the route with the longest prefix, with one dictionary look-up per prefix length."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         tables: dict[int, dict[int, Route]] = {}
@@ -134,16 +134,15 @@ class Reach:
 
 
 def foreign(routes: Iterable[Route]) -> list[Route]:
-    """The routes that are not ours: those that say how the underlay itself is reached."""
+    """The routes that are not ours. They say how the underlay itself is reached."""
     return [route for route in routes if route.protocol != PROTOCOL]
 
 
 def device_with(
     given: str, address: str, addresses: Iterable[Address], own: str | None = None
 ) -> str:
-    """The device that has the address that the option ``given`` names; InvalidInput if none has it.
-
-    ``own`` is an overlay's device, which does not count."""
+    """The device that has ``address``. ``own``, a device of the overlay, is ignored. Raises
+    InvalidInput, which names the option ``given``, if there is none."""
     others = []
     for each in addresses:
         if each.dev == own:
