@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What differs from backend to backend: one backend is one file, or one folder.
 
-``protocol`` has the questions that each backend answers, ``known`` the backends by name and what
-follows from all of them. Everybody else asks the backend, and compares no names.
+``protocol`` has the questions that each backend answers. ``known`` has the backends by name, and
+what follows from all of them. Everybody else asks the backend, and compares no names.
 
-The folder lies below ``flannel/``, which has to ask the backend when it reads a config or a lease.
-So the backends know neither; they get a host and its peers as plain values.
+The folder lies below ``flannel/``, because that asks the backend when it reads a config or a lease.
+So backends do not know configs and leases; they get a host and its peers as plain values.
 """

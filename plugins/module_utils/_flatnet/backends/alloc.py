@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The alloc backend: hosts lease subnets, and subnet.env tells of them. No packet is carried.
+"""The alloc backend: hosts lease subnets, and subnet.env names them. It carries no packets.
 
-For networks whose routers, or whose cloud, know the way to each subnet by other means.
+It is for networks whose routers, or whose cloud, know the way to each subnet by other means.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from .. import fields as json
 
 
 class Field(NamedTuple):
-    """One field. ``option`` is its name in modules and in the backend's class; ``low`` and ``high``
-    are a number's range, and without them it is true or false. ``zero``: whether 0 means that it is
-    not set, as Go has it. ``offered``: whether users may set it; else it is only read."""
+    """One field. ``option`` is its name in modules and in the backend's class. ``low`` and ``high``
+    are the range of a number; without them the field is true or false. ``zero``: whether 0 means
+    "not set", as in Go. ``offered``: whether users may set it; if not, it is only read."""
 
     name: str
     option: str
@@ -56,7 +56,7 @@ def read(fields: Iterable[Field], raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(fields: Iterable[Field], backend: object) -> dict[str, Any]:
-    """The values by the names of fields; what says nothing is left out."""
+    """The values by the names of fields, without those that are None or false."""
     values = ((field, getattr(backend, field.option)) for field in fields)
     return {
         field.name: value

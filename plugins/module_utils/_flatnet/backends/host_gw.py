@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host-gw backend: a peer's underlay address is itself the next hop, and one route is all.
+"""The host-gw backend: a peer is one route, and its underlay address is the next hop.
 
-That is only true if the peer is on the underlay's own link: a gateway in between knows nothing of
-our subnets and would drop or, worse, misroute the packet.
+The peer has to be on the underlay's own link. A gateway in between does not know our subnets, so it
+would drop packets, or send them to a wrong place.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ class HostGw(Backend):
         return True
 
     def entries(self, peer: Peer, link: UnderlayLink) -> tuple[Entry, ...]:
-        """The peer is taken to be on the link."""
+        """The route to the peer. Whether it is on the link is not checked here."""
         return (Route(peer.subnet, link.interface, peer.public_ip),)

@@ -41,7 +41,7 @@ def to_dict(backend: Backend) -> dict[str, Any]:
 
 
 def lease_options(data: LeaseData | None) -> dict[str, Any]:
-    """What a lease says, for results of modules; None for what leases of other backends say."""
+    """What a lease says, for results of modules. What only leases of other backends say is None."""
     names = {name: None for each in BACKENDS.values() for name in each.lease_options}
     return {**names, **(data.options if data else {})}
 
@@ -57,7 +57,7 @@ def offered() -> dict[str, list[str]]:
 
 
 def fields() -> dict[str, field.Field]:
-    """All fields by the names of options. A default that differs from backend to backend is None
+    """All fields by the names of options. If backends have different defaults, the default is None
     here."""
     found: dict[str, field.Field] = {}
     for backend in BACKENDS.values():
@@ -74,7 +74,7 @@ def modules() -> list[str]:
 
 
 def describe(backend: Backend) -> dict[str, Any]:
-    """A backend for results of modules, with what it needs of a host. Fields that it does not take
+    """A backend, for results of modules, with what it needs of a host. Fields of other backends
     have their defaults."""
     every = BACKENDS.values()
     return {
@@ -87,7 +87,7 @@ def describe(backend: Backend) -> dict[str, Any]:
         "relay": backend.relay,
         "untunnelled": backend.untunnelled,
         "modules": list(backend.modules),
-        # Also what an earlier backend has left, which is not removed with it.
+        # Those of all backends, because an earlier backend may have left devices.
         "device_names": sorted({name for each in every for name in each.device_names}),
         "fixed_macs": sorted({name for each in every for name in each.fixed_macs}),
     }

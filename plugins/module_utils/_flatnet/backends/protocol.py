@@ -24,12 +24,12 @@ class LeaseData(Protocol):
 
     @property
     def unique(self) -> str:
-        """What peers tell hosts apart by; of two hosts with the same one only one can be reached.
-        Empty if there is nothing."""
+        """The value by which peers tell hosts apart; empty if there is none. If two hosts have the
+        same one, only one of them can be reached."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same for results of modules: by the names that options would have."""
+        """The data for results of modules, by names as options have them."""
 
 
 class Peer(Protocol):
@@ -111,8 +111,8 @@ class Here(NamedTuple):
 
 
 class Backend(Protocol):
-    """One backend, with its fields as the network's config has them. What has an answer here need
-    not be answered by those that have nothing to say to it."""
+    """One backend, with its fields as the network's config has them. A backend need not answer a
+    question that has an answer here, if that answer is right for it."""
 
     # --- the config -----------------------------------------------------------------------------
 
@@ -120,8 +120,8 @@ class Backend(Protocol):
     """``Backend.Type``, in lower case."""
 
     fields: ClassVar[tuple[Field, ...]]
-    """The other fields of ``Backend`` that it takes, in the order in which they are written. Those
-    of other backends are ignored, as flannel does."""
+    """The other fields of ``Backend`` that it takes, in the order in which they are written. Fields
+    of other backends are ignored, as in flannel."""
 
     @property
     def port(self) -> int | None:
@@ -130,18 +130,18 @@ class Backend(Protocol):
 
     @property
     def mtu(self) -> int | None:
-        """The MTU of the underlay that the config says, in bytes; None: the interface's own."""
+        """The underlay's MTU in bytes, if the config has one; None: the interface's own."""
         return None
 
     # --- packets --------------------------------------------------------------------------------
 
     carries: ClassVar[bool] = True
-    """Whether packets get to peers by what is made here. If not, leases are all there is: no lease
-    is a peer, and there is no device, entry, bridge or firewall rule."""
+    """Whether the backend carries packets to peers. If not, there are only leases: no lease is a
+    peer, and there is no device, entry, bridge or firewall rule."""
 
     overhead: ClassVar[Mapping[int, int]]
-    """How many bytes a packet grows by, over an underlay of IPv4 (4) and of IPv6 (6); a family that
-    it cannot use is not there."""
+    """How many bytes it adds to a packet, over an underlay of IPv4 (4) and of IPv6 (6). A family
+    that it cannot use is missing."""
 
     on_link: ClassVar[bool] = False
     """Whether all peers have to be on the underlay's link, reached without a gateway."""
@@ -177,7 +177,7 @@ class Backend(Protocol):
         return None, None
 
     def misfit(self, own: Peer) -> str | None:
-        """Why this host cannot be in the network with this lease of its own; None if it can."""
+        """Why this host cannot use the network with its own lease ``own``; None if it can."""
         if own.backend_type == self.lease_type:
             return None
         return "this host's lease is for the backend %s, the network's is %s" % (
@@ -194,10 +194,10 @@ class Backend(Protocol):
     # --- this host ------------------------------------------------------------------------------
 
     modules: ClassVar[tuple[str, ...]]
-    """The kernel modules that it needs, the bridge's included, where they are not built in."""
+    """The kernel modules that it needs, with the bridge's, unless they are built in."""
 
     relay: ClassVar[bool] = False
-    """Whether the process flatnet-relay has to run. It has the peers in its table then."""
+    """Whether the process flatnet-relay has to run. Then the peers are in its table."""
 
     @property
     def device(self) -> str | None:
@@ -208,14 +208,14 @@ class Backend(Protocol):
     """The module that makes this device."""
 
     device_names: ClassVar[tuple[str, ...]] = ()
-    """Patterns, as systemd matches names, of the devices that it can have: the system's services
-    have to leave them alone."""
+    """Patterns, as systemd matches names, of the devices that it can have. The system's services
+    have to leave these alone."""
 
     fixed_macs: ClassVar[tuple[str, ...]] = ()
-    """The same of those whose MAC address peers know, so that it must not change."""
+    """Patterns of the devices whose MAC address must not change, because peers know it."""
 
     def devices(self, here: Here) -> tuple[Device, ...]:
-        """The devices that this host needs, as far as it is known how they should be."""
+        """The devices that this host needs, as far as ``here`` says enough to make them."""
         return ()
 
     def network_routes(self, network: str) -> tuple[Route, ...]:

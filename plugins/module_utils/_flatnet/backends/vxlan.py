@@ -4,11 +4,11 @@
 """The vxlan backend: packets are Ethernet frames in UDP, which the kernel packs and sends.
 
 From a packet's point of view (flannel's scheme): a pod's packet to 10.5.94.7 meets the route
-``10.5.94.0/24 via 10.5.94.0 dev flannel.1 onlink``. The next hop 10.5.94.0 is nobody's address; it
-stands for the peer's VTEP, and the permanent *neighbour* entry gives that VTEP's MAC, since nobody
-could answer an ARP request for it. With the MAC the frame reaches the VXLAN device, whose *FDB*
-says which underlay address a frame for this MAC is sent to. So a peer is three entries, and a
-packet passes them in the order route, neighbour, FDB.
+``10.5.94.0/24 via 10.5.94.0 dev flannel.1 onlink``. The next hop 10.5.94.0 stands for the peer's
+VTEP. Nobody would answer an ARP request for it, so a permanent *neighbour* entry has the VTEP's
+MAC. With this MAC the frame reaches the VXLAN device. The device's *FDB* says to which underlay
+address a frame for this MAC is sent. So a peer is three entries, and a packet passes them in the
+order route, neighbour, FDB.
 
 With ``DirectRouting`` a peer on the underlay's link is one route, as with host-gw.
 """
@@ -36,7 +36,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 class Vtep(NamedTuple):
-    """A host's VTEP, as its lease has it. Old flannels wrote no VNI, which means the network's."""
+    """A host's VTEP, as its lease has it. Old flannels wrote no VNI; then it is the network's."""
 
     vni: int | None
     mac: str
@@ -124,7 +124,7 @@ class Vxlan(Backend):
         return None
 
     def devices(self, here: Here) -> tuple[Device, ...]:
-        """The VXLAN device, as flannel makes it, with the MAC that the lease tells peers."""
+        """The VXLAN device, as flannel makes it, with the MAC that is in the lease."""
         link = Link(
             self.device,
             "vxlan",

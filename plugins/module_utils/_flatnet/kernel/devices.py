@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bridges, VXLAN and TUN devices: make, change or remove one, over pyroute2.
 
-The only file that imports pyroute2, and not before it is needed: nothing is needed to observe, so
-check mode works on a host that has not got pyroute2 yet.
+The only file that imports pyroute2, and only when it changes a device. To observe needs no
+pyroute2, so check mode works on a host that does not have it yet.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MissingLibrary(FlatnetError):
 
 
 class Devices:
-    """Changes devices of this network namespace; ``read`` tells what one is like now."""
+    """Changes devices of this network namespace. ``read`` returns a device as it is now."""
 
     def __init__(self, read: Callable[[str], Link | None]) -> None:
         self._read = read
@@ -71,7 +71,8 @@ class Devices:
             self._ipr.close()
 
     def change(self, before: Link | None, after: Link | None) -> Refusal | None:
-        """None if done, else why not, and the device is again as it was."""
+        """Make, change or remove a device. Returns None if that was done. Otherwise returns why
+        not, and the device is as it was before."""
         made = False
         try:
             if after is None:
@@ -118,8 +119,8 @@ class Devices:
         common = _common(None, link)
         common.pop("state", None)
         if link.kind == "bridge" and link.mtu:
-            # A bridge takes on its ports' smallest MTU until it is given one; being created with
-            # one does not count, and neither does being given the one it has.
+            # A bridge takes its ports' smallest MTU until somebody sets one. The MTU that it is
+            # made with does not count, nor one that it has already. So make it with another one.
             common["mtu"] = link.mtu - 1 if link.mtu > _MIN_MTU else link.mtu + 1
         options = _options(None, link)
         self._iproute().link("add", ifname=link.name, kind=link.kind, **common, **options)
@@ -156,7 +157,7 @@ def by_index() -> dict[int, str]:
 
 
 def _common(before: Link | None, after: Link) -> dict[str, Any]:
-    """What devices of all kinds have, in the order in which it is best set."""
+    """The changes of properties that all kinds have, in the order in which to set them."""
     new: dict[str, Any] = {}
     for name, key in (("mtu", "mtu"), ("mac", "address"), ("master", "master")):
         value = getattr(after, name)

@@ -45,9 +45,9 @@ class Interface(NamedTuple):
 class Link(NamedTuple):
     """A bridge, a VXLAN or a TUN device.
 
-    ``options`` are the kind's own, sorted by name, named as ``ip link`` does; an option that is
-    not there is left as it is. The same holds for ``mtu``, ``mac``, ``master`` being None;
-    ``master`` "" means none.
+    ``options`` are those of its kind, sorted by name, named as in ``ip link``. An option that is
+    missing is left as it is, and so are ``mtu``, ``mac`` and ``master`` if they are None.
+    ``master`` "" means no master.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Link(NamedTuple):
         return dict(self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """For people and playbooks: the options beside the rest."""
+        """For people and playbooks: all in one dictionary, with the options."""
         found = self._asdict()
         found.update(found.pop("options"))
         return found
@@ -106,8 +106,8 @@ class Address(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A device as it should be. ``exclusive``: it has no addresses but these; else it has not the
-    ``former`` one."""
+    """A device as it should be. ``exclusive``: other addresses are removed. If not, only the
+    ``former`` one is removed."""
 
     link: Link
     addresses: tuple[Address, ...]
@@ -134,9 +134,9 @@ class Fdb(NamedTuple):
     """A permanent forwarding entry of a VXLAN device: frames for ``mac`` go to the VTEP ``dst``.
 
     ``port`` and ``vni`` None mean the device's own; ``via`` is the underlay interface to send
-    through. The kernel keeps one destination for a unicast MAC, so that is the whole key and a new
+    through. The kernel keeps one destination for a unicast MAC. So the MAC is the key, and a new
     destination replaces the old one in place. The zero MAC (head-end replication) and multicast
-    MACs keep a list of destinations, so all of the entry is the key.
+    MACs have a list of destinations, so the whole entry is the key.
     """
 
     dev: str
@@ -176,8 +176,8 @@ def default_destination(link: Link) -> Fdb | None:
 class Route(NamedTuple):
     """A unicast route with one next hop. ``metric`` 0 means the family's default.
 
-    Of routes of any other sort only the place is known, and ``dev`` says in parentheses what they
-    are: ``(blackhole)``, ``(several next hops)``. We never make, change or remove one.
+    Of routes of any other sort we know only the key. ``dev`` says in parentheses what they are:
+    ``(blackhole)``, ``(several next hops)``. We never make, change or remove one.
     """
 
     dst: str

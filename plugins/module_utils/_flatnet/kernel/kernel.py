@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The kernel of the network namespace we run in: observe it, apply changes to it.
 
-Devices, whose options are many, go through devices.py and pyroute2; the entries of a device come
-by the thousand and go through netlink.py, which needs no library.
+Devices have many options, so they go through devices.py and pyroute2. A device has thousands of
+entries, so these go through netlink.py, which needs no library.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .netlink import Netlink, Refusal
 from .plan import Change, Changes, inverse
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-# Of converge_apart: each is begun by what the one before found out.
+# Of converge_apart: a round is needed if the one before has found another part that fails.
 _ROUNDS = 8
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
 
@@ -161,8 +161,8 @@ class Kernel:
     def routes(self, table: int | None = MAIN_TABLE, foreign: bool = False) -> list[Route]:
         """The routes of a table, of both families; None: of all tables.
 
-        Everybody's, or only the ``foreign`` ones, of another protocol than ours: few, where ours
-        are thousands.
+        ``foreign``: only those of another protocol than ours. These are few, while ours may be
+        thousands.
         """
         names = by_index()
         found = []
@@ -225,12 +225,12 @@ class Kernel:
     def apply_apart(
         self, changes: Changes, part: Callable[[Change], str | None]
     ) -> dict[str, RefusedChange]:
-        """The same, but what one part asks for fails alone: its other changes are taken back, and
-        those of all other parts are made. Returns the parts that failed, each with what was
-        refused first.
+        """As ``apply``, but a part whose change is refused fails alone: its other changes are taken
+        back, and the changes of all other parts are made. Returns the parts that failed, each with
+        its first refusal.
 
-        Changes of no part (None) are what the parts build on: if one of them is refused, everything
-        is taken back, and KernelError raised.
+        All parts depend on changes of no part (None). If one of these is refused, everything is
+        taken back, and this raises KernelError.
         """
         done: list[Change] = []
         failed: dict[str, RefusedChange] = {}
@@ -252,8 +252,8 @@ class Kernel:
         part: Callable[[Change], str | None],
         check_mode: bool = False,
     ) -> tuple[Changes, dict[str, RefusedChange]]:
-        """As ``converge``, but what one part asks for fails alone. ``compute`` is given the parts
-        that failed, and plans without them, so that nothing half done is left of them.
+        """As ``converge``, but a part whose change is refused fails alone. ``compute`` is given the
+        parts that failed, and plans without them, so that nothing of them stays half done.
 
         Returns the changes made, and the parts that failed, each with the first refusal.
         """
@@ -282,10 +282,10 @@ class Kernel:
         raise _not_done(made, compute(frozenset(refused)))
 
     def converge(self, compute: Callable[[], Changes], check_mode: bool) -> Changes:
-        """Apply what ``compute`` plans from a fresh observation, then see that nothing is left.
+        """Apply what ``compute`` plans from a fresh observation, then check that nothing is left.
 
-        Returns the changes, which in check mode are only planned. The second look is not a
-        formality: the kernel acknowledges some requests without doing anything.
+        Returns the changes. In check mode they are only planned. The check is needed, because the
+        kernel acknowledges some requests without doing anything.
         """
         changes = compute()
         if changes and not check_mode:
@@ -309,7 +309,7 @@ class Kernel:
         return KernelError(words, refused)
 
     def _take_back(self, done: list[Change]) -> list[str]:
-        """Undo; what could not be undone, with the reason."""
+        """Undo changes. Returns what could not be undone, with the reason."""
         left: list[str] = []
         for dummy, step in itertools.groupby(inverse(done), key=lambda change: change.kind):
             left += map(str, self._step(list(step)).values())
@@ -372,9 +372,9 @@ def _conf(device: str, name: str) -> str:
 
 @contextlib.contextmanager
 def _promoting(batch: Iterable[Change]) -> Iterator[None]:
-    """While addresses are removed: a removed primary address takes no others along.
+    """Make the kernel keep a device's other addresses while primary ones are removed.
 
-    By default the kernel removes with an address all that came later out of the same prefix.
+    By default the kernel removes, with an address, all later ones of the same prefix.
     """
     changed: dict[str, str] = {}
     for device in {each.before.dev for each in batch if isinstance(each.before, Address)}:

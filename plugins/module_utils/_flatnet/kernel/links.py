@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What changing a device takes: in place where the kernel can, made anew where it cannot.
+"""The changes that a device needs: in place if the kernel can, else the device is made anew.
 
 Pure.
 """
@@ -15,8 +15,8 @@ from ..errors import FlatnetError
 from .entries import Address, Entry, Link, format_option
 from .plan import Change, Changes, plan
 
-# What vxlan_changelink (drivers/net/vxlan) takes on a live device; it refuses the rest, or, for
-# the local address, accepts it without moving the socket. A bridge takes all of ours.
+# Options that vxlan_changelink (drivers/net/vxlan) changes on a live device. It refuses the others;
+# the local address it accepts, but does not move the socket. A bridge takes all of ours.
 LIVE = frozenset(["learning", "ageing", "ttl", "tos", "stp", "vlan_filtering"])
 _COMMON = ("mtu", "mac", "master", "up")
 
@@ -33,7 +33,7 @@ class LinkPlan(NamedTuple):
 
 
 def complete(desired: Link, observed: Link | None) -> Link:
-    """``desired`` with what it leaves open filled in from what is there."""
+    """``desired``, with what it leaves open taken from ``observed``."""
     if observed is None:
         return desired
     if observed.kind != desired.kind:

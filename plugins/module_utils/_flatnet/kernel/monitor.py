@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's own word that something of ours changed.
+"""The kernel's notifications that something of ours has changed.
 
 Reads rtnetlink's notifications and holds each against what should be there. It decides only
 whether to look: what it tells is "observe and plan again", never what to change. So a notification

@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """rtnetlink in batches, from the standard library alone.
 
-pyroute2 makes and parses every message attribute by attribute; at thousands of peers that costs
-seconds. The four objects a peer consists of (address, neighbour, FDB entry, route) have a fixed
-shape, so they are packed and unpacked here directly, and a host can be observed before pyroute2 is
-installed. Layouts are those of ``linux/rtnetlink.h``, ``linux/neighbour.h`` and
+pyroute2 makes and parses every message attribute by attribute, which takes seconds for thousands of
+peers. The four objects that a peer consists of (address, neighbour, FDB entry, route) have a fixed
+shape, so they are packed and unpacked here directly. So a host can also be observed before pyroute2
+is installed. Layouts are those of ``linux/rtnetlink.h``, ``linux/neighbour.h`` and
 ``linux/if_addr.h``; numbers are in the host's byte order unless said otherwise.
 """
 
@@ -66,7 +66,7 @@ class Refusal(NamedTuple):
 
     @property
     def needs_root(self) -> bool:
-        """Whether it is for lack of rights."""
+        """Whether rights are missing."""
         return self.errno == errno.EPERM
 
     def __str__(self) -> str:
@@ -90,9 +90,9 @@ class Netlink:
     def batch(self, messages: Sequence[Message]) -> dict[int, Refusal]:
         """Send all of ``messages`` in a few system calls; {index in the list: refusal}.
 
-        The kernel works through a datagram message by message and goes on after an error; errors
-        are always reported, success only when asked for. So only the last message of a datagram
-        asks, and its answer says that all before it were worked through.
+        The kernel works through a datagram message by message, and goes on after an error. It
+        always reports errors, but success only if asked. So only the last message of a datagram
+        asks, and the answer to it says that all before it are done.
         """
         refused: dict[int, Refusal] = {}
         for start in range(0, len(messages), _CHUNK):

@@ -4,16 +4,15 @@
 """The plan: what has to change in a kernel, in which order, and how to take it back.
 
 Pure, and the only place that compares desired with observed. A change is an object before and the
-same object after; None stands for "not there". Everything else follows from that: the diff is the
-two columns, the inverse is the columns swapped and read backwards.
+same object after; None means "not there". The diff shows both columns. The inverse is the columns
+swapped, in reverse order.
 
     desired   {key: entry} ---+
                               +--> changes --> --check prints them
     observed  {key: entry} ---+           \\--> kernel.apply() does them, unwinds on failure
 
-Order, for a packet that is on its way while the kernel changes: what a route needs is there before
-the route is (device, address, neighbour, FDB, route), and a route is gone before what it needs is
-taken away.
+The order is right for packets that pass while the kernel changes. What a route needs is made before
+the route: device, address, neighbour, FDB, route. A route is removed before what it needs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _KERNEL = 2
 
 
 class RouteTaken(FlatnetError):
-    """Somebody else's route stands where one of ours has to be; ``keys`` are theirs."""
+    """Somebody else's routes have the keys of ours; these are ``keys``."""
 
     def __init__(self, message: str, keys: frozenset[Hashable]) -> None:
         super().__init__(message)
@@ -69,7 +68,7 @@ Changes = tuple[Change, ...]
 def plan(desired: Iterable[Entry], observed: Iterable[Entry]) -> Changes:
     """The changes that make ``observed`` equal ``desired``.
 
-    ``observed`` holds only what may be changed or removed: whoever calls decides what is theirs.
+    ``observed`` holds only what may be changed or removed. The caller decides what that is.
     """
     want = _index(desired)
     have = _index(observed)
@@ -93,9 +92,9 @@ def adoptable_routes(
 ) -> list[Route]:
     """The ``routes`` that may be changed or removed so that the ``wanted`` ones are there.
 
-    These are ours, and of somebody else's those with the key of a wanted one that say the same
-    apart from their protocol: they are adopted. Any other with such a key raises RouteTaken.
-    The kernel's own are never ours, nor is what a Route cannot express.
+    These are ours, and routes of somebody else that equal a wanted one apart from the protocol:
+    they are adopted. Another route with the key of a wanted one raises RouteTaken. The kernel's own
+    routes are never ours, nor are routes that a Route cannot express.
     """
     by_key = {entry.key: entry for entry in wanted if isinstance(entry, Route)}
     found: list[Route] = []
@@ -123,7 +122,7 @@ def inverse(changes: Iterable[Change]) -> Changes:
 
 
 def outcome(changes: Iterable[Change], observed: Iterable[Entry]) -> list[Entry]:
-    """What there is of ``observed`` after ``changes``."""
+    """The entries that there are when ``changes`` are made to ``observed``."""
     entries = _index(observed)
     for before, after in changes:
         if before is not None:

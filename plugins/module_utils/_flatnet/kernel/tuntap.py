@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Making TUN devices, which the kernel does for an ioctl and not over netlink.
+"""Making TUN devices. The kernel makes them by an ioctl, and not over netlink.
 
 Numbers are those of ``linux/if_tun.h``.
 """
@@ -21,8 +21,8 @@ _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x4000, 0x8000
 
 
 def make(link: Link) -> None:
-    """Make a device that stays, down and without an address; raises OSError, FileExistsError too,
-    and KeyError for a user that there is not."""
+    """Make a device that stays, down and without an address. Raises OSError, such as
+    FileExistsError, and KeyError if its user does not exist."""
     option = link.option
     owner = pwd.getpwnam(option["user"]).pw_uid
     flags = _IFF_TUN | _IFF_TUN_EXCL
@@ -39,7 +39,7 @@ def make(link: Link) -> None:
 
 
 def user_name(number: int) -> str:
-    """Whom a device belongs to."""
+    """The name of the user with this number; the number if there is no such user."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

@@ -39,11 +39,12 @@ class Udp(Backend):
         return "flannel0"
 
     def refusal(self, peer: Peer, own: Peer) -> str | None:
-        """As with flannel's, any lease will do: packets are sent to its public IP."""
+        """None: as in flannel, any lease will do, since packets are sent to its public IP."""
         return None
 
     def devices(self, here: Here) -> tuple[Device, ...]:
-        """The device belongs to the user that the relay's settings name."""
+        """The TUN device, if the relay's settings are known: they name the user that it belongs
+        to."""
         return (tun(here.relay),) if here.relay else ()
 
     def network_routes(self, network: str) -> tuple[Route, ...]:
@@ -51,7 +52,7 @@ class Udp(Backend):
 
 
 def tun(settings: Relay) -> Device:
-    """The relay's device: it stays whether or not the relay runs."""
+    """The relay's device. It stays while the relay does not run."""
     link = Link(
         settings.device,
         "tun",

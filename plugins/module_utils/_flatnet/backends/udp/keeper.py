@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The relay's files, for the agent: kept as they should be while leases and the host change.
+"""Keeps the relay's files up to date for flatnet-sync, while leases and the host change.
 
-``tun_relay`` writes the settings first, and whatever no lease tells of stays as it wrote that: a
-run of the playbook may change it at any time, and is not to be overruled.
+The module ``tun_relay`` writes the settings first. Settings that do not follow from leases stay as
+it wrote them, because a run of the playbook may change them at any time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .relay_table import Heed
 
 
 class RelayKeeper:
-    """One host's relay; of none, with another backend, ``settings`` is None."""
+    """This host's relay. With another backend there is none, and ``settings`` is None."""
 
     def __init__(self, path: str = SETTINGS_PATH) -> None:
         self._path = path
@@ -36,8 +36,8 @@ class RelayKeeper:
         self._untold = False
 
     def learn(self, backend: Backend, here: Here) -> None:
-        """See what the settings should be. Those known until now do for a file that was damaged
-        since; with none known raises InvalidRelayConfig."""
+        """Work out what the settings should be. If their file is damaged, those known until now are
+        used. Raises InvalidRelayConfig if none are known."""
         if not backend.relay or not backend.device:
             self.settings = None
             return
@@ -60,8 +60,8 @@ class RelayKeeper:
     def keep(
         self, usable: Iterable[Peer], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
-        """Compare both files with what they should be, and put right what differs; what did. The
-        relay is to be told with ``inform`` once the host's lock is let go."""
+        """Compare both files with what they should be, and correct them. Returns what differed. The
+        caller has to call ``inform`` after it has released the host's lock."""
         if self.settings is None:
             return ()
         corrected = self._correct(self.settings)
@@ -71,16 +71,19 @@ class RelayKeeper:
     def follow(
         self, usable: Iterable[Peer], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
-        """The same after an event: the table is taken to be as it was left, since reading it takes
-        a while with thousands of peers."""
+        """As ``keep``, after an event. It does not read the table's file, because that takes a
+        while with thousands of peers, but uses the table that it wrote last."""
         if self.settings is None:
             return ()
         return self._put(self._table, usable, unreadable, revision)
 
     def inform(self, look: bool) -> Heed | None:
-        """Have the relay use what was written. ``look``: see that it does, whoever wrote it, since
-        one who was to tell it may have ended before. None if there was no reason to ask it. Not
-        while the host's lock is held: it may take its time to answer."""
+        """Make the relay use what was written; None if there was no reason to ask it.
+
+        ``look``: also check that the relay uses what others wrote, because they may have ended
+        before they could tell it. Do not call this under the host's lock: the relay may answer
+        slowly.
+        """
         if self.settings is None:
             return None
         if self._untold:
@@ -109,7 +112,7 @@ class RelayKeeper:
         return changes
 
     def _correct(self, wanted: RelaySettings) -> bool:
-        """Write settings that differ from those there."""
+        """Write the settings if they differ from the file. Returns whether they did."""
         try:
             if load_settings(self._path) == wanted:
                 return False
@@ -117,7 +120,7 @@ class RelayKeeper:
             pass  # written anew
         try:
             files.replace(self._path, wanted.to_json().encode(), 0o644)
-            # Has it see that it has to start anew.
+            # The relay then sees that it has to start anew.
             self._untold = True
         except OSError as error:
             raise FlatnetError(
@@ -126,9 +129,9 @@ class RelayKeeper:
         return True
 
     def vector(self, backend: Backend, found: Peer | None, known: Peer | None) -> int:
-        """Which vectors this host's lease should advertise: what the playbook had it say, in etcd
-        as ``found`` or before somebody else overwrote it; else those that the relay is set to
-        take."""
+        """The format of vectors that this host's lease should name: that of its lease, as ``found``
+        in etcd, or as ``known`` before somebody overwrote it. Without such a lease, the format that
+        the relay's settings allow."""
         if not backend.relay:
             return 0
         for lease in (found, known):

@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The relay's part of what reaches peers: with the udp backend it is a table, not the kernel's.
+"""The relay's table: with the udp backend it reaches peers, in place of the kernel's entries.
 
-The table is a file, so that the relay has it at its next start without anybody else.
+The table is a file, so the relay has it at its next start without anybody's help.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ...relay.config import (
 from ...relay.control import RelayGone, RelayUnavailable, ask
 from ..protocol import Peer
 
-_PATIENCE = 3.0  # seconds that the relay may take for an answer, and to read a table before it
+_PATIENCE = 3.0  # seconds that the relay may take to read a table and to answer
 
 
 class RelayChange(NamedTuple):
-    """One subnet whose peer in the table changes; None: it is not in it."""
+    """The change of one subnet's peer in the table; None: the subnet is not in it."""
 
     before: RelayPeer | None
     after: RelayPeer | None
@@ -44,8 +44,8 @@ class RelayChange(NamedTuple):
 def desired(
     usable: Iterable[Peer], unreadable: Iterable[str], present: RelayTable, revision: int
 ) -> RelayTable:
-    """The table for usable leases. ``unreadable`` are subnets whose key has a value that nobody
-    understands: what is in the table for them stays."""
+    """The table for usable leases. ``unreadable`` are subnets whose key has a value that we cannot
+    read: their lines in the ``present`` table stay."""
     found = {
         lease.subnet: RelayPeer(lease.subnet, lease.public_ip, lease.vector) for lease in usable
     }
@@ -57,7 +57,7 @@ def desired(
 
 
 def read(path: str) -> RelayTable | None:
-    """The table in the file; None if there is none that can be read."""
+    """The table in the file; None if the file is missing or broken."""
     try:
         return load_table(path)
     except InvalidRelayConfig:
@@ -67,7 +67,7 @@ def read(path: str) -> RelayTable | None:
 def changes(
     before: RelayTable | None, after: RelayTable, allow_no_peers: bool = True
 ) -> tuple[RelayChange, ...]:
-    """What differs, in the order of subnets."""
+    """What differs, in the order of subnets. Raises LosingAllPeers, unless ``allow_no_peers``."""
     old = {peer.subnet: peer for peer in before.peers} if before else {}
     new = {peer.subnet: peer for peer in after.peers}
     if old and not new and not allow_no_peers:
@@ -84,7 +84,7 @@ def changes(
 
 
 def write(path: str, table: RelayTable) -> None:
-    """Put the table in its file; a relay that runs has to be told. Raises FlatnetError."""
+    """Write the table to its file. A running relay has to be told. Raises FlatnetError."""
     try:
         replace(path, table.to_json().encode(), 0o644)
     except OSError as error:
@@ -94,16 +94,15 @@ def write(path: str, table: RelayTable) -> None:
 
 
 class Heed(NamedTuple):
-    """``late``: what the relay had in use instead of what its files say, and was told; ``problem``:
-    why it does not use what they say now. Or nothing."""
+    """What the relay answered. ``late``: it used something else than its files say, and was told;
+    else None. ``problem``: why it still does not use what they say; else empty."""
 
     late: RelayUse | None
     problem: str
 
 
 class RelayUse(NamedTuple):
-    """What a relay is found to have in use, and what it is made to use; whether it has to start
-    anew for that."""
+    """What a relay uses, what it should use, and whether it has to start anew for that."""
 
     before: str
     after: str
@@ -114,8 +113,8 @@ class RelayUse(NamedTuple):
 
 
 def tell(control: str) -> str:
-    """Have a relay look at its files anew; why it does not, or nothing. One that does not run reads
-    them when it starts. Takes a while: not for whoever holds the host's lock."""
+    """Make a relay read its files anew. Returns why it does not; else an empty text. A relay that
+    does not run reads them when it starts. Slow: do not call it under the host's lock."""
     try:
         ask(control, "reload", _PATIENCE)
     except RelayGone:
@@ -126,8 +125,9 @@ def tell(control: str) -> str:
 
 
 def late(control: str, table: RelayTable | None, settings: RelaySettings | None) -> RelayUse | None:
-    """What a relay that runs has in use that is not what it should; None of either is not looked
-    at. Raises RelayUnavailable, but for one that does not run."""
+    """What a running relay uses that differs from this table and these settings; None if nothing
+    does, or if it does not run. A table or settings of None are not compared. Raises
+    RelayUnavailable."""
     try:
         return behind(ask(control, "summary", _PATIENCE), table, settings)
     except RelayGone:
@@ -137,7 +137,7 @@ def late(control: str, table: RelayTable | None, settings: RelaySettings | None)
 def behind(
     found: Mapping[str, Any], table: RelayTable | None, settings: RelaySettings | None
 ) -> RelayUse | None:
-    """The same, of a summary."""
+    """As ``late``, for the summary that a relay has answered with."""
     if settings and found["settings"] != settings._asdict():
         return RelayUse("other settings", "its settings", True)
     if table and found["table"]["digest"] != table.digest:
@@ -150,15 +150,15 @@ def behind(
 
 
 def heed(control: str, table: RelayTable | None, settings: RelaySettings | None = None) -> Heed:
-    """Have a relay that runs use what its files say, in case it was never told, or did not hear.
-    Takes a while: not for whoever holds the host's lock."""
+    """Make a running relay use what its files say, if it was never told, or did not hear it. Slow:
+    do not call it under the host's lock."""
     found = None
     try:
         found = late(control, table, settings)
         if found is None:
             return Heed(None, "")
         ask(control, "reload", _PATIENCE)
-        # With other settings it starts anew; then it is asked the next time.
+        # With other settings it starts anew. The next call then asks it about these.
         again = late(control, table, None)
     except RelayGone:
         return Heed(found, "")
@@ -168,9 +168,9 @@ def heed(control: str, table: RelayTable | None, settings: RelaySettings | None 
 
 
 class TableRun:
-    """The relay's table as one run of a module makes it: ``plan`` and ``write`` while the host's
-    lock is held, ``inform`` after. It is where ``tun_relay`` set it up; at the default before that,
-    as in check mode."""
+    """The relay's table, as one run of a module makes it. Call ``plan`` and ``write`` under the
+    host's lock, and ``inform`` after it. The table's file is where the relay's settings say;
+    without settings, as in check mode, it is at the default path."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class TableRun:
 
     @property
     def revision(self) -> int:
-        """That the table is of now; 0 if it is of none."""
+        """The revision of the table that is there now; 0 if there is none."""
         found = read(self._path)
         return found.revision if found else 0
 
@@ -205,7 +205,7 @@ class TableRun:
             self._usable, self._unreadable, self._before or RelayTable(), self._revision
         )
         found = changes(self._before, after, self._allowed)
-        # Of another history, and lower: else it would be taken for newer from then on.
+        # etcd has another history. With its higher revision, the table would look newer for ever.
         lower = 0 < self._revision < (self._before.revision if self._before else 0)
         self._after = after if found or lower else None
         return found
@@ -216,7 +216,7 @@ class TableRun:
             write(self._path, self._after)
 
     def inform(self, check_mode: bool) -> Heed:
-        """Have a relay that runs use what its file says, whoever wrote it; or in check mode, tell
+        """Make a running relay use what its file says, whoever wrote it. In check mode, only say
         whether it does."""
         control = self._settings.control if self._settings else CONTROL_PATH
         if not check_mode:
