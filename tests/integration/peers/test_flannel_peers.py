@@ -371,7 +371,7 @@ def test_without_our_own_lease_nothing_is_changed(vxlan: Overlay) -> None:
     vxlan.refused(MODULE, text, "flannel_subnet")
     # Nor if there are none at all: as if somebody had emptied etcd.
     vxlan.etcd.delete(PREFIX + "/subnets/", prefix=True)
-    vxlan.refused(MODULE, "among the 0 there are", allow_no_peers=True)
+    vxlan.refused(MODULE, "among its 0 leases", allow_no_peers=True)
     vxlan.etcd.delete(PREFIX + "/config")
     vxlan.refused(MODULE, "no network config")
     assert reached(vxlan) == entries((7, mac(7), "172.21.1.7"))

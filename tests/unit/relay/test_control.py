@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,15 @@ def test_what_is_no_answer(path: Path, answer: bytes) -> None:
 
 
 def test_an_answer_that_ends_early(path: Path) -> None:
-    for text in (b"", b'{"table": '):
-        assert "ended while it answered" in _said(path, impostor.saying(text))
+    assert "ended while it answered" in _said(path, impostor.saying(b'{"table": '))
+
+
+def test_who_is_let_go_without_a_word_asks_again(path: Path) -> None:
+    """Until the time is over, which may be between two questions or within one."""
+    with Impostor(path, impostor.saying(b"")) as relay, pytest.raises(RelayUnavailable) as caught:
+        ask(str(path), "summary", 3.0)
+    assert relay.asked > 1
+    assert re.search("ended while it answered|does not answer within 3 seconds", str(caught.value))
 
 
 @pytest.mark.parametrize(
