@@ -87,7 +87,7 @@ class ActionModule(ActionBase):
     def _evaluate(self, hosts: Hosts, host: str, name: str) -> t.Any:
         templar = self._templar.copy_with_new_env(available_variables=hosts.variables(host))
         try:
-            # What a template omits is left out of a mapping.
+            # In a mapping, Ansible leaves out a value that a template omits.
             found = templar.template({"value": hosts.fleet[host][name]})
         except AnsibleError as error:
             text = " ".join(str(error).split())
@@ -96,14 +96,14 @@ class ActionModule(ActionBase):
         return None if str(value).startswith("__omit_place_holder__") else value
 
     def _misplaced(self, hosts: Hosts) -> list[str]:
-        # Plays choose their hosts before any host's own variables are known.
+        # Ansible chooses the hosts of a play before it knows any host's own variables.
         told = variables.REMOVE in load_extra_vars(self._loader)
         return variables.misplaced(hosts.own, told)
 
     def _leaving(
         self, given: t.Mapping[str, t.Any], group: str, reached: t.Sequence[str]
     ) -> list[str]:
-        """What is wrong with the choice of hosts that are to leave."""
+        """Errors about the choice of the hosts that are to leave."""
         names = self._task.args["remove"]
         if not names:
             return ["say which hosts are to leave the overlay, as in -e flatnet_remove=host3"]
@@ -124,7 +124,8 @@ class ActionModule(ActionBase):
         return problems
 
     def _hosts(self, name: str, given: t.Mapping[str, t.Any]) -> list[str]:
-        """The hosts that a name, a group or a pattern means; not what excludes others."""
+        """The hosts that a name, a group or a pattern names. Patterns that exclude hosts name
+        none."""
         if not name or name[0] in "!&" or (":" in name and name not in given["groups"]["all"]):
             return []
         loader = self._shared_loader_obj.lookup_loader

@@ -238,7 +238,7 @@ def wanted(option):
         ("Backend." + names[name], ("backend." + name, value)) for name, value in backend.items()
     )
     for name, value in given.values():
-        # To flannel this means the default, which is said here by leaving the option out.
+        # flannel takes 0 for the default. Here, leave the option out for that.
         if value == 0 and value is not False:
             raise InvalidInput("%s: 0 is out of range; leave it out for the default" % named(name))
     try:
@@ -252,8 +252,8 @@ def wanted(option):
 
 
 def fit(lease, config):
-    """How well a lease goes with a config: 2, its subnet could be leased; 1, its host may keep it;
-    0, it is outside the network."""
+    """How well a lease fits a config. 2: the network leases its subnet. 1: its host may keep it. 0:
+    it is outside the network."""
     pool = config.ipv4
     if allocation.is_member(pool, lease.subnet):
         return 2
@@ -261,7 +261,7 @@ def fit(lease, config):
 
 
 def check_leases(snapshot, current, config, force, move):
-    """Refuse what leaves leases behind that fit the network as it is; others don't count."""
+    """Raise InvalidInput if leases that fit the network now would fit the new config less well."""
     if config is None:
         stranded = () if force else snapshot.leases
         what = "the config cannot be removed, since hosts hold leases"

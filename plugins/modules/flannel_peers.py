@@ -201,7 +201,7 @@ ARGUMENTS = {
     "planned": PLANNED_ARGUMENT,
     **HOST_ARGUMENTS,
 }
-# How often leases are read, if somebody else has applied newer ones by the time that they could be.
+# How often leases are read, if somebody else has applied newer ones each time.
 TRIES = 5
 
 
@@ -210,7 +210,7 @@ class NoLease(FlatnetError):
 
 
 def read(module):
-    """The config and the leases, from wherever they are to be had."""
+    """The config and the leases, from the option snapshot or from etcd."""
     planned = parse_planned(module)
     given = module.params["snapshot"]
     if given:
@@ -235,7 +235,7 @@ def own_lease(snapshot, host):
 
 
 def reach(module, kernel, listing, known):
-    """Converge on all usable leases; exits, or raises Outdated unless it named ``known``."""
+    """Make the kernel reach all usable leases; exits. Raises Outdated: see applied.check."""
     config, snapshot = listing.config, listing.snapshot
     backend = config.backend
     location = observe(module, kernel, config)
@@ -268,7 +268,7 @@ def reach(module, kernel, listing, known):
         )
 
     def part(change):
-        """The lease that a change is for; what is for none any more stands alone."""
+        """The lease that a change is for. A change for no present lease is a part of its own."""
         if not owners:
             link = peers.Adjacency(location.underlay, kernel.routes())
             for name, lease in leases.items():
@@ -306,7 +306,7 @@ def reach(module, kernel, listing, known):
 
 
 def routes_of_peers(kernel, config):
-    """Those of the main table without what belongs to the relay."""
+    """The main table's routes, without those that belong to the relay."""
     left = set()
     if config.backend.relay:
         left = {route.key for route in peers.network_routes(config)}
@@ -356,7 +356,7 @@ def leave(module, kernel, listing, dummy):
 
 
 def leave_newer(module, listing, outdated):
-    """Leave what is there from newer leases than those that were read; exits."""
+    """Change nothing, since newer leases were applied than those that were read; exits."""
     if module.params["snapshot"]:
         way = "take a newer snapshot, or leave out its revision, so that it is used in any case"
     else:

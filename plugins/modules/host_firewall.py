@@ -153,7 +153,7 @@ def told(command, code, out, err):
 
 
 def needs_of(option):
-    """What has to pass, of checked options."""
+    """What has to pass, from the options, which this checks."""
     interface = option["interface"] and checks.device("interface", option["interface"])
     link = option["link"]
     if link:
@@ -171,7 +171,8 @@ def needs_of(option):
 
 
 def receives(interface):
-    """Whether packets come in by it; an address on lo or on a dummy is reached by any other."""
+    """Whether packets come in by the interface. They do not by lo or a dummy interface: packets to
+    an address there come in by any other one."""
     try:
         with open("/sys/class/net/%s/flags" % interface, encoding="ascii") as file:
             flags = int(file.read(), 16)
@@ -187,8 +188,8 @@ def receives(interface):
 def nftables(module, needs, present):
     """Changes as (name, before, after); None if there is no such firewall.
 
-    The files come before the rules that are in force: what nft refuses has then changed nothing. Of
-    the files, the one that is included is there whenever nftables.conf includes it.
+    The files are written before the running rules are changed. So if nft refuses something, nothing
+    has changed. The included file is there whenever nftables.conf includes it.
     """
     nft = module.get_bin_path("nft")
     code, listing = (
@@ -210,8 +211,8 @@ def nftables(module, needs, present):
         return None
     rules = "".join("insert rule %s\n" % (rule,) for rule in wanted)
     if present and not running:
-        # Which chains filter cannot be told, so our file stays. If it is missing, the line that
-        # includes it is why nft does not load the rest.
+        # Nobody knows which chains filter, so our file stays. If it is missing, nft does not load
+        # the rest, because of the line that includes it.
         rules = kept or ""
     steps = [each for each in file_steps(module, nft, confs, kept, rules) if each[1] != each[2]]
     if not module.check_mode:
@@ -250,7 +251,7 @@ def file_steps(module, nft, confs, kept, rules):
 
 
 def check(module, nft, path, text, wanted):
-    """Have nft say whether it could load this."""
+    """Ask nft whether it could load this; raises FirewallFailed."""
     if not nft:
         return
     try:
@@ -261,7 +262,7 @@ def check(module, nft, path, text, wanted):
                 "%s: nft would not load it with the overlay's rules: %s; nothing was changed; "
                 "mend the file first" % (path, error)
             ) from None
-        # Without our line it is what it would be without us.
+        # Our line is not in it, so this is not our fault.
         module.warn("%s is not valid: %s" % (path, error))
 
 
@@ -313,7 +314,7 @@ def firewall_cmd(module, needs, present):
 
 
 def refuse_to_lose(ask, wish, running, permanent):
-    """A reload has permanent settings replace the running ones."""
+    """Raise FirewallFailed if a reload would lose running settings that are not permanent."""
     lost = firewalld.lost(wish, running, permanent)
     known = ask("--permanent", "--direct", "--get-all-rules").splitlines()
     rules = ask("--direct", "--get-all-rules").splitlines()

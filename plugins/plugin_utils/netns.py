@@ -5,9 +5,9 @@
 
 Shared by the connection plugin and by the lab of the tests, so it knows nothing of Ansible.
 
-Nothing outlives the command: every run gets a mount (and UTS) namespace of its own, mounts what it
-was given and then becomes the command. That keeps hosts free of daemons and of state to clean
-up, for the price of a few milliseconds.
+Nothing outlives the command. Every run gets a mount (and UTS) namespace of its own, mounts what it
+was given, and then becomes the command. So hosts have no daemons, and no state to clean up. This
+costs a few milliseconds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import typing as t
 
 NETNS_DIR = "/run/netns"
 
-#: What a set-up that failed inside exits with, and how its sentence on stderr starts.
+#: If the set-up inside fails: its exit status, and how its line on stderr begins.
 FAILED = 255
 FAILED_MARK = "flatnet.overlay.netns: "
 
-#: How the errors start that mean that the command was never run.
+#: The starts of errors that mean that the command was not run.
 ENTRY_ERRORS = (FAILED_MARK, "Cannot open network namespace", "mount of /sys", 'exec of "unshare"')
 
 _FAIL = 'fail() { echo "' + FAILED_MARK + '$*" >&2; exit ' + str(FAILED) + "; }"
@@ -96,7 +96,7 @@ def command(
 
 
 def _binds(etc: str | None, run: str | None) -> list[tuple[str, str]]:
-    """What is mounted over what, in the order that hides no source before it was used."""
+    """What is mounted over what. The order is such that no source is hidden before it is used."""
     binds = []
     if etc:
         binds.append((etc, "/etc"))
@@ -107,5 +107,5 @@ def _binds(etc: str | None, run: str | None) -> list[tuple[str, str]]:
 
 
 def _tool(name: str) -> str:
-    """A tool's path; the path of root is not always one that has the system's tools."""
+    """A tool's path. Root's PATH does not always have the folders of the system's tools."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a fleet's pings came to, for people: a sorted table, and what is the cause of it. Pure."""
+"""The results of a fleet's pings, for people: a sorted table, and the causes. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..module_utils._flatnet import fields
 
 Result = Mapping[str, t.Any]
 
-#: Lines of the table that are shown: a fleet has the square of its hosts.
+#: How many lines of the table are shown. A fleet of N hosts has N * N pings.
 MOST = 200
 
 #: The roles' results in the order of their steps, and the role that each is of.
@@ -45,7 +45,7 @@ _HEAD = ("from", "to", "address", "bytes", "answer")
 
 
 class Failed(t.NamedTuple):
-    """A host that an earlier step failed on; ``addresses`` are those that peers may know it by."""
+    """A host on which an earlier step failed. ``addresses`` are those that peers may know it by."""
 
     host: str
     cause: str
@@ -61,12 +61,12 @@ class Report(t.NamedTuple):
 
 
 def plain(text: object) -> str:
-    """On one line, without what a terminal would act upon."""
+    """The text on one line, without characters that would steer a terminal."""
     return fields.plain(" ".join(str(text).split()))
 
 
 def cause(variables: Mapping[str, t.Any]) -> str:
-    """What the step said that a host failed at, by the results that the roles registered."""
+    """Why a host failed: the error in the results that the roles registered."""
     for name, role in RESULTS.items():
         result = variables.get(name)
         if not isinstance(result, Mapping):
@@ -81,7 +81,7 @@ def cause(variables: Mapping[str, t.Any]) -> str:
 
 
 def by_name(name: str) -> list[tuple[int, int, str]]:
-    """host2 before host10."""
+    """A sort key: host2 comes before host10."""
     parts = re.findall(r"(\d+)|(\D+)", name)
     return [(0, int(digits), "") if digits else (1, 0, text) for digits, text in parts]
 
@@ -132,7 +132,7 @@ def _silence(count: int) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned columns, with a headline."""
+    """The rows in aligned columns, below a headline."""
     if not rows:
         return []
     shown: Iterable[tuple[str, ...]] = [_HEAD, *rows[:MOST]]

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection's variables: which there are, and what may be wrong with those of a fleet.
+"""The collection's variables, and what may be wrong with those of a fleet.
 
-What there is comes from the roles' meta/argument_specs.yml, which ansible-doc shows as well. Knows
-nothing of Ansible's plugins: whoever calls says which variables hosts have, and evaluates them.
+The variables come from the roles' meta/argument_specs.yml, which ansible-doc shows as well. This
+file knows nothing of Ansible's plugins: its caller says which variables hosts have, and evaluates
+them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ PREFIX = "flatnet_"
 # Which hosts leave; only the command line of remove.yml can say so.
 REMOVE = PREFIX + "remove"
 
-# What roles and playbooks set for themselves: results, and values made of variables. A test holds
-# this list against their files.
+# What roles and playbooks set for themselves: results, and values made of variables. A test
+# compares this list with their files.
 INTERNAL = frozenset(
     PREFIX + name
     for name in (
@@ -50,12 +51,12 @@ INTERNAL = frozenset(
     ).split()
 )
 
-# One host writes what they say, for all.
+# One host writes them to the network's config, for all hosts.
 OF_THE_NETWORK = [
     PREFIX + name
     for name in ("network", "subnet_len", "subnet_min", "subnet_max", "backend", "etcd_prefix")
 ]
-# What two hosts cannot have both.
+# Two hosts cannot have the same value.
 OF_ONE_HOST = [PREFIX + name for name in ("subnet", "public_ip", "host_id", "vtep_mac")]
 # At most one of them.
 EXCLUSIVE = [PREFIX + name for name in ("interface", "interface_regex", "can_reach")]
@@ -68,7 +69,7 @@ TOGETHER = [
 # What flatnet_sync_interval is by default.
 INTERVAL = 60
 _OF_RESULTS = ("changed", "failed", "unreachable")
-_NAMED = 3  # so many hosts are named for one problem
+_NAMED = 3  # how many hosts are named for one problem
 
 
 def _ipv4(option: str, value: str) -> None:
@@ -87,7 +88,7 @@ def _regex(option: str, value: str) -> None:
 def _absolute(option: str, value: str) -> None:
     if not os.path.isabs(value):
         raise InvalidInput("%s: %r is not an absolute path" % (option, value))
-    # They would mean something else in systemd's units.
+    # They have a meaning in systemd's units.
     odd = re.search(r"[\s\"'\\%$]", value)
     if odd:
         raise InvalidInput(
@@ -119,7 +120,7 @@ def _at_least(low: float, high: float = math.inf) -> Callable[[str, float], None
     return check
 
 
-# What modules would say later, some of them at the last step.
+# Modules make these checks too, but later, some of them at the last step.
 _CHECKS: dict[str, Callable[..., object]] = {
     "bridge_name": checks.device,
     "can_reach": _ipv4,
@@ -256,7 +257,7 @@ def _sentence(name: str, messages: Sequence[str]) -> str:
 
 
 def _plain(spec: Spec) -> Spec:
-    """The part of a specification that says which values there may be."""
+    """The part of a specification that says which values are allowed."""
     kept: Spec = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
     if "options" in spec:
         kept["options"] = {name: _plain(each) for name, each in spec["options"].items()}
@@ -264,7 +265,7 @@ def _plain(spec: Spec) -> Spec:
 
 
 def together(values: Values) -> list[str]:
-    """What is wrong with the values of one host beside each other."""
+    """Errors about values of one host that do not go together."""
     given = [name for name in EXCLUSIVE if values.get(name) is not None]
     found = []
     if len(given) > 1:
@@ -292,7 +293,7 @@ def together(values: Values) -> list[str]:
 
 
 def _seconds(value: t.Any) -> float:
-    """0 for what is none; each variable of itself is judged elsewhere."""
+    """The value as a number; 0 if it is none. Each variable alone is checked elsewhere."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -300,7 +301,7 @@ def _seconds(value: t.Any) -> float:
 
 
 def of_the_fleet(fleet: Mapping[str, Values]) -> list[str]:
-    """What is wrong with values of several hosts beside each other; templates are not looked at."""
+    """Errors about values of several hosts that do not go together. Templates are ignored."""
     found = []
     for name in OF_THE_NETWORK:
         hosts = _by_value(name, fleet)
@@ -338,10 +339,10 @@ def check(
     fleet: Mapping[str, Values],
     evaluate: Callable[[str, str], t.Any],
 ) -> list[str]:
-    """All that is wrong with the variables of a fleet, by host, as they were written.
+    """All errors in the variables of a fleet. ``fleet`` has them by host, as they were written.
 
-    ``evaluate`` returns a host's value of a variable that is a template, or None if that leaves it
-    unset; it raises ValueError. A value that many hosts have is looked at once.
+    ``evaluate`` returns a host's value of a variable that is a template, or None if the template
+    leaves it unset. It raises ValueError. A value that many hosts have is checked once.
     """
     problems: dict[str, list[str]] = {}
     judged: dict[str, str | None] = {}

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What all modules share: how arguments come in, and how errors reach the user.
 
-Of the core, only this file imports Ansible. What only some modules share is in other files, because
-a module is sent to its host with all that it imports, and compiled there each time it runs.
+In the core, only this file imports Ansible. What only some modules share is in other files: a
+module is sent to its host with all that it imports, and is compiled there each time it runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..host.lock import installing
 
 __all__ = ["AnsibleModule", "create", "reporting", "taking_turns", "warn_each"]
 
-# So many unused keys or leases are named one by one.
+# How many problems are named one by one.
 _WARNINGS = 10
 
 
@@ -31,7 +31,7 @@ def create(arguments: dict[str, Any], state: bool = True, **more: Any) -> Ansibl
     if state:
         spec["state"] = {"type": "str", "choices": ["present", "absent"], "default": "present"}
     if "etcd_endpoints" in spec:
-        # What the caller calls options: errors name them so.
+        # The caller's names for options, for errors.
         spec["option_names"] = {"type": "dict", "default": {}}
     return AnsibleModule(argument_spec=spec, supports_check_mode=True, **more)
 
@@ -42,22 +42,22 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
     try:
         yield
     except FlatnetError as error:
-        # Some have lines that a command printed.
+        # Some errors have several lines, which a command printed.
         told = error.told(module.params.get("option_names") or {})
         module.fail_json(msg="\n".join(map(plain, told.split("\n"))))
     except OSError as error:
-        # The host's own trouble: a disk that cannot be read, no more descriptors.
+        # Something is wrong with the host: its disk cannot be read, it has no more descriptors.
         module.fail_json(msg="%s: %s" % (error.filename or "this host", error.strerror or error))
 
 
 def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock for what is installed on the host, so that what was observed still is so when
-    it is changed; check mode needs none."""
+    """Holds the lock for what is installed on the host, so that nobody changes it between the look
+    and the change. Check mode needs no lock."""
     return contextlib.nullcontext() if module.check_mode else installing()
 
 
 def warn_each(module: AnsibleModule, problems: Iterable[Any], what: str) -> list[str]:
-    """Warn of each problem, the first few by name; returns all as text."""
+    """Warn of the first ten problems, and of how many more there are. Returns all, as texts."""
     texts = [plain(problem) for problem in problems]
     for text in texts[:_WARNINGS]:
         module.warn(text)

@@ -23,12 +23,12 @@ class OtherAddress(FlatnetError):
 
 
 class PortsLeft(FlatnetError):
-    """A bridge that is to go, or to be of another subnet, is in use."""
+    """A bridge that is to be removed, or to get another subnet, is in use."""
 
 
 class Bridge(NamedTuple):
-    """``addresses`` None: not looked at. ``former`` are those of a subnet that was this host's, to
-    be removed. ``force`` allows the bridge's removal while it has ports."""
+    """``addresses`` None: they are left as they are. ``former`` are addresses of this host's former
+    subnets; they are removed. ``force``: remove the bridge even while it has ports."""
 
     link: Link
     addresses: tuple[Address, ...] | None
@@ -38,7 +38,7 @@ class Bridge(NamedTuple):
 
 
 def parse(params: Mapping[str, Any]) -> Bridge:
-    """The bridge as asked for; what is not said is left open."""
+    """The bridge that the options describe. Options that are not given stay open."""
     name = checks.device("name", params["name"])
     checks.number("mtu", params["mtu"], 68, 65535)
     if params["exclusive"] and params["addresses"] is None:
@@ -74,8 +74,8 @@ def change(
     mac: str | None,
     ports: Callable[[], Sequence[str]],
 ) -> LinkPlan:
-    """What makes the bridge as asked for; ``mac`` is what a new one gets by default, ``ports``
-    tells what is plugged into it."""
+    """The changes that make the bridge as asked for. A new one gets ``mac`` by default. ``ports``
+    returns its ports."""
     held = list(held)
     wanted = asked.addresses or ()
     families = {":" in each.address for each in wanted}
@@ -97,7 +97,7 @@ def change(
 
 
 def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[str]]) -> None:
-    """Raise PortsLeft if addresses are to go whose subnet is in use."""
+    """Raise PortsLeft if the bridge has ports and addresses are ``going`` to be removed from it."""
     left = ports() if going else ()
     if left:
         raise PortsLeft(
@@ -110,11 +110,11 @@ def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[s
 def in_the_way(
     held: Iterable[Address], gateway: str, former: Collection[str], network: str | None
 ) -> tuple[list[str], list[str]]:
-    """Of the IPv4 addresses that a bridge has beside ``gateway``, its own: those of subnets that
-    were this host's, and those of somebody else.
+    """The IPv4 addresses that a bridge has beside its own, ``gateway``: first those of former
+    subnets of this host, then all others.
 
-    ``former`` are gateways that this host is known to have had. ``network`` is the overlay's, if a
-    gateway of whatever subnet of it counts as well.
+    ``former`` are gateways that this host is known to have had. ``network`` is the overlay's, if
+    gateways of all its subnets count as former ones.
     """
     known: list[str] = []
     other: list[str] = []
@@ -131,7 +131,7 @@ def in_the_way(
 def removal(
     asked: Bridge, observed: Link | None, held: Iterable[Entry], ports: Sequence[str]
 ) -> LinkPlan:
-    """What takes the bridge away. Raises PortsLeft while something is plugged into it."""
+    """The changes that remove the bridge. Raises PortsLeft if it has ports."""
     planned = remove_link("bridge", observed, held)
     if ports and not asked.force:
         raise PortsLeft(

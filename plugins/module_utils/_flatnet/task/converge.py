@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules share that change the kernel: one course of check mode, diff and result."""
+"""What all modules that change the kernel share: check mode, diff and result, in the same way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .ansible import AnsibleModule
 
 
 def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock that the resident program takes as well; check mode needs none."""
+    """Holds the lock that flatnet-sync takes as well. Check mode needs no lock."""
     return contextlib.nullcontext() if module.check_mode else locked()
 
 
 class Besides(Protocol):
-    """What a run changes apart from the kernel: relay_table.TableRun."""
+    """What a run changes beside the kernel: relay_table.TableRun."""
 
     def plan(self) -> tuple[Any, ...]: ...
 
@@ -33,7 +33,8 @@ class Besides(Protocol):
 
 
 class Around(NamedTuple):
-    """What is done with the lock held, before all else, and, but in check mode, after it."""
+    """What is done under the lock: ``first`` before all else; ``last`` after it, but not in check
+    mode."""
 
     first: Callable[[], None]
     last: Callable[[], None]
@@ -47,8 +48,8 @@ def converge(
     around: Around | None = None,
     **result: Any,
 ) -> None:
-    """Bring the kernel where ``compute`` wants it, or in check mode only say how; exits. ``relay``
-    is what there is to change apart from the kernel; the relay is told without the lock."""
+    """Make the changes that ``compute`` returns, or in check mode only show them; exits. ``relay``
+    is what to change beside the kernel. The relay is told after the lock is released."""
 
     def make() -> tuple[Changes, dict[str, RefusedChange]]:
         return kernel.converge(compute, module.check_mode), {}
@@ -66,8 +67,8 @@ def converge_apart(
     around: Around | None = None,
     **result: Any,
 ) -> None:
-    """The same, but what one part asks for fails alone: all that can be done is done, and then the
-    run fails, with a ``name`` for every part that was refused."""
+    """As ``converge``, but a part whose change is refused fails alone. All other changes are made.
+    Then the run fails, with the ``name`` of every part that was refused."""
 
     def make() -> tuple[Changes, dict[str, RefusedChange]]:
         return kernel.converge_apart(compute, part, module.check_mode)
@@ -124,8 +125,9 @@ def converge_link(
     name: str,
     compute: Callable[[Link | None, list[Entry]], LinkPlan],
 ) -> tuple[LinkPlan, dict[str, Any]]:
-    """The same for one device; ``compute`` is given it and all it holds. Returns the plan, and the
-    module's result with the device and its addresses as they are, or in check mode would be."""
+    """As ``converge``, for one device. ``compute`` is given the device and all that it holds.
+    Returns the plan and the module's result, with the device and its addresses as they are, or in
+    check mode would be."""
     looks: list[tuple[list[Entry], LinkPlan]] = []
 
     def look() -> Changes:

@@ -21,7 +21,8 @@ E = TypeVar("E", Fdb, Neigh, Route)
 def changes(
     form: EntryForm, params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[E]
 ) -> Changes:
-    """What makes the entries be there, and with ``exclusive`` no others; or be gone."""
+    """The changes that add the entries, and with ``exclusive`` remove all others. With state
+    absent, the changes that remove them."""
     if params["state"] == "absent":
         return _removals(form, asked, observed)
     desired: list[E] = wanted(form, params, asked)
@@ -33,7 +34,7 @@ def changes(
 def route_changes(
     params: Mapping[str, Any], asked: Sequence[Asked], observed: Iterable[Route]
 ) -> Changes:
-    """The same for routes, of which ``observed`` has everybody's. Raises plan.RouteTaken."""
+    """As ``changes``, for routes. ``observed`` has everybody's routes. Raises plan.RouteTaken."""
     desired = wanted(ROUTE, params, asked) if params["state"] == "present" else []
     keys = {route.key for route in desired}
     device = params["device"]
@@ -46,7 +47,7 @@ def route_changes(
 
 
 def _removals(form: EntryForm, asked: Iterable[Asked], observed: Iterable[E]) -> Changes:
-    """What removes each observed entry that fits all the fields of one asked for."""
+    """The changes that remove each observed entry that has all fields of one that was asked for."""
     first = form.names[form.first]
     by_first: dict[Any, list[dict[str, Any]]] = {}
     for dummy, fields in asked:

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The options of the three modules for entries, checked: FDB entries, neighbours, routes.
 
-Pure. The modules take the same form, so the same rules hold for all: a single entry's options or
-``entries``; present or absent; everything else purged with ``exclusive``. What the kernel has to
-change for them is in entry_changes.py.
+Pure. The three modules have the same form, so the same rules hold for all: the options of a single
+entry, or ``entries``; present or absent; with ``exclusive`` all other entries are removed.
+entry_changes.py has the changes for the kernel.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _V6_METRIC = 1024
 
 
 class Asked(NamedTuple):
-    """One entry as asked for: ``fields`` are only those given, named as the entry names them.
+    """One entry as asked for. ``fields`` has only the fields that were given, by the entry's names.
 
-    ``where`` is what errors begin with: ``entries[2].``, or nothing for a single entry.
+    ``where`` begins its errors: ``entries[2].``; it is empty for a single entry.
     """
 
     where: str
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 
 
 class EntryForm(NamedTuple):
-    """One sort of entry: ``names`` are its options, with the fields that they become; the first one
+    """One sort of entry. ``names`` has its options, each with its field in the entry. The first one
     identifies the entry."""
 
     entry: type
@@ -56,14 +56,14 @@ ROUTE = EntryForm(
 
 
 def items(form: EntryForm, params: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The given options of each entry, with the words that its errors begin with."""
+    """For each entry the beginning of its errors, and the options that were given."""
     if params["exclusive"] and params["state"] == "absent":
         raise InvalidInput(
             "exclusive: goes with state=present only; to remove everything, give it empty entries"
         )
     names = list(form.names)
     if params["entries"] is not None:
-        # The device of routes is both: that of the single route, or of all in the list.
+        # Routes may have both: the option device is the single route's, or that of all entries.
         both = [name for name in names if name != "device" and params[name] is not None]
         if both:
             raise InvalidInput(
@@ -126,12 +126,12 @@ def neigh(params: Mapping[str, Any]) -> list[Asked]:
 
 
 def routes(params: Mapping[str, Any]) -> list[Asked]:
-    """Routes of ``protocol`` in ``table``, through ``device`` where they do not say otherwise."""
+    """Routes of ``protocol`` in ``table``, through ``device`` unless a route names another one."""
     common = params["device"]
     if common is not None:
         checks.device("device", common)
     checks.number("table", params["table"], 1, _MAX_U32)
-    # What the kernel makes of its own accord is not to be had: unspec, redirect, kernel.
+    # 0 to 2 are those of routes that the kernel makes by itself: unspec, redirect, kernel.
     checks.number("protocol", params["protocol"], 3, 255)
     found = []
     for where, given in items(ROUTE, params):
@@ -191,9 +191,9 @@ def _route(where: str, given: dict[str, Any], present: bool) -> None:
 
 
 def settle(asked: Iterable[Asked], link: Link) -> list[Asked]:
-    """FDB entries as the kernel will report them of this device: without what is the device's own.
+    """FDB entries as the kernel will report them: without values that equal the device's own.
 
-    Raises InvalidInput for what the device cannot hold.
+    Raises InvalidInput for entries that the device cannot hold.
     """
     if link.kind != "vxlan":
         raise InvalidInput(
@@ -225,7 +225,7 @@ def settle(asked: Iterable[Asked], link: Link) -> list[Asked]:
 
 
 def wanted(form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked]) -> list[Any]:
-    """The entries asked for. Raises InvalidInput if two of them cannot both be."""
+    """The entries asked for. Raises InvalidInput if two of them have the same key."""
     names = ("table", "protocol") if form is ROUTE else ()
     common = {name: params[name] for name in names} or {"dev": params["device"]}
     found: dict[Any, tuple[str, Any]] = {}
@@ -245,7 +245,7 @@ def wanted(form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked]) -
 def exist(
     form: EntryForm, params: Mapping[str, Any], asked: Iterable[Asked], known: Container[str]
 ) -> None:
-    """Raises InvalidInput for a device that is named and is not ``known``, so not there."""
+    """Raise InvalidInput if an option names a device that is not among the ``known`` ones."""
     named = [("device", params["device"])]
     for where, fields in asked:
         named += [

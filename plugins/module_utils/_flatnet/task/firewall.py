@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host's firewall has to let through for the overlay to work, and how nftables is told.
+"""What a host's firewall has to let through for the overlay, and the rules for nftables.
 
-Pure: reads what nft prints, says what to tell it. firewalld.py is the same for firewalld.
+Pure: takes what nft prints, and returns what to give it. firewalld.py does the same for firewalld.
 
-A packet's source proves nothing, so what passes is told by the interface that it comes in by:
+A packet's source proves nothing, so the rules look at the interface that a packet comes in by:
 
 - from the underlay, to the host: the backend's UDP port;
 - from the bridge: what pods send, wherever the host forwards it, and the answers to it;
@@ -15,9 +15,9 @@ A packet's source proves nothing, so what passes is told by the interface that i
   peers share;
 - to the host: pings of its own addresses in the overlay. Pods and peers reach nothing else of it.
 
-With nftables our rules stand in the table ``inet filter`` that a distribution's nftables.conf
-starts with: in a table of our own a packet could be accepted, and yet be dropped by theirs. Each
-has a comment that names it ours and says what it does, which is what it is compared by.
+With nftables our rules are in the table ``inet filter``, which a distribution's nftables.conf
+starts with. If a table of our own accepted a packet, that other table could still drop it. Each
+rule has a comment that says that it is ours and what it does. Rules are compared by this comment.
 """
 
 from __future__ import annotations

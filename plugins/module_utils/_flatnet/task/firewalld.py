@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What firewalld is told, so that it lets through what firewall.py says.
+"""The settings of firewalld that let through what firewall.py says.
 
-Pure: reads what firewall-cmd prints, says what to tell it.
+Pure: takes what firewall-cmd prints, and returns its next commands.
 
 firewalld decides by zones. The bridge and the backend's device each get a zone of ours, by
 interface; from one zone to another it forwards what a policy accepts, and we have three:
@@ -190,7 +190,7 @@ def _settings(wish: Wanted, known: Configuration, present: bool) -> list[list[st
 
 
 def _ours(interface: str) -> bool:
-    """Whether it is called as a device of the overlay is."""
+    """Whether an interface has the name of a device of the overlay."""
     return re.fullmatch(r"flannel(0|\.\d+)", interface) is not None
 
 
@@ -202,8 +202,9 @@ def _option(kind: str, name: str, verb: str, key: str, value: str) -> list[str]:
 
 
 def lost(wish: Wanted, running: Configuration, permanent: Configuration) -> list[str]:
-    """What a reload would take away, apart from interfaces in zones and from what has to go anyway:
-    a run that was interrupted may have removed the latter from the permanent one already."""
+    """The settings that a reload would lose. Interfaces in zones do not count, nor settings that
+    are removed anyway: an interrupted run may have removed these from the permanent ones
+    already."""
     found = []
     unwanted = {"zone trusted, sources %s" % wish.network}
     for kind, have, kept in (
@@ -221,7 +222,7 @@ def lost(wish: Wanted, running: Configuration, permanent: Configuration) -> list
 
 
 def rebound(before: Configuration, after: Configuration) -> list[list[str]]:
-    """Options that put interfaces back which a reload has taken out of their zones."""
+    """Options that put back interfaces that a reload has taken out of their zones."""
     return [
         _option("zone", zone, "add", _BOUND, interface)
         for zone, settings in before.zones.items()

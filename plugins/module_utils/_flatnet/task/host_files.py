@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files of a host's own that modules change: files.py, with errors for a user, and SELinux.
+"""A host's own files that modules change: files.py, with errors for users, and SELinux.
 
-One step is on disk before the next one begins, so that after a loss of power the files are as they
-were between two steps.
+Each step is on disk before the next one begins. So after a loss of power the files are as they were
+between two steps.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read(path: str) -> str | None:
 
 
 def save(module: AnsibleModule, path: str, text: str, mode: int | None = None) -> None:
-    """Put the text in place. What it replaces keeps its owner and, unless ``mode`` is given, its
-    permissions; a link stays and what it leads to is replaced."""
+    """Write the text to the file. A file that was there keeps its owner and, unless ``mode`` is
+    given, its permissions. If ``path`` is a link, the file that it leads to is replaced."""
     path = os.path.realpath(path)
     try:
         try:

@@ -29,7 +29,7 @@ class LeaseChecks:
         self.former: list[str] = []
 
     def approve(self, decision: Decision, config: NetworkConfig) -> None:
-        """Raises a FlatnetError that says what is in the way of the decision."""
+        """Raise a FlatnetError if something on this host is in the way of the decision."""
         if not self._option["takeover"]:
             refuse_clone(decision, self._host)
         before, after = decision.before, decision.after
@@ -44,7 +44,7 @@ class LeaseChecks:
     def _check_bridge(
         self, config: NetworkConfig, own: Sequence[str], before: Lease | None, after: Lease
     ) -> None:
-        """Whether the bridge can get the gateway's address of the subnet."""
+        """Raise a FlatnetError if the bridge cannot get the gateway's address of the subnet."""
         name, move = self._option["bridge"], self._option["move"]
         wanted = gateway(after.subnet)
         self.former, other = bridges.in_the_way(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who answers: many addresses pinged at once, by one fping."""
+"""Pings many addresses at once, with one fping."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PingFailed(FlatnetError):
 
 
 class Lost(NamedTuple):
-    """An address that did not answer; ``size`` is of the whole packet that got no answer, in bytes,
-    None for a ping of the usual size."""
+    """An address that did not answer. ``size`` is that of the whole packet, in bytes; None for a
+    ping of the usual size."""
 
     address: str
     size: int | None
@@ -63,7 +63,8 @@ def _fping(run: Run, command: list[str], addresses: list[str]) -> Mapping[str, s
 
 
 def explain(out: str, err: str) -> dict[str, str]:
-    """What fping lists as unreachable, with the reason where a router gave one."""
+    """The addresses that fping lists as unreachable, each with what a router said, or "no
+    answer"."""
     told = {}
     for what, who, address in _REASON.findall(err):
         told[address] = "%s, says %s" % (what, who) if who else what

@@ -1,8 +1,8 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules share that know the fleet: how etcd is reached, which host this is, and leases
-as options and results."""
+"""What all modules that use etcd share: how etcd is reached, which host this is, and leases as
+options and results."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def parse_config(option: str, given: dict[str, Any]) -> NetworkConfig:
 
 
 def parse_planned(module: AnsibleModule) -> Planned:
-    """The option ``planned``, which counts in check mode only."""
+    """The option ``planned``, which is used in check mode only."""
     given = module.params["planned"]
     if not given or not module.check_mode:
         return Planned()

@@ -38,7 +38,7 @@ def name(params: Mapping[str, Any]) -> str:
 
 
 def parse(params: Mapping[str, Any], default_mac: str) -> Link:
-    """The device as asked for; what is not said is left open."""
+    """The device that the options describe. Options that are not given stay open."""
     for option, (low, high) in _NUMBERS.items():
         checks.number(option, params[option], low, high)
     checks.number("mtu", params["mtu"], _MIN_MTU, _MAX_MTU)
@@ -75,7 +75,8 @@ def fit_to_host(
     interfaces: Mapping[str, Interface],
     addresses: Iterable[Address],
 ) -> Link:
-    """``desired`` on this host, with its MTU. Raises InvalidInput if the host cannot have it."""
+    """``desired``, with the MTU that fits this host. Raises InvalidInput if the host cannot have
+    it."""
     option = complete(desired, observed).option
     local, group, device = (option.get(key) for key in ("local", "group", "dev"))
     if group and not device:
@@ -107,7 +108,8 @@ def fit_to_host(
 
 
 def check_master(desired: Link, interfaces: Container[str]) -> None:
-    """Raises InvalidInput for a master that is not there; in check mode it may come to be."""
+    """Raise InvalidInput if the master does not exist. Not for check mode: an earlier task could
+    make it."""
     if desired.master and desired.master not in interfaces:
         raise InvalidInput("master: device %s does not exist on this host" % desired.master)
 
@@ -115,11 +117,11 @@ def check_master(desired: Link, interfaces: Container[str]) -> None:
 def is_former(
     link: Link | None, addresses: Iterable[Address], wanted: Iterable[Address], macs: Container[str]
 ) -> bool:
-    """Whether a device is this host's own of a VNI that the network had before.
+    """Whether a device is this host's VTEP of a VNI that the network had before.
 
-    It is if it is called and numbered so, has a MAC address that only this host gives it, and the
-    address ``wanted`` of the present one, alone. A flanneld's has a MAC address of chance, and that
-    of another network another address.
+    It is, if its name has its VNI, its MAC address is one that only this host gives, and its only
+    addresses are the ``wanted`` ones. A flanneld's VTEP has a random MAC address. The VTEP of
+    another network has another address.
     """
     return (
         link is not None
