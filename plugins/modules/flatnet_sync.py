@@ -179,7 +179,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.i
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import diff
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.target import Target
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.way import apart
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.route_lookup import (
+    apart,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.needs import (
     controllers,
 )

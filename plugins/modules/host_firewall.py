@@ -107,8 +107,10 @@ import ipaddress
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
-    firewall,
     firewalld,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
+    nftables as firewall,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
     create,

@@ -27,8 +27,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.clie
     EtcdClient,
     EtcdError,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import vigil
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.vigil import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import watch_check
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.watch_check import (
     Vigil,
     WatchBehind,
 )
@@ -246,7 +246,7 @@ def look(watching: Vigil, told: int, seconds: float) -> None:
 def watching(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[Vigil]:
     """With all times a twentieth."""
     for name in ("INTERVAL", "PATIENCE", "LONGEST_PATIENCE"):
-        monkeypatch.setattr(vigil, name, getattr(vigil, name) / 20)
+        monkeypatch.setattr(watch_check, name, getattr(watch_check, name) / 20)
     made = Vigil()
     yield made
     made.end()
@@ -285,11 +285,11 @@ def test_an_etcd_that_others_write_to_costs_less_and_less(
                     look(watching, revision, PATIENCE)
                 times.append(time.monotonic() - begin)
         # 0.2 s, and twice as long each time.
-        assert times[3] > 8 * vigil.PATIENCE
+        assert times[3] > 8 * watch_check.PATIENCE
         # A watch that has told all makes it watchful again.
         with client.watch("/overlay/", revision + 1) as watch:
             watching.begin(watch, client.pulse(watch.endpoint, "/overlay/config"))
-            look(watching, client.get("/overlay/a").revision, 3 * vigil.INTERVAL)
+            look(watching, client.get("/overlay/a").revision, 3 * watch_check.INTERVAL)
             client.put("/others", b"")
             begin = time.monotonic()
             with pytest.raises(WatchBehind):
@@ -316,8 +316,8 @@ def test_a_member_that_does_not_answer_is_told_at_once_and_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Item: the status says the truth before the watch is given up."""
-    monkeypatch.setattr(vigil, "INTERVAL", 0.5)
-    monkeypatch.setattr(vigil, "QUIET", 0.5)
+    monkeypatch.setattr(watch_check, "INTERVAL", 0.5)
+    monkeypatch.setattr(watch_check, "QUIET", 0.5)
     watching = Vigil()
     with (
         EtcdServers(tmp_path) as servers,

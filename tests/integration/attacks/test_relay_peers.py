@@ -64,7 +64,7 @@ def site(request: pytest.FixtureRequest, lab_factory: t.Callable[..., Lab]) -> t
 
 
 def _report(worker: int, sent: int, arrived: int) -> bytes:
-    """A report on vectors, as a receiver of them makes it: see vector.py."""
+    """A report on vectors, as a receiver of them makes it: see vector_format.py."""
     return struct.pack("!BBBBII", 0xF1, 0xFF, 0, worker, sent & 0xFFFFFFFF, arrived & 0xFFFFFFFF)
 
 

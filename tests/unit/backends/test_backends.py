@@ -53,18 +53,20 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Link,
     Route,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.way import FLANNEL
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.route_lookup import (
+    FLANNEL,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
     devices,
     overlap,
     peers,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peer_table import (
+    PeerTable,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
     Adjacency,
     Rules,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.table import (
-    PeerTable,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
     Underlay,

@@ -53,9 +53,9 @@ def test_it_is_what_the_programs_import_and_the_supervisor(tmp_path: Path) -> No
 
 
 def test_a_program_consists_of_what_it_needs() -> None:
-    assert "relay/vector.py" in package.parts("relay")
+    assert "relay/vector_format.py" in package.parts("relay")
     assert "etcd/client.py" not in package.parts("relay")
-    assert "relay/vector.py" not in package.parts("sync")
+    assert "relay/vector_format.py" not in package.parts("sync")
 
 
 def test_nothing_of_ansible_is_in_it() -> None:

@@ -11,9 +11,9 @@ import typing as t
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import (
-    mail,
-    vector,
+    vector_format,
     vector_sending,
+    worker_reports,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def test_a_vector_is_whole_again_in_any_order(seed: int, chance, singly: bool) -
     ):
         sent, dummy = there.send(Frame(partial(packet), gso, size).to_bytes())
         parts = [found for found, dummy in sent]
-        assert all(found[0] == vector.MAGIC for found in parts)
+        assert all(found[0] == vector_format.MAGIC for found in parts)
         assert all(len(found) <= 1472 for found in parts)
         come: list[Frame] = []
         if singly:
@@ -60,22 +60,24 @@ def test_no_datagram_hurts(found: list[bytes], vectors: bool) -> None:
     """Also such as claim to be parts of frames; nothing comes of them."""
     with Worker(("10.5.2.0/24", PEER, 1)) as worker:
         for each in found:
-            packet = bytes([vector.MAGIC]) + each if vectors else each
+            packet = bytes([vector_format.MAGIC]) + each if vectors else each
             for frame in worker.receive(packet * 3, len(packet), PEER):
                 assert judge.sound(frame.packet)
         worker.receiver.tick(1e12)
 
 
 def _report(worker: int, sent: int, arrived: int) -> bytes:
-    return struct.pack("!BBBBII", vector.MAGIC, 0xFF, 0, worker, sent, arrived)
+    return struct.pack("!BBBBII", vector_format.MAGIC, 0xFF, 0, worker, sent, arrived)
 
 
 @pytest.mark.parametrize("behind", [0, 3])
 def test_reports_are_heard_whatever_they_came_with(behind: int) -> None:
     """A kernel joins datagrams of one length, and a shorter last one, to what it gives at once: so
     reports come joined to each other, or to the parts of a frame before them."""
-    part = vector.HEADER.pack(vector.MAGIC, 0, 60000, 1)
-    parts = b"".join(bytes([vector.MAGIC, n]) + part[2:] + bytes(1464) for n in range(behind))
+    part = vector_format.HEADER.pack(vector_format.MAGIC, 0, 60000, 1)
+    parts = b"".join(
+        bytes([vector_format.MAGIC, n]) + part[2:] + bytes(1464) for n in range(behind)
+    )
     with Worker(("10.5.2.0/24", PEER, 1)) as worker:
         sending = worker.router.peers[PEER].vectors
         assert sending
@@ -100,7 +102,9 @@ def test_what_waits_for_the_rest_is_bounded() -> None:
     with Worker(*peers) as worker:
         for number in range(60):
             for dummy, address, dummy in peers:
-                part = vector.HEADER.pack(vector.MAGIC, 0, 60000, number) + bytes(1400)
+                part = vector_format.HEADER.pack(vector_format.MAGIC, 0, 60000, number) + bytes(
+                    1400
+                )
                 assert worker.receive(part, 0, address) == []
         assert worker.receiver._waiting.size <= 16 << 20
         worker.receiver.tick(1e12)
@@ -203,11 +207,13 @@ def test_what_the_own_queue_had_no_room_for_is_not_the_ways_fault(dropped: int) 
     with Worker(("10.5.2.0/24", PEER, 1)) as worker:
         for number in range(0, 100, 2):
             worker.receive(
-                vector.HEADER.pack(vector.MAGIC, 0, 60000, number) + bytes(1400), 0, PEER
+                vector_format.HEADER.pack(vector_format.MAGIC, 0, 60000, number) + bytes(1400),
+                0,
+                PEER,
             )
         worker.udp.dropped = dropped
         worker.receiver.tick(1e12)
-        reports = [vector.read_report(memoryview(data)) for data, dummy in worker.udp.sent]
+        reports = [vector_format.read_report(memoryview(data)) for data, dummy in worker.udp.sent]
         assert reports == [(0, 99, 99 if dropped else 0)]
         assert worker.drops == ({"overrun": dropped} if dropped else {})
 
@@ -216,18 +222,21 @@ def test_what_the_own_queue_had_no_room_for_is_not_the_ways_fault(dropped: int) 
 
 
 @pytest.fixture
-def boxes() -> t.Iterator[list[mail.Box]]:
+def boxes() -> t.Iterator[list[worker_reports.Box]]:
     """Of three workers, all in this process."""
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
     pairs = [socket.socketpair(socket.AF_UNIX, kind) for dummy in range(3)]
     writing = [each for dummy, each in pairs]
-    yield [mail.Box(number, reading, writing) for number, (reading, dummy) in enumerate(pairs)]
+    yield [
+        worker_reports.Box(number, reading, writing)
+        for number, (reading, dummy) in enumerate(pairs)
+    ]
     for pair in pairs:
         for each in pair:
             each.close()
 
 
-def test_the_latest_report_of_each_peer_is_passed_on(boxes: list[mail.Box]) -> None:
+def test_the_latest_report_of_each_peer_is_passed_on(boxes: list[worker_reports.Box]) -> None:
     one, other, third = boxes
     for sent in range(1000):
         assert one.put(1, "192.0.2.2", sent, sent)
@@ -241,7 +250,7 @@ def test_the_latest_report_of_each_peer_is_passed_on(boxes: list[mail.Box]) -> N
     assert list(other.read()) == []
 
 
-def test_nobody_waits_for_one_who_does_not_read(boxes: list[mail.Box]) -> None:
+def test_nobody_waits_for_one_who_does_not_read(boxes: list[worker_reports.Box]) -> None:
     one, other, dummy = boxes
     lost = 0
     for turn in range(1000):

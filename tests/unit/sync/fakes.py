@@ -43,7 +43,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync impo
     state,
     timers,
     upkeep,
-    vigil,
+    watch_check,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.agent import Agent
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.settings import (
@@ -159,7 +159,7 @@ def world(
     Settings."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (own_lease, restore, retention, service, timers, upkeep, vigil):
+        for module in (own_lease, restore, retention, service, timers, upkeep, watch_check):
             patch.setattr(module, "time", clock)
         for module in (config_change, upkeep):
             patch.setattr(module, "locked", contextlib.nullcontext)

@@ -10,7 +10,6 @@ import typing as t
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import firewalld
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.firewall import Needs
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.firewalld import (
     Configuration,
     listed,
@@ -20,6 +19,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.fire
     running_changes,
     wanted,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.nftables import Needs
 
 NETWORK = "10.5.0.0/16"
 VXLAN = Needs(NETWORK, 8472, device="flannel.1", interface="eth0")

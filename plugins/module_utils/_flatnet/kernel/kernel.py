@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple
 
 from ..errors import FlatnetError
-from . import linkinfo, messages, netlink, way
+from . import linkinfo, messages, netlink, route_lookup
 from .devices import Devices, by_index, by_name
 from .entries import (
     MAIN_TABLE,
@@ -183,8 +183,8 @@ class Kernel:
         return found
 
     def overlaid(self, address: str) -> bool:
-        """Whether packets to an IPv4 address go into the overlay: see way.py."""
-        return way.overlaid(self._netlink, address)
+        """Whether packets to an IPv4 address go into the overlay: see route_lookup.py."""
+        return route_lookup.overlaid(self._netlink, address)
 
     def entries_on(self, dev: str, routes: Iterable[Route] | None = None) -> list[Entry]:
         """All that a device holds and would lose with it: addresses, neighbours, FDB, routes of

@@ -4,7 +4,7 @@
 """From leases and this host to what the kernel, or the relay, should hold.
 
 ``location`` says who this host is, and ``underlay`` where it meets its peers. ``peers`` makes
-leases into entries, ``table`` keeps them up to date event by event, ``devices`` has the overlay's
-own devices. ``needs``, ``overlap`` and ``presence`` say what is in the way; ``applied`` after which
-revision of etcd this host was brought.
+leases into entries. ``peer_table`` keeps the entries up to date event by event. ``devices`` has the
+overlay's own devices. ``needs``, ``overlap`` and ``presence`` say what is in the way. ``applied``
+has the revision of etcd after which this host was last brought into line.
 """

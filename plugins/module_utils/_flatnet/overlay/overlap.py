@@ -22,7 +22,7 @@ from ..flannel import subnet_env
 from ..flannel.config import NetworkConfig
 from ..kernel import messages, netlink
 from ..kernel.entries import MAIN_TABLE, PROTOCOL, Address, Route
-from ..kernel.way import FLANNEL, overlaid
+from ..kernel.route_lookup import FLANNEL, overlaid
 from .needs import Needs, controllers
 
 # Routes that lead nowhere.

@@ -11,8 +11,8 @@ import time
 from ..host.journal import ERROR, WARNING, log
 from . import device
 from .config import RelaySettings
+from .kept_sockets import Stored
 from .rights import RelayFailed
-from .stored import Stored
 
 End = tuple[device.Queue, device.Socket]
 

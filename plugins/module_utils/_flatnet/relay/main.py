@@ -27,11 +27,11 @@ from .channel import Channel
 from .clients import Client, Clients, Entrance
 from .config import InvalidRelayConfig, RelaySettings, RelayTable, load_settings, load_table
 from .ends import End, open_ends
-from .mail import Mail
 from .rights import RelayFailed
 from .router import pack
 from .wires import NOT_IPV4
 from .worker import COUNTERS, DeviceGone, Worker
+from .worker_reports import Mail
 
 _PATIENCE = 10.0  # seconds that a worker may take to answer
 _LOOK = 10.0  # seconds between looks at the workers: for the watchdog, metrics, the journal

@@ -11,7 +11,7 @@ import struct
 import time
 from typing import Callable
 
-from . import frames, packets, vector, vector_receiving
+from . import frames, packets, vector_format, vector_receiving
 from .checksum import total
 from .frames import PLAIN, View
 from .router import Peer
@@ -63,7 +63,7 @@ class _Buffer:
 
     def pieces(self, start: int, end: int, length: int) -> vector_receiving.Pieces:
         """What follows the vector's header in each datagram."""
-        head = vector.HEADER.size
+        head = vector_format.HEADER.size
         count = -(-(end - start) // length)
         if start or count == 1:
             view = self.view[:end]
@@ -135,7 +135,7 @@ class Receiver:
             peer.rx_packets += -(-size // length)
             # Datagrams of one length come together, vectors and others.
             firsts = buffer.bytes[0:size:length]
-            vectors = firsts.count(vector.MAGIC)
+            vectors = firsts.count(vector_format.MAGIC)
             if vectors in (0, len(firsts)):
                 self._run(peer, buffer, 0, size, length)
                 if idle:
@@ -143,8 +143,8 @@ class Receiver:
                 continue
             start = 0
             for number in range(1, len(firsts) + 1):
-                if number == len(firsts) or (firsts[number] == vector.MAGIC) != (
-                    firsts[start] == vector.MAGIC
+                if number == len(firsts) or (firsts[number] == vector_format.MAGIC) != (
+                    firsts[start] == vector_format.MAGIC
                 ):
                     end = min(number * length, size)
                     self._run(peer, buffer, start * length, end, min(length, end - start * length))
@@ -152,7 +152,7 @@ class Receiver:
         return True
 
     def _run(self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int) -> None:
-        if buffer.bytes[start] == vector.MAGIC:
+        if buffer.bytes[start] == vector_format.MAGIC:
             self._take_vectors(peer, buffer, start, end, length)
             return
         run = buffer.view[start:end]
@@ -217,7 +217,7 @@ class Receiver:
     def _take_vectors(self, peer: Peer, buffer: _Buffer, start: int, end: int, length: int) -> None:
         now = time.monotonic()
         if end - start <= length:
-            report = vector.read_report(buffer.view[start:end])
+            report = vector_format.read_report(buffer.view[start:end])
             if report:
                 self._take_report(peer, report, now)
                 return
@@ -228,7 +228,7 @@ class Receiver:
         pieces = buffer.pieces(start, end, length)
         whole, waits, others = receiving.take(buffer.bytes, pieces, start, end, length, now)
         for at, stop in others:
-            report = vector.read_report(buffer.view[at:stop])
+            report = vector_format.read_report(buffer.view[at:stop])
             if report:
                 self._take_report(peer, report, now)
             else:
@@ -244,8 +244,8 @@ class Receiver:
         """Check a complete frame, and write it to the device. Returns whether the device took
         it."""
         first = parts[0]
-        length = sum(map(len, parts)) - vector.BEFORE + vector.HEADER.size
-        made = vector.unwrap(first, length)
+        length = sum(map(len, parts)) - vector_format.BEFORE + vector_format.HEADER.size
+        made = vector_format.unwrap(first, length)
         if made is None:
             self._wires.drops[MALFORMED] += 1
             return False
@@ -287,7 +287,7 @@ class Receiver:
         """A few times a second: send the peers reports on their vectors."""
         if now < self._report_at:
             return
-        self._report_at = now + vector.REPORT_EVERY
+        self._report_at = now + vector_format.REPORT_EVERY
         overrun = self._overrun()
         peers = self._wires.router.peers
         for name in [name for name in self._vectors if name not in peers]:

@@ -14,7 +14,7 @@ import os
 import struct
 import time
 
-from . import frames, packets, vector, vector_sending
+from . import frames, packets, vector_format, vector_sending
 from .device import SOL_UDP, UDP_SEGMENT, VNET, path_mtu
 from .frames import GSO_ECN, GSO_NONE, GSO_TCP4, GSO_UDP, NEEDS_CSUM, View
 from .router import Peer
@@ -31,7 +31,7 @@ _LEARNT_FOR = 600.0  # seconds that a path's MTU is believed, as many as in the 
 _SMALLEST_MTU = 68
 
 # Where a packet begins in a slot: behind the virtio header and the headers of a vector.
-_BEGIN = VNET + vector.BEFORE
+_BEGIN = VNET + vector_format.BEFORE
 # The virtio header's flags and GSO type; then version and length of the IPv4 header, length, TTL,
 # checksum and destination.
 _HEAD = struct.Struct("!BB20xBxH4xBxH4xI")
@@ -48,16 +48,16 @@ class _Slot:
     __slots__ = ("buffer", "pieces", "view", "whole")
 
     def __init__(self, room: int) -> None:
-        content = room - vector.HEADER.size
-        count = -(-(_LARGEST + vector.BEFORE) // content)
-        self.buffer = bytearray(VNET + max(count * room, vector.BEFORE + _LARGEST))
+        content = room - vector_format.HEADER.size
+        count = -(-(_LARGEST + vector_format.BEFORE) // content)
+        self.buffer = bytearray(VNET + max(count * room, vector_format.BEFORE + _LARGEST))
         self.view = memoryview(self.buffer)
         self.whole = (self.view[:VNET], self.view[_BEGIN:])
         self.pieces: tuple[View, ...] = ()
 
     def split(self, room: int) -> None:
         """Prepare for frames in pieces. Packets that were read have overwritten the headers."""
-        self.pieces = (self.view[:VNET], *vector.prepare(self.buffer, VNET, room))
+        self.pieces = (self.view[:VNET], *vector_format.prepare(self.buffer, VNET, room))
 
     def packet(self, size: int, split: bool) -> View:
         """The packet of ``size`` bytes that was read, joined to one piece if it was ``split``."""
@@ -89,7 +89,7 @@ class Sender:
     def take_frames(self, wanted: bool) -> None:
         """Have the device give frames if there are peers that get them as vectors, else packets.
         Python is slower than the kernel at cutting frames and at checksums over their payload."""
-        wanted = wanted and self._room >= vector.SMALLEST_ROOM
+        wanted = wanted and self._room >= vector_format.SMALLEST_ROOM
         if wanted and not self._split:
             for slot in self._slots:
                 slot.split(self._room)
@@ -244,7 +244,7 @@ class Sender:
     ) -> None:
         room = self._room
         number = self._worker | sending.number()
-        count, end = vector.wrap(slot.buffer, VNET, room, size, kind, payload, number)
+        count, end = vector_format.wrap(slot.buffer, VNET, room, size, kind, payload, number)
         peer.tx_vectors += 1
         most = self._most(room)
         at = VNET

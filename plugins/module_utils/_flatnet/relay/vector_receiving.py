@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Union
 
 from .frames import View
-from .vector import HEADER, MAGIC, META, REPORT_PART, SERIAL, pack_report
+from .vector_format import HEADER, MAGIC, META, REPORT_PART, SERIAL, pack_report
 
 # Incomplete frames at a time: of one worker of a peer, and in bytes, of all peers.
 _MOST_PENDING = 32

@@ -14,7 +14,7 @@ again from a peer that was silent goes on with vectors at once.
 
 from __future__ import annotations
 
-from .vector import SERIAL, WORD
+from .vector_format import SERIAL, WORD
 
 # Losses are judged once so many frames were sent, and only if more than a few of them are missing:
 # a frame that others have overtaken may still arrive.

@@ -9,7 +9,7 @@ The main process sends it messages (see ``channel``), and it answers each:
     ("status",)                   answered with the counters and the table's digest
 
 It sends nothing else to the main process, so that peers cannot make it wait for that one. What
-workers have to tell each other because of peers goes by ``mail``.
+workers have to tell each other because of peers goes by ``worker_reports``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from . import packets, vector_sending
 from .channel import Channel
 from .config import RelaySettings
 from .device import Queue, Socket
-from .mail import Box
 from .receiver import Receiver
 from .router import Peer, Router
 from .sender import Sender
 from .wires import REPORTS, Wires
+from .worker_reports import Box
 
 _TICK = 0.25
 # The counters of each peer.

@@ -30,7 +30,7 @@ from .agent import Agent, UnderlayChanged
 from .saving import write_status
 from .settings import Settings
 from .timers import SignOfLife, Writing, jitter, take_longer
-from .vigil import Vigil, WatchBehind, WatchSilent
+from .watch_check import Vigil, WatchBehind, WatchSilent
 
 # The kernel's notifications of one cause come together; look once. In seconds, as the next ones.
 _SETTLE = 0.02

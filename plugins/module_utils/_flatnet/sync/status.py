@@ -17,8 +17,8 @@ from ..fields import plain
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..overlay.location import HostLocation
+from ..overlay.peer_table import PeerTable
 from ..overlay.peers import Skipped
-from ..overlay.table import PeerTable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _KEPT = 20  # of the last repairs

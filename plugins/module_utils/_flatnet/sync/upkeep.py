@@ -23,7 +23,7 @@ from ..kernel.entries import MAIN_TABLE, Address, Device, Link
 from ..kernel.kernel import Kernel, RefusedChange
 from ..kernel.plan import Change, Changes, RouteTaken
 from ..overlay import applied, devices, peers
-from ..overlay.table import PeerTable
+from ..overlay.peer_table import PeerTable
 from ..relay.config import InvalidRelayConfig
 from .report import Reporter
 from .settings import Settings

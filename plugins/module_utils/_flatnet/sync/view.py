@@ -19,7 +19,7 @@ from ..kernel.kernel import Kernel
 from ..overlay import peers
 from ..overlay.location import HostLocation, find
 from ..overlay.needs import Needs
-from ..overlay.table import PeerTable
+from ..overlay.peer_table import PeerTable
 from .settings import Settings
 
 

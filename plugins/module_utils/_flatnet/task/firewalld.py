@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings of firewalld that let through what firewall.py says.
+"""The settings of firewalld that let through what nftables.py says.
 
 Pure: takes what firewall-cmd prints, and returns its next commands.
 
@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from .firewall import Needs
+from .nftables import Needs
 
 BRIDGE_ZONE, DEVICE_ZONE = "flatnet", "flatnet-tunnel"
 OUT, IN, LINK = "flatnet-out", "flatnet-in", "flatnet-link"

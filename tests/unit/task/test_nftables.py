@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import typing as t
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.firewall import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.nftables import (
     Needs,
     Rule,
     nft_include,

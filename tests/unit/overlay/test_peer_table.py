@@ -11,13 +11,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peer_table import (
+    PeerTable,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
     Adjacency,
     Rules,
     encode,
-)
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.table import (
-    PeerTable,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
     Underlay,
