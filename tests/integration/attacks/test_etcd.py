@@ -29,8 +29,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.clie
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import watch_check
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.watch_check import (
-    Vigil,
     WatchBehind,
+    WatchCheck,
 )
 
 from tests.integration.etcd.test_budget import start
@@ -234,7 +234,7 @@ class Swallowing:
             left.close()
 
 
-def look(watching: Vigil, told: int, seconds: float) -> None:
+def look(watching: WatchCheck, told: int, seconds: float) -> None:
     """Watch over a watch as the service does, for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -243,16 +243,16 @@ def look(watching: Vigil, told: int, seconds: float) -> None:
 
 
 @pytest.fixture
-def watching(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[Vigil]:
+def watching(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[WatchCheck]:
     """With all times a twentieth."""
     for name in ("INTERVAL", "PATIENCE", "LONGEST_PATIENCE"):
         monkeypatch.setattr(watch_check, name, getattr(watch_check, name) / 20)
-    made = Vigil()
+    made = WatchCheck()
     yield made
     made.end()
 
 
-def test_a_proxy_that_swallows_the_watch_alone(members: EtcdServers, watching: Vigil) -> None:
+def test_a_proxy_that_swallows_the_watch_alone(members: EtcdServers, watching: WatchCheck) -> None:
     """Item: a watch that stands, at a member that answers, and never tells anything again."""
     with Swallowing(members.urls[0]) as proxy, EtcdClient([proxy.url]) as client:
         revision = client.put("/overlay/a", b"")
@@ -270,7 +270,7 @@ def test_a_proxy_that_swallows_the_watch_alone(members: EtcdServers, watching: V
 
 
 def test_an_etcd_that_others_write_to_costs_less_and_less(
-    members: EtcdServers, watching: Vigil
+    members: EtcdServers, watching: WatchCheck
 ) -> None:
     """Item: comparing revisions is cheap. Somebody else's writes make a watch look behind."""
     with EtcdClient(members.urls) as client:
@@ -296,7 +296,7 @@ def test_an_etcd_that_others_write_to_costs_less_and_less(
                 look(watching, revision, PATIENCE)
 
 
-def test_a_quiet_watch_is_left_alone(members: EtcdServers, watching: Vigil) -> None:
+def test_a_quiet_watch_is_left_alone(members: EtcdServers, watching: WatchCheck) -> None:
     """Item: what has nothing to tell is not taken for what does not tell."""
     with EtcdClient(members.urls) as client:
         revision = client.put("/overlay/a", b"")
@@ -318,7 +318,7 @@ def test_a_member_that_does_not_answer_is_told_at_once_and_given_up(
     """Item: the status says the truth before the watch is given up."""
     monkeypatch.setattr(watch_check, "INTERVAL", 0.5)
     monkeypatch.setattr(watch_check, "QUIET", 0.5)
-    watching = Vigil()
+    watching = WatchCheck()
     with (
         EtcdServers(tmp_path) as servers,
         EtcdClient(servers.urls, timeout=3) as client,

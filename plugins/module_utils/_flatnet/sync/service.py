@@ -30,7 +30,7 @@ from .agent import Agent, UnderlayChanged
 from .saving import write_status
 from .settings import Settings
 from .timers import SignOfLife, Writing, jitter, take_longer
-from .watch_check import Vigil, WatchBehind, WatchSilent
+from .watch_check import WatchBehind, WatchCheck, WatchSilent
 
 # The kernel's notifications of one cause come together; look once. In seconds, as the next ones.
 _SETTLE = 0.02
@@ -66,7 +66,7 @@ class Service:
         agent.status.pid = os.getpid()
         self._checks = 0
         self._announced = False
-        self._vigil = Vigil()
+        self._watch_check = WatchCheck()
         self._retry = _FIRST_RETRY
         self._writing = Writing()
         self._life = SignOfLife()
@@ -120,7 +120,7 @@ class Service:
                         # Another history, or a member that lags behind.
                         self._registry.avoid(endpoint)
                         return
-                    self._vigil.begin(watch, self._registry.pulse(endpoint))
+                    self._watch_check.begin(watch, self._registry.pulse(endpoint))
                     status.connected(endpoint)
                     self._announce()
                     try:
@@ -133,7 +133,7 @@ class Service:
                         # Which all hosts see at once: if all of them listed, it would last.
                         self._agent.report.failed("etcd", str(error))
                         self._registry.avoid(endpoint)
-                self._vigil.end()
+                self._watch_check.end()
                 if not self._pause():
                     return
         except EtcdCompacted:
@@ -142,7 +142,7 @@ class Service:
             self._registry.avoid(endpoint)
             raise
         finally:
-            self._vigil.end()
+            self._watch_check.end()
 
     def _pause(self) -> bool:
         """Go on without a watch for a while, each time longer; False if a new listing is needed."""
@@ -159,13 +159,13 @@ class Service:
             if not self._agent.take_events(responses):
                 return False
             self._writing.changed()
-        answered = self._vigil.answered
-        self._vigil.look(self._agent.revision)
-        if self._vigil.confirmed:
+        answered = self._watch_check.answered
+        self._watch_check.look(self._agent.revision)
+        if self._watch_check.confirmed:
             self._retry = _FIRST_RETRY
             self._agent.report.healed("etcd")
-        if self._vigil.answered != answered:
-            self._agent.status.connected(watch.endpoint if self._vigil.answered else None)
+        if self._watch_check.answered != answered:
+            self._agent.status.connected(watch.endpoint if self._watch_check.answered else None)
             self._writing.changed()
         return True
 
@@ -198,11 +198,11 @@ class Service:
             if not self._timers(now):
                 return False
             times = [until, self._look_at, self._check_at, self._renew_at]
-            times += [self._writing.due, self._life.due, self._vigil.due if watch else None]
+            times += [self._writing.due, self._life.due, self._watch_check.due if watch else None]
             first = (
                 now if watch and watch.ready else min(each for each in times if each is not None)
             )
-            with _polled(poll, self._vigil.fileno() if watch else None):
+            with _polled(poll, self._watch_check.fileno() if watch else None):
                 ready = {number for number, _event in poll.poll(max(first - now, 0) * 1000 + 1)}
             if self._stop in ready:
                 raise Stop

@@ -44,7 +44,7 @@ class WatchSilent(EtcdTimeout):
     """The watch's member does not answer, though its connections stand."""
 
 
-class Vigil:
+class WatchCheck:
     """Over one watch after the other: ``begin`` it, then ``look`` when ``due`` or readable."""
 
     def __init__(self) -> None:
