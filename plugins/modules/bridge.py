@@ -158,12 +158,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity 
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     converge_link,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
 )
 
 ARGUMENTS = {

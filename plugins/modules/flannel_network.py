@@ -178,7 +178,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
     parse_config,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
 )

@@ -164,15 +164,15 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.sn
     Snapshot,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import applied, peers
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-    warn_each,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     Around,
     converge,
     converge_apart,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
+    warn_each,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,

@@ -246,12 +246,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases im
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import VECTOR
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.lease_checks import (
     LeaseChecks,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.registry import (
     ETCD_ARGUMENTS,

@@ -70,7 +70,7 @@ revision:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
     warn_each,

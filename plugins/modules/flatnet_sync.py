@@ -189,7 +189,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.sett
     Settings,
     parse,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
     taking_turns,

@@ -72,13 +72,13 @@ import os
 import stat
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.host_files import (
     remove,
     save,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
 )
 
 ARGUMENTS = {

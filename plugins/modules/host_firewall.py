@@ -112,15 +112,15 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task impo
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import (
     nftables as firewall,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-    taking_turns,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.host_files import (
     read,
     remove,
     save,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
+    taking_turns,
 )
 
 ARGUMENTS = {

@@ -193,7 +193,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
     config_from_dict,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
 )

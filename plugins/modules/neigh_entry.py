@@ -108,11 +108,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task impo
     entry_changes,
     entry_options,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import converge
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import converge
 
 ENTRY = {
     "address": {"type": "str"},

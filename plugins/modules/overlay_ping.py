@@ -77,7 +77,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
 )

@@ -213,7 +213,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install i
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import diff
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import relay_setup
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
     taking_turns,

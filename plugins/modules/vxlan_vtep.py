@@ -260,12 +260,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.li
     remove_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import vtep
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.ansible import (
-    create,
-    reporting,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     converge_link,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
 )
 
 ARGUMENTS = {

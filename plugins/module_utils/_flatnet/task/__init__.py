@@ -3,5 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a task of a playbook asks for; the modules in ``plugins/modules`` use it.
 
-Only ``ansible`` here, and nothing else in the core, imports Ansible.
+Only ``module`` here, and nothing else in the core, imports Ansible.
 """

@@ -14,7 +14,7 @@ from ..kernel.entries import Entry, Link
 from ..kernel.kernel import NEEDS_ROOT, Kernel, RefusedChange
 from ..kernel.links import LinkPlan, describe
 from ..kernel.plan import Change, Changes, diff, outcome
-from .ansible import AnsibleModule
+from .module import AnsibleModule
 
 
 def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:

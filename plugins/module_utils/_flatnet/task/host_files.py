@@ -14,7 +14,7 @@ import stat
 
 from ..errors import FlatnetError
 from ..host import files
-from .ansible import AnsibleModule
+from .module import AnsibleModule
 
 
 class FileFailed(FlatnetError):

@@ -23,7 +23,7 @@ from ..leases.snapshot import Listing, Planned
 from ..overlay.location import Choice, HostLocation, find
 from ..overlay.needs import Needs, controllers
 from ..overlay.peers import Rules
-from .ansible import AnsibleModule
+from .module import AnsibleModule
 
 # Which host this is, and where it meets its peers; see overlay/location.py.
 HOST_ARGUMENTS: dict[str, Any] = {
