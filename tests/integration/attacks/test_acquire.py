@@ -19,7 +19,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity 
     host_id,
 )
 
-from tests.integration.interrupted import shared
+from tests.integration.interrupted import DEVICE_TASKS, tasks
 from tests.integration.playbooks import PREFIX, SUBNETS, Ansible, Run, Site
 from tests.lab import Host, Lab
 from tests.lab.waiting import wait
@@ -367,17 +367,7 @@ def test_a_subnet_that_is_asked_for_moves_a_host_only_if_that_is_asked_for(movab
     assert movable().changed() == set()
 
 
-TASKS = [
-    "Lease a subnet",
-    "Make the container bridge",
-    "Make the backend's device",
-    "Reach every other host",
-    "Tell container runtimes the host's subnet",
-]
-DEVICE = {"vxlan": "Make the VTEP", "udp": "Make the relay"}
-
-
-@pytest.mark.parametrize("backend", DEVICE)
+@pytest.mark.parametrize("backend", DEVICE_TASKS)
 def test_a_move_that_is_killed_at_any_task_is_made_up_for(
     lab_factory: t.Callable[..., Lab], ansible: Ansible, backend: str
 ) -> None:
@@ -387,8 +377,7 @@ def test_a_move_that_is_killed_at_any_task_is_made_up_for(
     common = {"flatnet_backend": {"type": backend}}
     site.play(**common)
     homes = [subnet(site, host) for host in site.hosts]
-    for number, each in enumerate(shared(TASKS, list(DEVICE).index(backend))):
-        task = DEVICE[backend] if each == "Make the backend's device" else each
+    for number, task in enumerate(tasks(backend, since="Lease a subnet")):
         wanted = homes if number % 2 else ["10.5.%d.0/24" % (200 + n) for n in range(2)]
         by_name = {host.name: subnet for host, subnet in zip(site.hosts, wanted)}
         moving = {**common, "flatnet_move": True, **asked(by_name)}

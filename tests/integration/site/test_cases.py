@@ -12,33 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.interrupted import shared
+from tests.integration.interrupted import DEVICE_TASKS, tasks
 from tests.integration.playbooks import Ansible, Site
 from tests.lab import Lab
 
 KILLED = -signal.SIGKILL
 
-# Where runs are killed, one after the other, when the first host has done the task.
-TASKS = [
-    "Write the network's config to etcd",
-    "Write the files that keep forwarding and modules, and services off our devices",
-    "Lease a subnet",
-    "Make the container bridge",
-    "Make the backend's device",
-    "Reach every other host",
-    "Tell container runtimes the host's subnet",
-]
-DEVICE = {"vxlan": "Make the VTEP", "udp": "Make the relay"}
 
-
-@pytest.mark.parametrize("backend", DEVICE)
+@pytest.mark.parametrize("backend", DEVICE_TASKS)
 def test_a_run_that_is_killed_at_any_task_is_made_up_for(
     lab_factory: t.Callable[..., Lab], ansible: Ansible, backend: str
 ) -> None:
     site = Site(lab_factory(hosts=3), ansible)
     wanted = {"type": backend}
-    for each in shared(TASKS, list(DEVICE).index(backend)):
-        task = DEVICE[backend] if each == "Make the backend's device" else each
+    for task in tasks(backend):
         killed = site.play(code=KILLED, env={"RECORD_KILL": task}, flatnet_backend=wanted)
         assert killed.records[-1]["task"].endswith(task)
         site.wait_until_idle()

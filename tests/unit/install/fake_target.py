@@ -18,6 +18,10 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import services
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.installation import (
+    Installation,
+    Program,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.package import (
     COMMANDS,
     Installed,
@@ -263,3 +267,14 @@ class FakeTarget(Target):
 
 def mark(program: str) -> str:
     return "%s/%s.changing" % (services.RUN, program)
+
+
+def run(program: Program) -> Installation:
+    """Observe and apply, as a module does."""
+    installation = Installation.observe(program)
+    installation.apply()
+    return installation
+
+
+def where(installation: Installation) -> list[str]:
+    return [step.where for step in installation.steps]

@@ -33,7 +33,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.sett
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.install.fake_target import STATUS, VERSION, FakeTarget, Killed, mark
+from tests.unit.install.fake_target import STATUS, VERSION, FakeTarget, Killed, mark, run, where
 
 COMMAND = "/usr/local/sbin/flatnet-sync"
 STATE = Settings().state_file
@@ -51,17 +51,6 @@ def present(
     program = sync.Present(target, sync.Request(settings, mode, units))
     program.patience = 0.0  # a program in memory has written its status at once, or never does
     return program
-
-
-def run(program: Program) -> Installation:
-    """Observe and apply, as a module does."""
-    installation = Installation.observe(program)
-    installation.apply()
-    return installation
-
-
-def where(installation: Installation) -> list[str]:
-    return [step.where for step in installation.steps]
 
 
 @pytest.fixture(params=[False, True], ids=["supervised", "systemd"])

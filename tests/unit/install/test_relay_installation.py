@@ -10,7 +10,7 @@ These stand beside the whole runs, as those of flatnet-sync do: see test_install
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.backend import (
@@ -45,7 +45,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.con
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.install.fake_target import FakeTarget, Killed, mark
+from tests.unit.install.fake_target import FakeTarget, Killed, mark, run, where
 from tests.unit.sync.fake_kernel import FakeKernel
 
 COMMAND = "/usr/local/sbin/flatnet-relay"
@@ -108,10 +108,11 @@ def present(
     table: RelayTable | None = TABLE,
     restart: bool = False,
 ) -> Program:
-    made: Callable[[RelayTable | None], RelayTable] | None = None
-    if table is not None:
-        made = lambda _before: table  # noqa: E731
-    request = relay.Request(settings, tun(settings), "[Unit]\n", made, restart)
+    def made(_before: RelayTable | None) -> RelayTable | None:
+        return table
+
+    asked = made if table is not None else None
+    request = relay.Request(settings, tun(settings), "[Unit]\n", asked, restart)
     program = relay.Present(host, request, host.kernel, host.ask)
     program.patience = 0.0
     return program
@@ -122,16 +123,6 @@ def absent(host: RelayHost) -> Program:
         frozenset({SETTINGS.table_file}), frozenset({SETTINGS.user}), frozenset({SETTINGS.device})
     )
     return relay.Absent(host, named, host.kernel)
-
-
-def run(program: Program) -> Installation:
-    installation = Installation.observe(program)
-    installation.apply()
-    return installation
-
-
-def where(installation: Installation) -> list[str]:
-    return [step.where for step in installation.steps]
 
 
 @pytest.fixture(params=[False, True], ids=["supervised", "systemd"])

@@ -103,6 +103,7 @@ class Target:
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder and all that is in it."""
+        # One in /run, with sockets: what cannot be removed goes with the next boot.
         shutil.rmtree(path, ignore_errors=True)
 
     # --- users ------------------------------------------------------------------------------------
