@@ -136,7 +136,7 @@ class Present(_Relay):
         if outdated:
             steps.append(Step("relay", outdated.before + "\n", outdated.after + "\n"))
         return Desired(
-            files=(File(SETTINGS_PATH, settings.to_json()), table),
+            files=(File(SETTINGS_PATH, settings.to_json(), shared=True), table),
             services=(self._service(),),
             own=own,
             leftovers=self._leftovers,

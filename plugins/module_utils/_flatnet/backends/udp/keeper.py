@@ -72,10 +72,11 @@ class RelayKeeper:
         self, usable: Iterable[Peer], unreadable: Iterable[str], revision: int
     ) -> tuple[object, ...]:
         """As ``keep``, after an event. It does not read the table's file, because that takes a
-        while with thousands of peers, but uses the table that it wrote last."""
+        while with thousands of peers, but uses the table that it wrote last, if there is one."""
         if self.settings is None:
             return ()
-        return self._put(self._table, usable, unreadable, revision)
+        before = self._table or relay_table.read(self.settings.table_file)
+        return self._put(before, usable, unreadable, revision)
 
     def inform(self, look: bool) -> Heed | None:
         """Make the relay use what was written; None if there was no reason to ask it.
