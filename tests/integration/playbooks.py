@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -163,6 +164,13 @@ class Site:
             lease = json.loads(value)
             found[lease["PublicIP"]] = {**lease, "subnet": key[len(SUBNETS) :].replace("-", "/")}
         return found
+
+    def unheld(self, count: int) -> list[str]:
+        """So many subnets that no host holds: which ones hosts have got follows from their
+        identities, and those from the name of the lab, which is another one in each run."""
+        held = {lease["subnet"] for lease in self.leases().values()}
+        subnets = map("10.5.{}.0/24".format, range(200, 255))
+        return list(itertools.islice((each for each in subnets if each not in held), count))
 
     def subnet_env(self, host: Host) -> dict[str, str]:
         text = (host.run / "flannel/subnet.env").read_text(encoding="utf-8")

@@ -117,12 +117,6 @@ def inside(of: str, last: int, length: int) -> str:
 # --- keys that somebody writes ------------------------------------------------------------------
 
 
-def unheld(site: Site) -> list[str]:
-    """Subnets that no host holds: which ones the hosts have got follows from their identities."""
-    held = subnets(site).values()
-    return [each for each in map("10.5.{}.0/24".format, range(255, 0, -1)) if each not in held]
-
-
 def planted(site: Site, host: Host, others: list[str]) -> dict[str, str]:
     """Keys of every kind that overlap a host's subnet, or record its identity or address. The last
     three are of three ``others``."""
@@ -156,7 +150,7 @@ def test_no_key_moves_or_hinders_a_host_that_holds_a_lease(fleet: Site) -> None:
     but what was planted."""
     first, second = fleet.hosts
     held = [subnet(fleet, host) for host in fleet.hosts]
-    others = unheld(fleet)[:3]
+    others = fleet.unheld(3)
     keys = planted(fleet, second, others)
     written = fleet.lab.etcd.get(SUBNETS + held[1].replace("/", "-"))
     with pinging(fleet):
@@ -342,12 +336,13 @@ def test_a_subnet_that_is_asked_for_moves_a_host_only_if_that_is_asked_for(movab
     host = site.hosts[1]
     homes = {each.name: subnet(site, each) for each in site.hosts}
     held = homes[host.name]
-    variables = asked({**homes, host.name: "10.5.200.0/24"})
+    (wanted,) = site.unheld(1)
+    variables = asked({**homes, host.name: wanted})
     before, kernel = etcd(site), site.kernel()
     run = movable(code=2, **variables)
     failed = {each["host"] for each in run.records if each.get("failed") and each["task"] == LEASE}
     assert failed == {host.name}
-    for words in (held, "10.5.200.0/24", "flatnet_move"):
+    for words in (held, wanted, "flatnet_move"):
         assert words in run.failures()[host.name]
     assert (etcd(site), site.kernel()) == (before, kernel)
 
@@ -360,7 +355,7 @@ def test_a_subnet_that_is_asked_for_moves_a_host_only_if_that_is_asked_for(movab
     host.exec(["ip", "addr", "del", "192.0.2.77/32", "dev", "cni0"], check=True)
 
     movable(**variables)
-    assert subnet(site, host) == "10.5.200.0/24"
+    assert subnet(site, host) == wanted
     movable(**asked(homes), flatnet_move=True)
     assert addresses(host) == [gateway(held)]
     assert site.kernel() == kernel
@@ -376,9 +371,9 @@ def test_a_move_that_is_killed_at_any_task_is_made_up_for(
     site = Site(lab_factory(hosts=2), ansible)
     common = {"flatnet_backend": {"type": backend}}
     site.play(**common)
-    homes = [subnet(site, host) for host in site.hosts]
+    homes, others = [subnet(site, host) for host in site.hosts], site.unheld(2)
     for number, task in enumerate(tasks(backend, since="Lease a subnet")):
-        wanted = homes if number % 2 else ["10.5.%d.0/24" % (200 + n) for n in range(2)]
+        wanted = homes if number % 2 else others
         by_name = {host.name: subnet for host, subnet in zip(site.hosts, wanted)}
         moving = {**common, "flatnet_move": True, **asked(by_name)}
         killed = site.play(code=KILLED, env={"RECORD_KILL": task}, **moving)
@@ -411,7 +406,7 @@ def test_flatnet_sync_follows_a_move_there_and_back(
     try:
         host = site.hosts[0]
         home = subnet(site, host)
-        for wanted in ("10.5.200.0/24", home):
+        for wanted in (*site.unheld(1), home):
             variables = {"flatnet_subnet": wanted, "flatnet_move": True}
             site.play("playbooks/site.yml", "--limit", host.name, **variables)
             assert subnet(site, host) == wanted

@@ -477,8 +477,9 @@ def test_a_relay_that_cannot_start_is_an_error(running: Relay) -> None:
 @pytest.fixture
 def leased(lab: Lab, there: Relay) -> t.Iterator[Relay]:
     """Leases of both hosts, and nothing else, are in etcd; the module is to read them."""
-    for host in lab.hosts:
-        done = run_module(host, "flannel_subnet", {"etcd_endpoints": lab.etcd.endpoints})
+    for number, host in enumerate(lab.hosts, 1):
+        asked = {"etcd_endpoints": lab.etcd.endpoints, "subnet": f"10.5.{number}.0/24"}
+        done = run_module(host, "flannel_subnet", asked)
         assert not done["failed"], done["msg"]
         if host is there.host:
             there.arguments["subnet"] = done["lease"]["subnet"]

@@ -100,12 +100,13 @@ def test_flatnet_sync_keeps_the_lease(built: Built) -> None:
     site.lab.etcd.delete(SUBNETS + before[host.address]["subnet"].replace("/", "-"))
     wait(lambda: site.leases() == before, "the lease is back")
     # A peer comes: it is nobody's, and nothing to warn of.
-    site.lab.etcd.put(SUBNETS + "10.5.200.0-24", '{"PublicIP":"172.21.0.99","PublicIPv6":null}')
+    key = SUBNETS + site.unheld(1)[0].replace("/", "-")
+    site.lab.etcd.put(key, '{"PublicIP":"172.21.0.99","PublicIPv6":null}')
     revision = json.loads(site.lab.etcd.ctl("get", "/", "-w", "json"))["header"]["revision"]
     wait(lambda: status(host)["revision"] >= revision, "flatnet-sync has seen the peer")
     found = status(host)
     assert (found["peers"], found["unused"], found["errors"]) == (0, [], [])
-    site.lab.etcd.delete(SUBNETS + "10.5.200.0-24")
+    site.lab.etcd.delete(key)
     assert site.kernel() == built.before
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import typing as t
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -152,10 +153,12 @@ def test_forwarding_is_kept_for_the_next_boot(built: Built) -> None:
 def test_a_lease_by_hand_is_a_peer_and_garbage_is_not(built: Built) -> None:
     site, (_, _, _, other) = built.site, built.site.lab.hosts
     etcd, kernel = site.lab.etcd, site.kernel()
-    stop = run_as_flanneld(site, other, built.backend)
+    subnet, garbage = (each.replace("/", "-") for each in site.unheld(2))
+    zero = subnet.partition("-")[0]
+    stop = run_as_flanneld(site, other, built.backend, zero)
     put = {
-        "10.5.200.0-24": flannel_lease(other, built.backend),
-        "10.5.9.0-24": "{not JSON",
+        subnet: flannel_lease(other, built.backend),
+        garbage: "{not JSON",
         "nonsense": "{}",
         "10.6.0.0-24": flannel_lease(other, built.backend),
     }
@@ -168,11 +171,11 @@ def test_a_lease_by_hand_is_a_peer_and_garbage_is_not(built: Built) -> None:
     for host in site.hosts:
         assert f"\nchanged: [{host.name}]" in shown
         assert run.recap()[host.name]["changed"] == 1
-    assert shown.count("10.5.200.0") >= len(site.hosts), "the diff is not shown"
+    assert shown.count(zero) >= len(site.hosts), "the diff is not shown"
     assert "reserved" not in run.output
     assert "skipped` from a module" not in run.output
     assert "9 in all" in run.output
-    assert all(name in run.warnings() for name in ("10.5.9.0-24", "nonsense", "10.6.0.0"))
+    assert all(name in run.warnings() for name in (garbage, "nonsense", "10.6.0.0"))
     stop()
     for name in put:
         etcd.delete(SUBNETS + name)
@@ -180,23 +183,25 @@ def test_a_lease_by_hand_is_a_peer_and_garbage_is_not(built: Built) -> None:
     assert {**site.kernel(), other.name: kernel[other.name]} == kernel
 
 
-def run_as_flanneld(site: Site, host: Host, backend: str) -> t.Callable[[], None]:
-    """Make a host what a flanneld with 10.5.200.0/24 would make it; returns what ends it."""
+def run_as_flanneld(site: Site, host: Host, backend: str, zero: str) -> t.Callable[[], None]:
+    """Make a host what a flanneld would make it whose /24 begins at ``zero``; returns what ends
+    it."""
     lines = []
     if backend == "vxlan":
         lines = [
             f"link add flannel.1 address {FLANNELD_MAC} mtu 1450 type vxlan id 1 "
             f"local {host.address} dev eth0 dstport 8472 nolearning",
-            "addr add 10.5.200.0/32 dev flannel.1",
+            f"addr add {zero}/32 dev flannel.1",
             "link set flannel.1 up",
         ]
     else:
-        lines = ["link add cni0 type bridge", "addr add 10.5.200.1/24 dev cni0", "link set cni0 up"]
+        address = f"{IPv4Address(zero) + 1}/24"
+        lines = ["link add cni0 type bridge", f"addr add {address} dev cni0", "link set cni0 up"]
     if backend == "udp":
         lines += [
             "tuntap add dev flannel0 mode tun",
             "link set flannel0 mtu 1472 up",
-            "addr add 10.5.200.0/32 dev flannel0",
+            f"addr add {zero}/32 dev flannel0",
             "route add 10.5.0.0/16 dev flannel0",
         ]
     for address, lease in site.leases().items():
