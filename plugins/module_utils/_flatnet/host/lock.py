@@ -60,7 +60,9 @@ def locked(
                     % (name_of(os.pread(descriptor, 20, 0)), doing, timeout)
                 )
             time.sleep(_PAUSE)
-        os.pwrite(descriptor, b"%-20d" % os.getpid(), 0)
+        # Only an error names the holder, so a full /run does not keep anybody from holding it.
+        with contextlib.suppress(OSError):
+            os.pwrite(descriptor, b"%-20d" % os.getpid(), 0)
         yield
     finally:
         os.close(descriptor)

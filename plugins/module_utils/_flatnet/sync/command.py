@@ -130,6 +130,10 @@ def main(arguments: list[str] | None = None) -> int:
     except FlatnetError as error:
         log(ERROR, str(error))
         return 1
+    except OSError as error:
+        # Something is wrong with the host: its disk is full, it has no more descriptors.
+        log(ERROR, "%s: %s" % (error.filename or "this host", error.strerror or error))
+        return 1
     return 0
 
 

@@ -74,4 +74,4 @@ def write_status(settings: Settings, status: Status) -> None:
         if settings.metrics_file:
             files.publish(settings.metrics_file, metrics(found).encode())
     except OSError as error:
-        log(ERROR, "the status cannot be written: %s" % error)
+        log(ERROR, "%s cannot be written: %s" % (error.filename, error.strerror))

@@ -283,7 +283,9 @@ class Service:
         try:
             self._agent.save()
         except OSError as error:
-            self._agent.report.failed("state", "the state cannot be written: %s" % error)
+            self._agent.report.failed(
+                "state", "%s cannot be written: %s" % (error.filename, error.strerror)
+            )
         else:
             self._agent.report.healed("state")
         write_status(self._settings, self._agent.status)
