@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from .errors import InvalidInput
@@ -49,11 +49,11 @@ def load_object(text: str | bytes, error: type[InvalidInput], what: str) -> dict
     return value
 
 
-def fold(raw: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def fold(raw: dict[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
     """The fields with these ``names``, under these names. As in Go, upper and lower case are equal,
     and the last of several counts. None counts as not there."""
     out = {key: value for key, value in raw.items() if value is not None}
-    if out.keys() <= set(names):
+    if out.keys() <= names:
         return out
     known = {name.lower(): name for name in names}
     out = {}

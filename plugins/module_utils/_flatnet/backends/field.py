@@ -51,7 +51,7 @@ def port_field(default: int) -> Field:
 def read(fields: Iterable[Field], raw: dict[str, Any]) -> dict[str, Any]:
     """The values by the names of options; raises InvalidInput naming the field."""
     fields = tuple(fields)
-    found = json.fold(raw, [field.name for field in fields])
+    found = json.fold(raw, {field.name for field in fields})
     return {field.option: field.read(found.get(field.name)) for field in fields}
 
 

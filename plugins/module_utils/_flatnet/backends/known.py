@@ -25,7 +25,7 @@ _UNNAMED = Udp.type
 
 def parse(raw: dict[str, Any]) -> Backend:
     """``Backend`` of the config. Raises InvalidInput naming the field."""
-    kind = given(fold(raw, ["Type"]).get("Type"), _UNNAMED)
+    kind = given(fold(raw, {"Type"}).get("Type"), _UNNAMED)
     if not isinstance(kind, str) or kind.lower() not in BACKENDS:
         raise InvalidInput(
             "Backend.Type %s is not one of %s" % (show(kind), ", ".join(BACKENDS)), "Backend.Type"

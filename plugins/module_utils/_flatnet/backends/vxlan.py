@@ -32,6 +32,7 @@ PORT = 8472
 # Inner Ethernet 14, outer IP 20 or 40, UDP 8, VXLAN 8. flannel takes 50 for IPv6 too.
 OVERHEAD = {4: 50, 6: 70}
 
+_LEASE_FIELDS = frozenset(("VNI", "VtepMAC"))
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -173,7 +174,7 @@ def parse_mac(where: str, text: Any) -> str:
 def _vtep(where: str, data: Any) -> Vtep:
     if not isinstance(data, dict):
         raise InvalidInput("%s must be an object with VNI and VtepMAC" % where)
-    fields = fold(data, ("VNI", "VtepMAC"))
+    fields = fold(data, _LEASE_FIELDS)
     vni = fields.get("VNI")
     if vni is not None and not (is_number(vni) and 0 < vni <= MAX_VNI):
         raise InvalidInput("%s.VNI %s is not a VNI" % (where, show(vni)))

@@ -92,7 +92,7 @@ class NetworkConfig:
         return dumps(self.to_dict())
 
 
-_CONFIG_FIELDS = (
+_CONFIG_FIELDS = {
     "Network",
     "SubnetLen",
     "SubnetMin",
@@ -104,7 +104,7 @@ _CONFIG_FIELDS = (
     "IPv6SubnetMin",
     "IPv6SubnetMax",
     "Backend",
-)
+}
 
 
 def parse_config(text: str | bytes) -> NetworkConfig:

@@ -91,13 +91,8 @@ class Lease(NamedTuple):
 
 
 _KEY = re.compile(r"([0-9.]{7,15})-([0-9]{1,2})(?:&([0-9a-f:]{2,39})-([0-9]{1,3}))?")
-_LEASE_FIELDS = (
-    "PublicIP",
-    "PublicIPv6",
-    "BackendType",
-    "BackendData",
-    "BackendV6Data",
-    "Flatnet",
+_LEASE_FIELDS = frozenset(
+    ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "Flatnet")
 )
 
 
