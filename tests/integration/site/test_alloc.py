@@ -131,18 +131,25 @@ def test_from_alloc_to_vxlan_and_back(built: Built) -> None:
     assert built.play().changed() == set()
 
 
-def test_from_udp_to_alloc_no_relay_is_left(built: Built) -> None:
+def test_from_alloc_to_udp_and_back_no_relay_is_left(built: Built) -> None:
+    """Leases of both look the same: flatnet-sync goes over when the relay is there, or is gone."""
     site = built.site
     built.play(backend="udp")
     site.add_pods()
     assert site.lost(mtu=1472) == []
+    for host in site.hosts:
+        wait(lambda host=host: status(host)["backend"] == "udp", "flatnet-sync went over")
+        wait(lambda host=host: status(host)["errors"] == [], "it has told so")
+    # It has left the lease as the playbook wrote it.
+    assert built.play(backend="udp").changed() == set()
     for pod in list(site.lab.pods):
         site.lab.remove_pod(pod)
     built.play()
     for host in site.hosts:
+        wait(lambda host=host: status(host)["backend"] == "alloc", "flatnet-sync went over")
+        wait(lambda host=host: status(host)["errors"] == [], "it has told so")
         assert host.exec(["ip", "link", "show", "flannel0"]).returncode != 0
         assert not (host.etc / "flatnet/relay.json").exists()
-        assert status(host)["errors"] == []
     assert routes(site) == dict.fromkeys(routes(site), "")
     assert built.play().changed() == set()
 

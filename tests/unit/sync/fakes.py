@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.keeper import (
+    RelayKeeper,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
@@ -165,6 +168,7 @@ def world(
             patch.setattr(module, "locked", contextlib.nullcontext)
         patch.setattr(applied.note, "__defaults__", (str(folder / "applied"),))
         patch.setattr(applied.newest, "__defaults__", (str(folder / "applied"),))
+        patch.setattr(RelayKeeper.__init__, "__defaults__", (str(folder / "relay.json"),))
         # What this machine has to reach is nothing to the host.
         patch.setattr(needs, "_RESOLVERS", ())
         patch.setattr(needs, "_CLOCKS", ())

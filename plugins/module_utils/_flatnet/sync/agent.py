@@ -113,6 +113,11 @@ class Agent:
         self._learn(chosen, known.own_lease, known.leases, {})
         return True
 
+    @property
+    def _waiting(self) -> bool:
+        """Whether etcd has another config, which this host cannot go over to yet."""
+        return self._change.waiting is not None
+
     def _in_use(self) -> InUse:
         before = self._view or self._remembered
         return InUse(before.config, before.config_revision) if before else InUse(None)
@@ -143,9 +148,8 @@ class Agent:
         self._observer.needs.seen(self._registry.reached)
         self._observer.needs.resolve_aside()
         chosen = self._change.choose(found, self._in_use())
-        waiting = self._change.waiting is not None
         own, leases, problem = self._own.hold(
-            chosen.config, snapshot, chosen.location, waiting, found.config
+            chosen.config, snapshot, chosen.location, self._waiting, found.config
         )
         self.report.tell("lease", problem and "%s; the data plane stays as it is" % problem)
         unreadable = {
@@ -187,7 +191,7 @@ class Agent:
         surroundings = surroundings or self._observer.look(location)
         view = make_view(config, revision, own, surroundings, leases, unreadable)
         self._view, self._own.lease = view, own
-        self._upkeep.learn(view)
+        self._upkeep.learn(view, self._waiting)
         self.status.located(config, own, location)
         self.status.known(view.table, unreadable, self.revision)
         return view
@@ -199,8 +203,9 @@ class Agent:
         view = self._view
         if view is None:
             return False
-        waiting = self._change.waiting is not None
-        batch = events.read(responses, self._registry, view, self._cluster, waiting, self.revision)
+        batch = events.read(
+            responses, self._registry, view, self._cluster, self._waiting, self.revision
+        )
         if batch is None:
             return False
         for name, revision in batch.garbage.items():
@@ -272,7 +277,7 @@ class Agent:
                 "the address of %s changed from %s to %s"
                 % (underlay.interface, before.ip, underlay.ip)
             )
-        changes = self._upkeep.check(view, self.revision, why)
+        changes = self._upkeep.check(view, self.revision, why, self._waiting)
         self._tell_known(view)
         return changes
 

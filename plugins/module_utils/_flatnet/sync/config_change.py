@@ -131,8 +131,13 @@ class ConfigChange:
             RelayKeeper().learn(config.backend, devices.here(config, mine, location.underlay))
         except FlatnetError as error:
             return str(error)
-        if misfit(former, mine) or applied.newest(config.network):
+        if misfit(former, mine):
             return None  # the playbook has been here
+        if RelayKeeper().left(former.backend, config.backend):
+            # Leases of udp and of alloc look the same, so they do not tell.
+            return "the former backend's relay is still on this host"
+        if applied.newest(config.network):
+            return None
         # Peers are not to be lost to a network that is only smaller.
         judge = rules(former, revision, mine, self._observer.look(location))
         return left_outside(former, config, judge.select(leases).usable)

@@ -114,23 +114,22 @@ class Upkeep:
 
     # --- everything -----------------------------------------------------------------------------
 
-    def learn(self, view: View) -> None:
-        """See what the relay's settings should be."""
+    def learn(self, view: View, leaving: bool) -> None:
+        """See what the relay's settings should be. ``leaving``: the network has another config."""
+        here = devices.here(view.config, view.own, view.location.underlay)
         try:
-            self._relay.learn(
-                view.config.backend, devices.here(view.config, view.own, view.location.underlay)
-            )
+            self._relay.learn(view.config.backend, here, leaving)
         except InvalidRelayConfig as error:
             self._report.failed("relay", "%s; the playbook installs the relay" % error)
         else:
             if self._relay.settings is None:  # another backend needs none
                 self._report.healed("relay")
 
-    def check(self, view: View, revision: int, why: str) -> Changes:
+    def check(self, view: View, revision: int, why: str, leaving: bool) -> Changes:
         """Compare everything, and put right what differs; the changes of the kernel. Raises
-        KernelError if devices cannot be made; then nothing was changed."""
+        KernelError if devices cannot be made; then nothing was changed. ``leaving``: see learn."""
         with locked():
-            self.learn(view)
+            self.learn(view, leaving)
             done = self._converge(view)
             kept = self._relay.keep(view.table.usable, view.unreadable_subnets, revision)
             applied.note(view.config.network, revision)

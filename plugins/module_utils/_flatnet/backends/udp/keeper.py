@@ -9,6 +9,7 @@ it wrote them, because a run of the playbook may change them at any time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from ...errors import FlatnetError
@@ -35,12 +36,23 @@ class RelayKeeper:
         self._table: RelayTable | None = None
         self._untold = False
 
-    def learn(self, backend: Backend, here: Here) -> None:
-        """Work out what the settings should be. If their file is damaged, those known until now are
-        used. Raises InvalidRelayConfig if none are known."""
+    def left(self, former: Backend, backend: Backend) -> bool:
+        """Whether this host still has a relay for the ``former`` backend, and the new one has no
+        use for it. The playbook removes it, the settings first."""
+        return former.relay and not backend.relay and os.path.lexists(self._path)
+
+    def learn(self, backend: Backend, here: Here, leaving: bool = False) -> None:
+        """Work out what the settings should be. If their file is damaged or missing, those known
+        until now are used. Raises InvalidRelayConfig if none are known.
+
+        ``leaving``: the network has another config, and this host waits for the playbook. Then a
+        missing file means that the playbook has removed the relay, and nothing is known any more.
+        """
         if not backend.relay or not backend.device:
             self.settings = None
             return
+        if leaving and not os.path.lexists(self._path):
+            self.settings = None
         try:
             found = load_settings(self._path)
         except InvalidRelayConfig:
