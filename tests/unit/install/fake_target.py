@@ -63,6 +63,9 @@ class FakeServices:
     def read(self, names: Sequence[str]) -> list[Service]:
         return [self.found.get(name, Service(name)) for name in names]
 
+    def refuse_masked(self, names: Sequence[str]) -> None:
+        """Nothing is masked here."""
+
     def runs(self, name: str, pid: int) -> bool:
         return self.pids.get(name) == pid
 

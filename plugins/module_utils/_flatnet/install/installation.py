@@ -117,6 +117,7 @@ class Installation:
         unfinished = _read_mark(target, program.name)
         found = target.package()
         desired = _in_full(program.desired(unfinished or Belongings()), program, found)
+        target.manager.refuse_masked([service.name for service in desired.services])
         names = program.units if target.systemd else (program.command_name,)
         observed = Observed(
             version=planned or str(found),

@@ -58,6 +58,15 @@ class Systemd:
             )
         return found
 
+    def refuse_masked(self, names: Iterable[str]) -> None:
+        """Raise ServiceFailed if root has masked one of the services: then it must never start."""
+        for name in names:
+            if os.path.realpath(self.path(name)) == os.devnull:
+                raise ServiceFailed(
+                    "%s is masked on this host; let it run with 'systemctl unmask %s'"
+                    % (name, name)
+                )
+
     def runs(self, name: str, pid: int) -> bool:
         """Whether this process is the main process of the service."""
         return _systemctl("show", "--property=MainPID", name).strip() == "MainPID=%d" % pid
@@ -99,7 +108,10 @@ class Systemd:
     def said(self, names: Sequence[str]) -> str:
         """The last lines that they logged."""
         chosen = ["--unit=" + name for name in names]
-        return _tail(run(["journalctl", "--no-pager", "--lines=%d" % _LINES, *chosen])[1])
+        said = _tail(run(["journalctl", "--no-pager", "--lines=%d" % _LINES, *chosen])[1])
+        changed = run(["systemctl", "show", "--property=DropInPaths", "--value", *names])[1].split()
+        # Drop-ins are the administrator's, and may well be why.
+        return "its unit is changed by %s; %s" % (", ".join(changed), said) if changed else said
 
 
 class Supervised:
@@ -122,6 +134,9 @@ class Supervised:
             up = supervisor.running(self.path(name)) is not None
             found.append(Service(name, definition, bool(definition), up))
         return found
+
+    def refuse_masked(self, names: Iterable[str]) -> None:
+        """There are no masks here."""
 
     def runs(self, name: str, pid: int) -> bool:
         """Whether this process is the main process of the service."""
