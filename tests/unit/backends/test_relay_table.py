@@ -261,6 +261,15 @@ def test_a_table_follows_events_and_is_compared_otherwise(
     assert load_table(written.table_file).peers == (SEVEN,)
 
 
+def test_an_event_before_any_comparison_keeps_what_nobody_can_read(
+    keeper: relay_keeper.RelayKeeper, written: RelaySettings
+) -> None:
+    """As after a boot: the table that is there was written by another process."""
+    Path(written.table_file).write_text(RelayTable((SEVEN, EIGHT), 1).to_json())
+    assert keeper.follow([lease(SEVEN)], [EIGHT.subnet], 2) == ()
+    assert load_table(written.table_file).peers == (SEVEN, EIGHT)
+
+
 def test_with_another_backend_there_is_no_relay(
     keeper: relay_keeper.RelayKeeper, written: RelaySettings
 ) -> None:

@@ -209,6 +209,27 @@ def test_other_settings_start_it_anew_on_the_same_device(running: RelayHost) -> 
     assert running.used() == (SETTINGS._replace(workers=2), TABLE)
 
 
+def test_settings_that_others_write_during_the_run_stay(
+    host: RelayHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flatnet-sync writes them too, under the host's lock, and so does a task that is faster. Who
+    is slow must not put its own back after that."""
+    newer = SETTINGS._replace(mtu=1400)
+
+    def install() -> None:
+        RelayHost.install_package(host)
+        host.put(SETTINGS_PATH, newer.to_json())
+
+    monkeypatch.setattr(host, "install_package", install)
+    with pytest.raises(NotReady, match="it still uses other settings"):
+        run(present(host))
+    assert host.done.count("write " + SETTINGS_PATH) == 1
+    assert parse_settings(host.text(SETTINGS_PATH)) == newer
+    # It was told so, and the next run has its turn.
+    run(present(host))
+    assert host.used() == (SETTINGS, TABLE)
+
+
 def test_a_route_that_is_missing_is_no_reason_for_a_restart(running: RelayHost) -> None:
     running.kernel.drop(*(each for each in running.kernel.of(Route) if each.dev == "flannel0"))
     changed = run(present(running))
