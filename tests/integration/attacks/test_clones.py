@@ -96,3 +96,24 @@ def test_a_machine_whose_address_changed_keeps_its_lease(
         wait(lambda: programs.leases()[own.name]["PublicIP"] == moved.host.address)
     finally:
         first.ip(f"address add {first.host.address}/16 dev eth0")
+
+
+def test_a_machine_is_no_clone_of_itself(
+    programs: Programs, clones: tuple[Program, Program, Program]
+) -> None:
+    """Its link came back with its two addresses in another order. It still answers at the former
+    first one, from the other: the kernel never sends from the second one of a prefix by itself."""
+    first, _clone, _other = clones
+    own = first.own
+    first.kill()
+    first.ip(f"address del {first.host.address}/16 dev eth0")
+    first.ip("address add 172.21.9.9/16 dev eth0")
+    first.ip(f"address add {first.host.address}/16 dev eth0")
+    try:
+        first.start()
+        wait(lambda: first.told("public_ip") == "172.21.9.9" or first.errors(), "a lease")
+        assert first.told("errors") == []
+        assert programs.leases()[own.name]["PublicIP"] == "172.21.9.9"
+    finally:
+        first.ip("address flush dev eth0 scope global")
+        first.ip(f"address add {first.host.address}/16 dev eth0")

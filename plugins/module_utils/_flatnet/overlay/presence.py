@@ -15,19 +15,24 @@ import errno
 import select
 import socket
 import time
+from collections.abc import Iterable
 
 from ..errors import option
 from ..flannel.assignment import Decision, DuplicateHostID, Host
+from ..kernel.entries import Address
 
 # Either answer will do: a connection, or its refusal. Firewalls let SSH's port pass, if any.
 _PORTS = (22, 1)
 _PATIENCE = 2.0  # seconds
 
 
-def refuse_clone(decision: Decision, host: Host) -> None:
-    """Raise DuplicateHostID if another machine uses the lease that ``host`` holds."""
+def refuse_clone(decision: Decision, host: Host, addresses: Iterable[Address]) -> None:
+    """Raise DuplicateHostID if another machine uses the lease that ``host`` holds. ``addresses``
+    are all that this machine has: where it has several, any may have been the first."""
     held = decision.before
     if held is None or held.host_id != host.host_id or held.public_ip == host.public_ip:
+        return
+    if held.public_ip in (each.address.partition("/")[0] for each in addresses):
         return
     if elsewhere(held.public_ip):
         raise DuplicateHostID(
@@ -43,21 +48,6 @@ def elsewhere(address: str, patience: float = _PATIENCE) -> bool:
 
     A machine that stays silent, because its firewall drops everything, counts as gone.
     """
-    return not _is_local(address) and _answers(address, patience)
-
-
-def _is_local(address: str) -> bool:
-    """Whether an address is this machine's: then the kernel would send to it from this address.
-    Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.connect((address, _PORTS[0]))
-        except OSError:
-            return False
-        return bool(probe.getsockname()[0] == address)
-
-
-def _answers(address: str, patience: float) -> bool:
     until = time.monotonic() + patience
     with contextlib.ExitStack() as stack:
         waiting: dict[int, socket.socket] = {}

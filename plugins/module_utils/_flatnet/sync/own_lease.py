@@ -124,7 +124,7 @@ class OwnLease:
                 host,
                 wish,
                 self._settings.ttl,
-                approve=lambda decision, _config: refuse_clone(decision, host),
+                approve=lambda decision, _config: refuse_clone(decision, host, location.addresses),
                 under=config if previous else None,
             )
         except FlatnetError as error:

@@ -31,7 +31,7 @@ class LeaseChecks:
     def approve(self, decision: Decision, config: NetworkConfig) -> None:
         """Raise a FlatnetError if something on this host is in the way of the decision."""
         if not self._option["takeover"]:
-            refuse_clone(decision, self._host)
+            refuse_clone(decision, self._host, self._kernel.addresses())
         before, after = decision.before, decision.after
         own = [lease.subnet for lease in (before, *decision.surplus) if lease]
         own += [self._remembered] if self._remembered else []
