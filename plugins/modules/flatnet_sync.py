@@ -52,7 +52,7 @@ options:
     default: {}
   prefix:
     description:
-      - Where the program is, in C(lib/flatnet), and its command, in C(sbin).
+      - Where the program is, in C(lib/flatnet-sync), and its command, in C(sbin).
     type: path
     default: /usr/local
   python:
@@ -105,14 +105,6 @@ options:
       - Seconds between comparisons of everything, whether or not something seems to have changed.
     type: float
     default: 60.0
-  planned:
-    description:
-      - What earlier tasks of the same run would have done. Looked at in check mode only.
-    type: dict
-    suboptions:
-      package:
-        description: The RV(flatnet.overlay.tun_relay#module:version) that is installed.
-        type: str
   retention:
     description:
       - Seconds that peers are kept after etcd lost its history and does not name them any more.
@@ -218,7 +210,6 @@ SETTINGS = {
 }
 ARGUMENTS = {
     "mode": {"type": "str", "choices": ["service", "timer", "none"], "default": "service"},
-    "planned": {"type": "dict", "options": {"package": {"type": "str"}}},
     "units": {"type": "dict", "default": {}},
     "prefix": {"type": "path", "default": "/usr/local"},
     "python": {"type": "path"},
@@ -245,8 +236,8 @@ def program(module):
     if not os.path.isabs(option["prefix"]):
         raise InvalidInput("prefix: %s is not an absolute path" % option["prefix"])
     if option["state"] == "absent":
-        return sync.Absent(Target(option["prefix"]))
-    target = Target(option["prefix"], option["python"] or sys.executable)
+        return sync.Absent(Target(option["prefix"], "sync"))
+    target = Target(option["prefix"], "sync", option["python"] or sys.executable)
     request = sync.Request(settings(module, target), option["mode"], option["units"])
     return sync.Present(target, request)
 
@@ -262,7 +253,7 @@ def report(module, installation):
         changed = changed or (module.params["mode"] == "none" and bool(status.get("changes")))
     module.exit_json(
         changed=changed,
-        version=package.version() if module.params["state"] == "present" else None,
+        version=package.version("sync") if module.params["state"] == "present" else None,
         command=installation.command,
         restarted=installation.restarts,
         diff=diff(installation.steps),
@@ -273,10 +264,9 @@ def report(module, installation):
 def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
-        planned = (module.params["planned"] or {}).get("package") if module.check_mode else None
         with taking_turns(module):
             # What is to be installed depends on the settings that are there.
-            installation = Installation.observe(program(module), planned)
+            installation = Installation.observe(program(module))
             if not module.check_mode:
                 installation.apply()
         report(module, installation)

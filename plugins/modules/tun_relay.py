@@ -17,10 +17,9 @@ description:
     peers. On the wire it is compatible with a flanneld that has this backend.
   - The relay runs as a user without rights. The TUN device belongs to this user, and stays while
     the relay does not run. The user is made if it is not there.
-  - The relay is a part of this collection and comes to the host with the module. It is put below
-    O(prefix), into one package with C(flatnet-sync), which only root can write. The relay is
-    started anew when its device, its settings or its program have changed. It uses a changed table
-    without a new start.
+  - The relay is a part of this collection and comes to the host with the module. It is a package of
+    its own below O(prefix), which only root can write. The relay is started anew when its device,
+    its settings or its program have changed. It uses a changed table without a new start.
   - At the end of each run the relay has to answer.
   - If systemd runs the host, systemd runs the relay. On other hosts a small supervisor runs it, and
     starts it again when it ends.
@@ -134,7 +133,7 @@ options:
     type: path
   prefix:
     description:
-      - Where the program is, in C(lib/flatnet), and its command, in C(sbin).
+      - Where the program is, in C(lib/flatnet-relay), and its command, in C(sbin).
     type: path
     default: /usr/local
   python:
@@ -297,7 +296,7 @@ def main():
                 result = relay.outcome()
         module.exit_json(
             changed=bool(relay.steps),
-            version=None if gone else package.version(),
+            version=None if gone else package.version("relay"),
             command=relay.command,
             restarted=relay.restarts,
             diff=diff(relay.steps),

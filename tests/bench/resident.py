@@ -33,7 +33,7 @@ _FLEET = range(1, 200)
 
 def install() -> None:
     """On a host: put the command in place, as the role does."""
-    package.install(_PREFIX, inside.PYTHON)
+    package.install(_PREFIX, inside.PYTHON, "sync")
     path = Path(COMMAND)
     path.parent.mkdir(exist_ok=True)
     path.write_text(package.launcher(_PREFIX, inside.PYTHON, "sync"), encoding="utf-8")

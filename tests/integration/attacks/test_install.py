@@ -34,7 +34,7 @@ def running(lab: Lab) -> t.Iterator[Installed]:
 
 
 def bytecode(installed: Installed, name: str) -> str:
-    top = installed.host.etc / "flatnet/lib/flatnet/current/flatnet/sync/__pycache__"
+    top = installed.host.etc / "flatnet/lib/flatnet-sync/current/flatnet/sync/__pycache__"
     (found,) = top.glob(f"{name}.*.pyc")
     return str(found)
 
@@ -74,9 +74,11 @@ def test_bytecode_is_what_was_made_here(running: Installed, what: str) -> None:
     elif what == "another's":
         os.chmod(path, 0o666)
     elif what == "one more":
-        (running.host.etc / "flatnet/lib/flatnet/current/flatnet/sync/__pycache__/x.pyc").touch()
+        (
+            running.host.etc / "flatnet/lib/flatnet-sync/current/flatnet/sync/__pycache__/x.pyc"
+        ).touch()
     else:
-        (running.host.etc / "flatnet/lib/flatnet/current/bytecode").unlink()
+        (running.host.etc / "flatnet/lib/flatnet-sync/current/bytecode").unlink()
     assert running.make()["restarted"]
 
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -376,7 +377,7 @@ def test_what_is_somebody_elses_is_left_alone(there: Relay) -> None:
 
 def test_files_that_were_changed_are_put_right(running: Relay, peer: Relay) -> None:
     top = running.host.etc / "flatnet"
-    with (top / "lib/flatnet/current/flatnet/relay/worker.py").open("a") as file:
+    with (top / "lib/flatnet-relay/current/flatnet/relay/worker.py").open("a") as file:
         file.write("# somebody was here\n")
     (top / "relay.json").write_text("{")
     (top / "sbin/flatnet-relay").chmod(0o777)
@@ -386,7 +387,7 @@ def test_files_that_were_changed_are_put_right(running: Relay, peer: Relay) -> N
     assert done["restarted"]
     (top / "relay-table.json").chmod(0o600)
     assert not running.make()["restarted"]
-    (top / "lib/flatnet/current").unlink()
+    (top / "lib/flatnet-relay/current").unlink()
     assert running.make()["restarted"]
     assert running.reaches(peer)
 
@@ -584,7 +585,7 @@ class Sync:
 
 @pytest.fixture
 def sync(running: Relay) -> t.Iterator[Sync]:
-    """Both run, out of one package."""
+    """Both run."""
     made = Sync(running)
     made.run()
     yield made
@@ -593,32 +594,24 @@ def sync(running: Relay) -> t.Iterator[Sync]:
 
 def test_each_is_started_anew_for_its_own_sources_only(running: Relay, sync: Sync) -> None:
     relay, other = running.program(), sync.program()
-    package = running.host.etc / "flatnet/lib/flatnet/current/flatnet"
-    append(package / "etcd/client.py")
-    done = running.make()
-    assert "etcd/client.py was changed" in running.diff(done, "package")[0]
-    assert not done["restarted"]
+    append(current(running.host, "sync") / "flatnet/fields.py")
+    assert not running.run()["changed"]
     assert running.program() == relay
-    # Who came first put it right, and whom it concerns still learns of it.
     assert sync.run()["restarted"]
     assert not alive(other)
 
     other = sync.program()
-    append(package / "relay/sender.py")
-    done = sync.run()
-    assert done["changed"]
-    assert not done["restarted"]
+    append(current(running.host, "relay") / "flatnet/fields.py")
+    assert not sync.run()["changed"]
     assert sync.program() == other
-    assert running.make()["restarted"]
+    done = running.make()
+    assert "fields.py was changed" in running.diff(done, "package")[0]
+    assert done["restarted"]
     assert not alive(relay)
 
-    relay = running.program()
-    append(package / "fields.py")
-    assert sync.run()["restarted"]
-    assert running.make()["restarted"]
-    assert not sync.run()["changed"]
-    assert not alive(relay)
-    assert not alive(other)
+
+def current(host: Host, program: str) -> Path:
+    return host.etc / f"flatnet/lib/flatnet-{program}/current"
 
 
 def append(path: Path) -> None:
@@ -626,14 +619,41 @@ def append(path: Path) -> None:
         file.write("# somebody was here\n")
 
 
-def test_the_package_stays_for_as_long_as_one_needs_it(running: Relay, sync: Sync) -> None:
+def test_one_package_of_both_stays_for_as_long_as_one_needs_it(running: Relay, sync: Sync) -> None:
+    """Earlier versions had one for all programs. Each program leaves it with its next run."""
+    top = running.host.etc / "flatnet"
+    shared = top / "lib/flatnet"
+    for program in ("relay", "sync"):
+        shutil.copytree(current(running.host, program).resolve(), shared / "1", dirs_exist_ok=True)
+        shutil.rmtree(current(running.host, program).parent)
+        launcher = top / "sbin" / f"flatnet-{program}"
+        launcher.write_text(
+            launcher.read_text().replace(f"flatnet-{program}/current", "flatnet/current")
+        )
+    (shared / "current").symlink_to("1")
+    relay, other = running.program(), sync.program()
+    done = running.make()
+    assert running.diff(done, "package")[0] == "none\n"
+    assert done["restarted"]
+    assert not alive(relay)
+    assert alive(other)
+    assert shared.exists()
+    assert sync.run()["restarted"]
+    assert not alive(other)
+    assert not shared.exists()
+    assert not running.run()["changed"]
+    assert not sync.run()["changed"]
+
+
+def test_the_other_stays_when_one_is_removed(running: Relay, sync: Sync) -> None:
     top = running.host.etc / "flatnet"
     other = sync.program()
     done = running.make(state="absent")
-    assert running.diff(done, "package") == ("", "")
+    assert running.diff(done, "package")[1] == "none\n"
     assert sync.program() == other
     assert not (top / "sbin/flatnet-relay").exists()
-    assert (top / "lib/flatnet/current/flatnet/sync/command.py").exists()
+    assert not current(running.host, "relay").parent.exists()
+    assert (current(running.host, "sync") / "flatnet/sync/command.py").exists()
     running.run()
     sync.run(state="absent")
     assert running.answers()

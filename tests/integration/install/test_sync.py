@@ -173,7 +173,7 @@ def test_only_root_can_change_it(running: Installed) -> None:
         assert found.st_uid == 0
         assert path.is_symlink() or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
     assert stat.S_IMODE((top / "sync.json").stat().st_mode) == 0o600
-    bytecode = list((top / "lib/flatnet/current/flatnet").rglob("__pycache__/*.pyc"))
+    bytecode = list((top / "lib/flatnet-sync/current/flatnet").rglob("__pycache__/*.pyc"))
     assert len(bytecode) > 20
 
 
@@ -258,7 +258,7 @@ def test_a_password_is_not_shown(running: Installed) -> None:
 
 
 def test_another_version_replaces_it_and_is_started_once(running: Installed) -> None:
-    top = running.host.etc / "flatnet/lib/flatnet"
+    top = running.host.etc / "flatnet/lib/flatnet-sync"
     current = os.readlink(top / "current")
     old = top / "0.0.9-000000000000"
     (top / current).rename(old)
@@ -275,7 +275,7 @@ def test_another_version_replaces_it_and_is_started_once(running: Installed) -> 
 
 
 def test_what_was_changed_in_it_is_put_right(running: Installed) -> None:
-    package = running.host.etc / "flatnet/lib/flatnet/current/flatnet"
+    package = running.host.etc / "flatnet/lib/flatnet-sync/current/flatnet"
     with (package / "sync/command.py").open("a") as file:
         file.write("# somebody was here\n")
     (package / "etcd/values.py").chmod(0o666)

@@ -23,8 +23,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.i
     Program,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.package import (
-    COMMANDS,
     Installed,
+    launcher_path,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import (
     File,
@@ -109,8 +109,9 @@ class FakeTarget(Target):
     """``done`` has what was changed, in order; ``steps_left`` is how many more of that a run may do
     before it is killed."""
 
-    def __init__(self, systemd: bool = False) -> None:
+    def __init__(self, systemd: bool = False, program: str = "sync") -> None:
         self.systemd = systemd
+        self._program = program
         self.services = FakeServices(self)
         self.manager = self.services
         self.files: dict[str, FoundFile] = {}
@@ -120,7 +121,6 @@ class FakeTarget(Target):
         # What the program does at its start, given its process.
         self.at_start: Callable[[int], None] = self.write_status
         self.installed: str | None = None
-        self.stale: frozenset[str] = frozenset()
         self.done: list[str] = []
         self.steps_left: int | None = None
         # Processes by number, and the tick in which each was born.
@@ -138,7 +138,7 @@ class FakeTarget(Target):
         """All that a run can leave on the host, but for which process it is that runs."""
         return {
             "files": {path: each for path, each in self.files.items() if path != STATUS},
-            "package": (self.installed, self.stale),
+            "package": self.installed,
             "services": self.services.found,
             "running": set(self.services.pids),
             "users": self.users,
@@ -169,11 +169,12 @@ class FakeTarget(Target):
 
     # --- as Target --------------------------------------------------------------------------------
 
-    def command(self, program: str) -> str:
-        return "/usr/local/sbin/" + COMMANDS[program]
+    @property
+    def command(self) -> str:
+        return launcher_path("/usr/local", self._program)
 
-    def launcher(self, program: str) -> str:
-        return "start %s\n" % program
+    def launcher(self) -> str:
+        return "start %s\n" % self._program
 
     def text(self, path: str) -> str:
         return self.files.get(path, FoundFile()).content
@@ -232,27 +233,20 @@ class FakeTarget(Target):
         return VERSION
 
     def package(self) -> Installed:
-        if self.installed is None:
-            return Installed(None, ())
-        return Installed(self.installed, (), self.stale)
-
-    def others(self, program: str) -> list[str]:
-        return [each for each in COMMANDS if each != program and self.command(each) in self.files]
+        return Installed(self.installed, ())
 
     def install_package(self) -> None:
         self.step("install the package")
         self.installed = VERSION
-        self.stale = frozenset()
 
     def remove_versions(self) -> None:
         pass
 
-    def remove_program(self, program: str) -> None:
-        self.remove(self.command(program))
-        if not self.others(program) and self.installed:
+    def remove_program(self) -> None:
+        self.remove(self.command)
+        if self.installed:
             self.step("remove the package")
             self.installed = None
-            self.stale = frozenset()
 
     def ticks(self) -> int:
         return self._clock + 1

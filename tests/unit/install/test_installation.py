@@ -103,10 +103,6 @@ def test_check_mode_does_nothing(target: FakeTarget) -> None:
     assert target.done == []
 
 
-def test_check_mode_counts_on_the_package_of_an_earlier_task(target: FakeTarget) -> None:
-    assert "package" not in where(Installation.observe(present(target), planned=VERSION))
-
-
 def test_the_steps_are_taken_in_order(target: FakeTarget) -> None:
     """Nothing is started before all that it consists of is there. A mark stands all the while."""
     run(present(target))
@@ -188,21 +184,10 @@ def test_changed_permissions_are_a_step(running: FakeTarget) -> None:
     assert changed.restarts
 
 
-def test_a_changed_source_of_its_own_starts_it_anew(running: FakeTarget) -> None:
-    running.installed, running.stale = "0.0.9-000000000000", frozenset({"sync"})
+def test_another_version_starts_it_anew(running: FakeTarget) -> None:
+    running.installed = "0.0.9-000000000000"
     assert where(run(present(running))) == ["package", service(running)]
     assert running.done.index("install the package") < len(running.done) - 1
-
-
-def test_a_changed_source_of_another_program_does_not(running: FakeTarget) -> None:
-    """The package is replaced under the relay, which learns of it at its own next run."""
-    running.installed, running.stale = "0.0.9-000000000000", frozenset({"relay"})
-    running.put(running.command("relay"), "start relay\n", 0o755)
-    changed = run(present(running))
-    assert where(changed) == ["package"]
-    assert not changed.restarts
-    assert running.exists(mark("relay"))
-    assert not running.exists(mark("sync"))
 
 
 # --- a program that does not run ------------------------------------------------------------------
@@ -260,13 +245,6 @@ def test_removed_it_leaves_nothing(running: FakeTarget) -> None:
     assert running.state() == FakeTarget(running.systemd).state()
     assert STATUS not in running.files
     assert run(sync.Absent(running)).steps == ()
-
-
-def test_the_package_stays_for_another_program(running: FakeTarget) -> None:
-    running.put(running.command("relay"), "start relay\n", 0o755)
-    assert "package" not in where(run(sync.Absent(running)))
-    assert running.installed == VERSION
-    assert not running.exists(COMMAND)
 
 
 def test_a_file_that_the_settings_name_no_more_is_removed(running: FakeTarget) -> None:

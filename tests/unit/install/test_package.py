@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the package on a host consists of."""
+"""What a program's package on a host consists of."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -40,32 +41,35 @@ def modules(paths: Iterable[str]) -> set[str]:
     return {re.sub(r"(/__init__)?\.py$", "", path) for path in paths}
 
 
-def test_it_is_what_the_programs_import_and_the_supervisor(tmp_path: Path) -> None:
-    for path, content in package.sources().items():
+PROGRAMS = pytest.mark.parametrize("program", package.COMMANDS)
+
+
+@PROGRAMS
+def test_it_is_what_the_program_imports_and_the_supervisor(program: str, tmp_path: Path) -> None:
+    for path, content in package.sources(program).items():
         file = tmp_path / "flatnet" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    found = {program: imported(program, tmp_path) for program in package.COMMANDS}
-    for program, names in found.items():
-        assert modules(package.parts(program)) == names | SUPERVISOR
-    both = set().union(*found.values())
-    assert modules(package.sources()) == both | {"__init__"} | SUPERVISOR
+    found = imported(program, tmp_path)
+    assert modules(package.sources(program)) == found | {"__init__"} | SUPERVISOR
 
 
 def test_a_program_consists_of_what_it_needs() -> None:
-    assert "relay/vector_format.py" in package.parts("relay")
-    assert "etcd/client.py" not in package.parts("relay")
-    assert "relay/vector_format.py" not in package.parts("sync")
+    assert "relay/vector_format.py" in package.sources("relay")
+    assert "etcd/client.py" not in package.sources("relay")
+    assert "relay/vector_format.py" not in package.sources("sync")
 
 
-def test_nothing_of_ansible_is_in_it() -> None:
-    for path, content in package.sources().items():
+@PROGRAMS
+def test_nothing_of_ansible_is_in_it(program: str) -> None:
+    for path, content in package.sources(program).items():
         assert b"import ansible" not in content, path
         assert b"from ansible" not in content, path
 
 
-def test_its_version_is_the_collections() -> None:
+@PROGRAMS
+def test_its_version_is_the_collections(program: str) -> None:
     found = re.search(r"^version: (.+)$", (REPOSITORY / "galaxy.yml").read_text(), re.MULTILINE)
     assert found
     assert found[1] == package.VERSION
-    assert re.fullmatch(re.escape(found[1]) + "-[0-9a-f]{12}", package.version())
+    assert re.fullmatch(re.escape(found[1]) + "-[0-9a-f]{12}", package.version(program))

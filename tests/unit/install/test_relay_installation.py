@@ -67,7 +67,7 @@ class RelayHost(FakeTarget):
     the table that it was told to read. ``deaf``: it does not read one when it is told."""
 
     def __init__(self, systemd: bool = False) -> None:
-        super().__init__(systemd)
+        super().__init__(systemd, "relay")
         self.kernel = FakeKernel()
         self.kernel.refuse = self._each_change
         self.at_start = self._start

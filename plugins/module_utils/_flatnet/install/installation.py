@@ -14,9 +14,6 @@ A run may be cut short at any moment, and the next run has to make up for it. So
 first, and removes it last. A run that finds a mark starts the program anew, although all files may
 be right. The mark also names what belongs to the program, because the settings that named it may be
 replaced or removed by then.
-
-All programs share one package. A run that replaces the package under another program leaves a mark
-for that one too, so that its next run starts it anew.
 """
 
 from __future__ import annotations
@@ -100,28 +97,22 @@ class Program:
 class Installation:
     """One program on this host, as it was observed, and what has to change."""
 
-    def __init__(
-        self, program: Program, found: package.Installed, desired: Desired, planned: Plan
-    ) -> None:
+    def __init__(self, program: Program, desired: Desired, planned: Plan) -> None:
         self._program = program
         self._target = program.target
-        self._found = found
         self._desired = desired
         self._plan = planned
 
     @classmethod
-    def observe(cls, program: Program, planned: str | None = None) -> Installation:
-        """Look at the host. ``planned`` is for check mode: the package's version that an earlier
-        task of the same run would have installed."""
+    def observe(cls, program: Program) -> Installation:
+        """Look at the host."""
         target = program.target
         unfinished = _read_mark(target, program.name)
-        found = target.package()
-        desired = _in_full(program.desired(unfinished or Belongings()), program, found)
+        desired = _in_full(program.desired(unfinished or Belongings()), program)
         target.manager.refuse_masked([service.name for service in desired.services])
         names = program.units if target.systemd else (program.command_name,)
         observed = Observed(
-            version=planned or str(found),
-            stale=program.name in found.stale,
+            version=str(target.package()),
             files={file.path: target.file(file.path) for file in desired.files},
             present=frozenset(filter(target.exists, desired.leftovers.files)),
             services=tuple(target.manager.read(names)),
@@ -133,7 +124,7 @@ class Installation:
         # If its service stays as it is, the program has to run already. A start may be under way.
         if program.speaker and program.speaker not in changed and _wait(program, program.silence):
             made = plan(desired, observed._replace(silent=program.speaker))
-        return cls(program, found, desired, made)
+        return cls(program, desired, made)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -148,7 +139,7 @@ class Installation:
     @property
     def command(self) -> str:
         """The path of the program's command."""
-        return self._target.command(self._program.name)
+        return self._target.command
 
     def outcome(self) -> dict[str, Any]:
         """What the program says about itself, for the module's result."""
@@ -180,9 +171,6 @@ class Installation:
         _write_mark(target, program.name, desired.leftovers | desired.own)
         program.prepare()
         if self._plan.installs:
-            for other in target.others(program.name):
-                if other in self._found.stale and not target.exists(_mark(other)):
-                    _write_mark(target, other, Belongings())
             target.install_package()
         for file in desired.files:
             if file.content and not file.shared and not target.file(file.path).fits(file):
@@ -212,7 +200,7 @@ class Installation:
         program.dismantle()
         paths = [*desired.traces, *self._plan.gone, *(file.path for file in desired.files)]
         self._remove_files(paths)
-        target.remove_program(program.name)
+        target.remove_program()
         program.finish()
         target.remove(_mark(program.name))
         for folder in map(os.path.dirname, paths):
@@ -234,15 +222,14 @@ def _wait(program: Program, problem: Callable[[int], str], begin: int = 0) -> st
         time.sleep(_PAUSE)
 
 
-def _in_full(desired: Desired, program: Program, found: package.Installed) -> Desired:
+def _in_full(desired: Desired, program: Program) -> Desired:
     """With what all programs have: the package, a command, and a service that starts it."""
     target = program.target
     if program.removed:
-        # The package stays for as long as another program needs it.
-        text, version = "", str(found) if target.others(program.name) else "none"
+        text, version = "", "none"
     else:
-        text, version = target.launcher(program.name), target.version()
-    command = File(target.command(program.name), text, 0o755)
+        text, version = target.launcher(), target.version()
+    command = File(target.command, text, 0o755)
     return desired._replace(
         files=(command, *desired.files),
         version=version,

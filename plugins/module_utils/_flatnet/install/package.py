@@ -1,17 +1,16 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The core as a package on a host, for the programs that stay there.
+"""The core as a package on a host, for a program that stays there. Each program has its own.
 
-    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
-    <prefix>/lib/flatnet/0.1.0-3fb0c8d2a1e4/bytecode    what that was when it was made
-    <prefix>/lib/flatnet/current                        a link to the one in use
-    <prefix>/sbin/flatnet-sync, flatnet-relay           start the one in use
+    <prefix>/lib/flatnet-sync/0.1.0-3fb0c8d2a1e4/flatnet/    the sources, and their bytecode
+    <prefix>/lib/flatnet-sync/0.1.0-3fb0c8d2a1e4/bytecode    what that was when it was made
+    <prefix>/lib/flatnet-sync/current                        a link to the one in use
+    <prefix>/sbin/flatnet-sync                               starts the one in use
 
 The sources are those that the running module itself was imported from. Ansible sends a module all
-that it imports, so nothing else has to be copied to a host. All programs share this one package,
-and each consists of some of its sources. The package stays as long as one of their commands is
-there.
+that it imports, so nothing else has to be copied to a host. A package has those of them that its
+program imports.
 
 Python runs whatever bytecode it finds. So all of the package is compared: the sources with those
 that came with the module, the bytecode with the digests that were written down when it was made.
@@ -39,9 +38,8 @@ VERSION = "0.1.0"  # the collection's, as in galaxy.yml
 NAME = "flatnet"
 # The programs, and their commands.
 COMMANDS = {"sync": "flatnet-sync", "relay": "flatnet-relay"}
-SUPERVISOR = "install/supervisor.py"  # the path in the package
 _ROOT = __name__.rpartition(".install.")[0]
-_PROGRAMS = (*("%s.command" % name for name in COMMANDS), "install.supervisor")
+_SUPERVISOR = "install.supervisor"
 _VERSION_FILE = "__init__.py"
 _MANIFEST = "bytecode"
 _CACHE = "__pycache__"
@@ -65,23 +63,15 @@ class NotInstalled(FlatnetError):
 
 
 class Installed(NamedTuple):
-    """The version that is in place (None: none), and what is wrong with it. ``stale`` are the
-    programs with a source that differs from the one that should be there."""
+    """The version that is in place (None: none), and what is wrong with it."""
 
     name: str | None
     flaws: tuple[str, ...]
-    stale: frozenset[str] = frozenset(COMMANDS)
 
     def __str__(self) -> str:
         name = self.name or "none"
         flaws = ", ".join(self.flaws[:3])
         return "%s, but %s" % (name, flaws) if flaws else name
-
-
-def _payload() -> None:
-    """Never called. Ansible finds these imports, and so sends the programs with the module."""
-    from ..relay import command  # noqa: F401, PLC0415
-    from ..sync import command as _sync  # noqa: F401, PLC0415
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -99,7 +89,7 @@ def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
     no such module: then a docstring had something that looks like an import."""
     spec = _spec(name)
     if spec is None or spec.loader is None:
-        if name in _PROGRAMS:
+        if name == _SUPERVISOR or name.endswith(".command"):
             raise NotInstalled(
                 "the module %s.%s was not sent to this host; run the collection's own modules"
                 % (_ROOT, name)
@@ -112,11 +102,10 @@ def _source(name: str) -> tuple[str, bytes, tuple[str, ...]] | None:
     return path, text.encode(), tuple(imported)
 
 
-@functools.cache
-def _closure(*programs: str) -> dict[str, bytes]:
-    """The files that these programs consist of, by their path in the package."""
+def _closure(*names: str) -> dict[str, bytes]:
+    """The files of these modules and of all that they import, by their path in the package."""
     found = {}
-    todo = list(programs)
+    todo = list(names)
     seen = set()
     while todo:
         name = todo.pop()
@@ -132,20 +121,15 @@ def _closure(*programs: str) -> dict[str, bytes]:
 
 
 @functools.cache
-def sources() -> dict[str, bytes]:
-    """The package's files, by their path in it."""
-    found = dict(_closure(*_PROGRAMS))
+def sources(program: str) -> dict[str, bytes]:
+    """The files of a program's package, by their path in it."""
+    found = _closure("%s.command" % program, _SUPERVISOR)
     digest = hashlib.sha256()
     for path in sorted(found):
         digest.update(b"%s %d\n" % (path.encode(), len(found[path])) + found[path])
     version = "%s-%s" % (VERSION, digest.hexdigest()[:12])
     found[_VERSION_FILE] = b'__version__ = "%s"\n' % version.encode()
     return found
-
-
-def parts(program: str) -> frozenset[str]:
-    """The sources that a program consists of, and those of the supervisor."""
-    return frozenset(_closure("%s.command" % program, "install.supervisor"))
 
 
 def _imported(package: str, text: str) -> list[str]:
@@ -161,18 +145,23 @@ def _imported(package: str, text: str) -> list[str]:
     return found
 
 
-def version() -> str:
+def version(program: str) -> str:
     """The name of the version that ``sources`` are."""
-    return sources()[_VERSION_FILE].decode().split('"')[1]
+    return sources(program)[_VERSION_FILE].decode().split('"')[1]
 
 
-def directory(prefix: str) -> str:
-    return os.path.join(prefix, "lib", NAME)
+def directory(prefix: str, program: str) -> str:
+    return os.path.join(prefix, "lib", COMMANDS[program])
 
 
-def current(prefix: str) -> str:
-    """Where the version in use is; programs are started from here."""
-    return os.path.join(directory(prefix), "current")
+def current(prefix: str, program: str) -> str:
+    """Where the version in use is; the program is started from here."""
+    return os.path.join(directory(prefix, program), "current")
+
+
+def supervisor_path(prefix: str, program: str) -> str:
+    """The script that keeps the program running where there is no systemd."""
+    return os.path.join(current(prefix, program), NAME, *_SUPERVISOR.split(".")) + ".py"
 
 
 def launcher_path(prefix: str, program: str) -> str:
@@ -183,38 +172,22 @@ def launcher(prefix: str, python: str, program: str) -> str:
     """The file that is the program's command."""
     if not os.path.isabs(python) or len(python.split()) != 1 or not os.access(python, os.X_OK):
         raise NotInstalled("python: %s is not the absolute path of an interpreter" % python)
-    return _LAUNCHER % (python, current(prefix), program)
+    return _LAUNCHER % (python, current(prefix, program), program)
 
 
-def others(prefix: str, program: str) -> list[str]:
-    """The other programs that are in use."""
-    return [
-        each
-        for each in COMMANDS
-        if each != program and os.path.lexists(launcher_path(prefix, each))
-    ]
-
-
-def observe(prefix: str) -> Installed:
+def observe(prefix: str, program: str) -> Installed:
     """What is in place, compared with ``sources``."""
-    link = current(prefix)
+    top = directory(prefix, program)
     try:
-        target = os.path.join(directory(prefix), os.readlink(link))
+        target = os.path.join(top, os.readlink(current(prefix, program)))
     except OSError:
         # A run that was cut short may have left something.
-        remains = ("a part of it is there",) if os.path.lexists(directory(prefix)) else ()
-        return Installed(None, remains)
-    flaws = _flaws(os.path.join(target, NAME), sources())
+        return Installed(None, ("a part of it is there",) if os.path.lexists(top) else ())
     name = os.path.basename(target).partition("+")[0]
-    same = name == version()
-    stale = frozenset(
-        program
-        for program in COMMANDS
-        # A file that is no source: another version had it, or in this one somebody added it.
-        if any(path in parts(program) or (same and path not in sources()) for path in flaws)
-    )
-    # Another version has to differ, which is no flaw.
-    return Installed(name, tuple(flaws.values()) if same else (), stale)
+    if name != version(program):
+        return Installed(name, ())
+    flaws = _flaws(os.path.join(target, NAME), sources(program))
+    return Installed(name, tuple(flaws.values()))
 
 
 def _flaws(top: str, wanted: dict[str, bytes]) -> dict[str, str]:
@@ -280,10 +253,10 @@ def _write_manifest(top: str) -> None:
     _write(_manifest(top), "".join(sorted(lines)).encode())
 
 
-def install(prefix: str, python: str) -> None:
+def install(prefix: str, python: str, program: str) -> None:
     """Put ``sources`` in place and use them. The versions before stay until ``clean``."""
-    top = directory(prefix)
-    target = os.path.join(top, version())
+    top = directory(prefix, program)
+    target = os.path.join(top, version(program))
     if os.path.lexists(target):  # damaged, or left by a run that was cut short
         target += "+" + secrets.token_hex(4)
     try:
@@ -293,16 +266,17 @@ def install(prefix: str, python: str) -> None:
         _folder(target)
         package = os.path.join(target, NAME)
         _folder(package)
-        for path, content in sources().items():
+        for path, content in sources(program).items():
             for depth in range(path.count("/")):
                 _folder(os.path.join(package, *path.split("/")[: depth + 1]))
             _write(os.path.join(package, path), content)
         _compile(package, python)
         _write_manifest(package)
         _bring_to_disk(target)
-        draft = "%s.%s" % (current(prefix), secrets.token_hex(4))
+        link = current(prefix, program)
+        draft = "%s.%s" % (link, secrets.token_hex(4))
         os.symlink(os.path.basename(target), draft)
-        os.replace(draft, current(prefix))
+        os.replace(draft, link)
         _sync(top)
     except OSError as error:
         raise NotInstalled(
@@ -357,10 +331,10 @@ def _compile(package: str, python: str) -> None:
         )
 
 
-def clean(prefix: str) -> None:
+def clean(prefix: str, program: str) -> None:
     """Remove versions that are not in use."""
-    top = directory(prefix)
-    used = {"current", os.path.basename(os.path.realpath(current(prefix)))}
+    top = directory(prefix, program)
+    used = {"current", os.path.basename(os.path.realpath(current(prefix, program)))}
     for name in os.listdir(top):
         path = os.path.join(top, name)
         if name in used:
@@ -369,16 +343,29 @@ def clean(prefix: str) -> None:
             os.unlink(path)
         else:
             shutil.rmtree(path)
+    _remove_shared(prefix)
+
+
+def _remove_shared(prefix: str) -> None:
+    """Remove the package that earlier versions had for all programs, once none starts from it."""
+    shared = os.path.join(prefix, "lib", NAME)
+    start = os.fsencode('"%s/current"' % shared)
+    for program in COMMANDS:
+        path = launcher_path(prefix, program)
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            if start in file.read():
+                return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(shared)
 
 
 def remove(prefix: str, program: str) -> None:
-    """Remove a command, and after the last one the package and folders that ``install`` made."""
+    """Remove a program: its command and its package, and folders that are empty then."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(launcher_path(prefix, program))
-    if others(prefix, program):
-        return
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory(prefix))
+        shutil.rmtree(directory(prefix, program))
+    _remove_shared(prefix)
     if os.path.dirname(prefix) not in ("/", "/usr"):  # the system's own, as /usr/local
         for folder in (os.path.join(prefix, "lib"), os.path.join(prefix, "sbin"), prefix):
             with contextlib.suppress(OSError):

@@ -163,14 +163,12 @@ class Desired(NamedTuple):
 class Observed(NamedTuple):
     """What the host has of it.
 
-    ``stale``: the program's sources in the package differ from those that should be there.
     ``present`` are those of the leftovers' files that are there. ``definitions`` are the paths of
     the services' definitions. ``interrupted``: an earlier run was cut short. ``silent`` is the
     service that should run, if its program does not say that it runs.
     """
 
     version: str
-    stale: bool
     files: Mapping[str, FoundFile]
     present: frozenset[str]
     services: tuple[Service, ...]
@@ -203,7 +201,8 @@ def plan(desired: Desired, observed: Observed) -> Plan:
     after a run that was cut short, since nobody knows how far that run came.
     """
     steps = list(desired.steps)
-    restart = desired.restart or observed.interrupted or observed.stale
+    installs = observed.version != desired.version
+    restart = desired.restart or observed.interrupted or installs
     steps.append(Step("package", observed.version + "\n", desired.version + "\n"))
     for file in desired.files:
         found = observed.files[file.path]
@@ -231,7 +230,7 @@ def plan(desired: Desired, observed: Observed) -> Plan:
         tuple(step for step in steps if step.before != step.after),
         tuple(changes),
         gone,
-        observed.version != desired.version,
+        installs,
     )
 
 

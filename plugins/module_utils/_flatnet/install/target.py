@@ -41,25 +41,27 @@ class Manager(Protocol):
 
 
 class Target:
-    """``prefix``: where programs are. ``python``: the interpreter that runs them; empty if nothing
-    is to be run."""
+    """``prefix``: where programs are. ``program``: the one that is installed. ``python``: the
+    interpreter that runs it; empty if nothing is to be run."""
 
-    def __init__(self, prefix: str, python: str = "") -> None:
+    def __init__(self, prefix: str, program: str, python: str = "") -> None:
         self._prefix = prefix
+        self._program = program
         self._python = python
         self.systemd = services.has_systemd()
-        script = os.path.join(package.current(prefix), package.NAME, package.SUPERVISOR)
+        script = package.supervisor_path(prefix, program)
         self.manager: Manager = (
             services.Systemd() if self.systemd else services.Supervised(script, python)
         )
 
-    def command(self, program: str) -> str:
-        """The path of a program's command."""
-        return package.launcher_path(self._prefix, program)
+    @property
+    def command(self) -> str:
+        """The path of the program's command."""
+        return package.launcher_path(self._prefix, self._program)
 
-    def launcher(self, program: str) -> str:
-        """The text of a program's command; raises NotInstalled if ``python`` cannot run it."""
-        return package.launcher(self._prefix, self._python, program)
+    def launcher(self) -> str:
+        """The text of the program's command; raises NotInstalled if ``python`` cannot run it."""
+        return package.launcher(self._prefix, self._python, self._program)
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -161,24 +163,20 @@ class Target:
 
     def version(self) -> str:
         """The package's version that would be installed."""
-        return package.version()
+        return package.version(self._program)
 
     def package(self) -> package.Installed:
         """The package that is installed."""
-        return package.observe(self._prefix)
-
-    def others(self, program: str) -> list[str]:
-        """The other programs that are in use; they share the package."""
-        return package.others(self._prefix, program)
+        return package.observe(self._prefix, self._program)
 
     def install_package(self) -> None:
         """Put the package in place; versions before it stay."""
-        package.install(self._prefix, self._python)
+        package.install(self._prefix, self._python, self._program)
 
     def remove_versions(self) -> None:
         """Remove the versions that are not in use."""
-        package.clean(self._prefix)
+        package.clean(self._prefix, self._program)
 
-    def remove_program(self, program: str) -> None:
-        """Remove a program's command, and with the last one the package."""
-        package.remove(self._prefix, program)
+    def remove_program(self) -> None:
+        """Remove the program's command and its package."""
+        package.remove(self._prefix, self._program)

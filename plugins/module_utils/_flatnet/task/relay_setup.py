@@ -67,7 +67,7 @@ def _present(option: Mapping[str, Any], kernel: Kernel, read: Callable[[], Lease
         _table(option, asked, read),
         option["state"] == "restarted",
     )
-    target = Target(option["prefix"], option["python"] or sys.executable)
+    target = Target(option["prefix"], "relay", option["python"] or sys.executable)
     return relay.Present(target, request, kernel)
 
 
@@ -75,7 +75,7 @@ def _absent(option: Mapping[str, Any], kernel: Kernel) -> Program:
     device = checks.device("name", option["name"])
     table_file = relay_options.path("table_file", option["table_file"]) or ""
     named = Belongings(frozenset({table_file}), frozenset({option["user"]}), frozenset({device}))
-    return relay.Absent(Target(option["prefix"]), named, kernel)
+    return relay.Absent(Target(option["prefix"], "relay"), named, kernel)
 
 
 def _table(
