@@ -156,7 +156,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.mach
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import (
     stable_mac,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.devices import (
+    DeviceKernel,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     converge_link,
@@ -182,7 +184,7 @@ ARGUMENTS = {
 def main():
     module = create(ARGUMENTS)
     params = module.params
-    with reporting(module), Kernel() as kernel:
+    with reporting(module), DeviceKernel() as kernel:
         asked = bridges.parse(params)
         if params["host_id"] is not None:
             identify(params["host_id"])

@@ -177,6 +177,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
     config_from_dict,
     parse_config,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.config import (
+    delete,
+    put,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
@@ -338,7 +342,7 @@ def converge(module, store, config):
         )
     if module.check_mode:
         return result
-    done = store.put_config(config, entry) if config else store.delete_config(entry)
+    done = put(store, config, entry) if config else delete(store, entry)
     return result if done else None
 
 

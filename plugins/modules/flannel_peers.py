@@ -152,7 +152,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.
     relay_table,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import (
     current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import (
@@ -164,6 +164,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.sn
     Snapshot,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import applied, peers
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Adjacency,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
     Around,
     converge,
@@ -184,8 +187,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.regi
     parse_leases,
     parse_planned,
     registry,
-    rules,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.rules import rules
 
 ARGUMENTS = {
     "allow_no_peers": {"type": "bool", "default": False},
@@ -270,7 +273,7 @@ def reach(module, kernel, listing, known):
     def part(change):
         """The lease that a change is for. A change for no present lease is a part of its own."""
         if not owners:
-            link = peers.Adjacency(location.underlay, kernel.routes())
+            link = Adjacency(location.underlay, kernel.routes())
             for name, lease in leases.items():
                 owners.update((entry.key, name) for entry in peers.encode(config, [lease], link))
         entry = change.before if change.after is None else change.after

@@ -232,6 +232,9 @@ import ipaddress
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends import known
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.backend import (
+    VECTOR,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import subnet_env
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
@@ -239,13 +242,14 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.reader import (
+    KernelReader,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     acquire,
     release,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import overlap
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay.config import VECTOR
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.lease_checks import (
     LeaseChecks,
 )
@@ -365,7 +369,7 @@ def main():
     module = create({**ARGUMENTS, **ETCD_ARGUMENTS}, mutually_exclusive=HOST_EXCLUSIVE)
     with reporting(module):
         check(module.params)
-        with registry(module) as store, Kernel() as kernel:
+        with registry(module) as store, KernelReader() as kernel:
             if module.params["state"] == "absent":
                 done = absent(module, store)
             else:

@@ -72,11 +72,13 @@ mtu:
   returned: success
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import (
     current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import gateway
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.reader import (
+    KernelReader,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
@@ -91,8 +93,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.regi
     HOST_EXCLUSIVE,
     observe,
     registry,
-    rules,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.rules import rules
 
 
 def target(backend, lease):
@@ -110,7 +112,7 @@ def main():
     with reporting(module):
         if fping is None:
             raise PingFailed("fping is not installed on this host; install the package fping")
-        with registry(module) as store, Kernel() as kernel:
+        with registry(module) as store, KernelReader() as kernel:
             listing = store.listing()
             config, leases = listing.config, listing.snapshot.leases
             location = observe(module, kernel, config)

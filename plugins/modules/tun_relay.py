@@ -205,12 +205,14 @@ relay:
   returned: success, and neither in check mode nor with O(state=absent)
 """
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import (
     current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.plan import diff
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.devices import (
+    DeviceKernel,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import relay_setup
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
@@ -224,8 +226,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.regi
     HOST_EXCLUSIVE,
     observe,
     registry,
-    rules,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.rules import rules
 
 ARGUMENTS = {
     "name": {"type": "str", "default": "flannel0"},
@@ -287,7 +289,7 @@ def main():
         mutually_exclusive=HOST_EXCLUSIVE,
     )
     gone = module.params["state"] == "absent"
-    with reporting(module), Kernel() as kernel:
+    with reporting(module), DeviceKernel() as kernel:
         result = {}
         with taking_turns(module):
             relay = relay_setup.observe(module.params, kernel, lambda: read(module, kernel))

@@ -249,12 +249,12 @@ recreated:
 from functools import partial
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import (
-    vtep_mac,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.identity import vtep_mac
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.devices import (
+    DeviceKernel,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import Address
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import (
     plan_link,
     remove_link,
@@ -340,7 +340,7 @@ def absent(module, kernel):
 
 def main():
     module = create(ARGUMENTS)
-    with reporting(module), Kernel() as kernel:
+    with reporting(module), DeviceKernel() as kernel:
         act = present if module.params["state"] == "present" else absent
         planned, result = act(module, kernel)
         module.exit_json(recreated=list(planned.recreated), **result)

@@ -9,7 +9,7 @@ import re
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..module_utils._flatnet import fields
+from ..module_utils._flatnet import errors
 
 Result = Mapping[str, t.Any]
 
@@ -62,7 +62,7 @@ class Report(t.NamedTuple):
 
 def plain(text: object) -> str:
     """The text on one line, without characters that would steer a terminal."""
-    return fields.plain(" ".join(str(text).split()))
+    return errors.plain(" ".join(str(text).split()))
 
 
 def cause(variables: Mapping[str, t.Any]) -> str:

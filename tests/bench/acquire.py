@@ -16,9 +16,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.clie
     Op,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    Host,
     Wish,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.acquire import (
     acquire as acquire_lease,

@@ -9,10 +9,14 @@ import os
 import typing as t
 from pathlib import Path
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
-    Registry,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.devices import (
+    DeviceKernel,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.watched import (
+    WatchedRegistry,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import (
     settings as sync_settings,
@@ -97,7 +101,7 @@ def fill(host: t.Any, lab: Lab, first: int, last: int) -> None:
 
 
 def put(endpoints: list[str], first: int, last: int, hosts: list[str]) -> None:
-    with EtcdClient(endpoints) as client:
+    with WatchingClient(endpoints) as client:
         if hosts:
             client.put(fleet.PREFIX + "/config", fleet.CONFIG)
             fleet.put_own(client, hosts)
@@ -132,11 +136,11 @@ def converge(repetitions: int) -> list[dict[str, float]]:
     for _each in range(repetitions):
         resident.forget([fleet.DEVICE, "cni0"])
         Path(settings.state_file).unlink(missing_ok=True)
-        with Kernel() as kernel, EtcdClient(settings.etcd.endpoints) as client:
-            registry = Registry(client, settings.etcd.prefix)
+        with DeviceKernel() as kernel, WatchingClient(settings.etcd.endpoints) as client:
+            registry = WatchedRegistry(client, settings.etcd.prefix)
             agent = Agent(settings, kernel, registry, lambda _level, _text: None)
 
-            def once(agent: Agent = agent, registry: Registry = registry) -> None:
+            def once(agent: Agent = agent, registry: WatchedRegistry = registry) -> None:
                 agent.take_listing(registry.find())
 
             found.append({"first": timed(once), "again": timed(once)})

@@ -17,14 +17,14 @@ import typing as t
 from collections.abc import Iterator
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import FlatnetError
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    Event,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Event
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    Host,
     Wish,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     Lease,
     parse_lease,
@@ -64,7 +64,7 @@ class Fleet:
         self.urls = urls
         self.prefix = prefix
         self.timeout = timeout
-        self.client = EtcdClient(urls, timeout=timeout, in_order=True)
+        self.client = WatchingClient(urls, timeout=timeout, in_order=True)
         self.store = Registry(self.client, prefix)
 
     def configure(self, text: str) -> None:
@@ -74,11 +74,11 @@ class Fleet:
         self, who: Host, wish: Wish = NO_WISH, ttl: int = 0, urls: list[str] | None = None
     ) -> Outcome:
         """As a controller of its own does it: with a client of its own."""
-        with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
+        with WatchingClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
             return acquire(Registry(client, self.prefix), who, wish, ttl)
 
     def release(self, who: Host, urls: list[str] | None = None) -> tuple[Lease, ...]:
-        with EtcdClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
+        with WatchingClient(urls or self.urls, timeout=self.timeout, in_order=True) as client:
             return release(Registry(client, self.prefix), who.host_id)
 
     def leases(self) -> tuple[Lease, ...]:

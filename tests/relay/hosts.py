@@ -20,6 +20,9 @@ import tempfile
 import typing as t
 from pathlib import Path
 
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.udp.backend import (
+    VECTOR,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import services
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.relay import config, control
 
@@ -319,7 +322,7 @@ class Fleet:
         says that it reads them."""
         both = zip(self.hosts, kinds or [""] * len(self.hosts))
         return [
-            Peer(each.subnet, by_way_of or each.address, config.VECTOR if kind == "vector" else 0)
+            Peer(each.subnet, by_way_of or each.address, VECTOR if kind == "vector" else 0)
             for each, kind in both
             if each is not own
         ]

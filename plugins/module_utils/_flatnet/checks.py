@@ -13,9 +13,6 @@ from .errors import InvalidInput
 from .errors import option as named
 from .fields import show
 
-# Of 24 bits.
-MAX_VNI = (1 << 24) - 1
-
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The root of every error that a user is meant to read."""
+"""The root of every error that a user is meant to read, and what makes its text fit to be shown."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ def called(text: str, names: Mapping[str, str]) -> str:
         return names.get(word, word) + found[1][len(word) :]
 
     return _OPTION.sub(known, text)
+
+
+def plain(text: object, limit: int = 1000) -> str:
+    """A text that may come from etcd, a peer or the relay, made fit for one line of output.
+
+    Characters that would steer a terminal, or begin a line that looks like ours, are escaped. Every
+    line for a terminal, the journal or Ansible's output goes through this. More than ``limit``
+    characters are cut off.
+    """
+    given = str(text)
+    if len(given) > limit:
+        given = given[: limit - 3] + "..."
+    if given.isprintable():
+        return given
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in given)
 
 
 class FlatnetError(Exception):

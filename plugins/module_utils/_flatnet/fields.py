@@ -105,21 +105,6 @@ def parse_name(where: str, value: Any, error: type[InvalidInput] = InvalidInput)
     return value
 
 
-def plain(text: object, limit: int = 1000) -> str:
-    """A text that may come from etcd, a peer or the relay, made fit for one line of output.
-
-    Characters that would steer a terminal, or begin a line that looks like ours, are escaped. Every
-    line for a terminal, the journal or Ansible's output goes through this. More than ``limit``
-    characters are cut off.
-    """
-    given = str(text)
-    if len(given) > limit:
-        given = given[: limit - 3] + "..."
-    if given.isprintable():
-        return given
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in given)
-
-
 def show(value: Any) -> str:
     """A value from elsewhere, as ``repr`` shows it, in at most 80 characters."""
     try:

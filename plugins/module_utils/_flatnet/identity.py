@@ -36,3 +36,8 @@ def stable_mac(identity: str, name: str) -> str:
     digest = bytearray(hashlib.sha256(("%s %s" % (identity, name)).encode()).digest()[:6])
     digest[0] = digest[0] & 0xFC | 0x02
     return ":".join("%02x" % byte for byte in digest)
+
+
+def vtep_mac(host_id: str, vni: int) -> str:
+    """The VTEP MAC that a host has by default: the same after every reboot and re-creation."""
+    return stable_mac(host_id, "vni %d" % vni)

@@ -23,9 +23,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    EtcdError,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdError
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync import watch_check
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.watch_check import (
@@ -81,7 +81,7 @@ def join(cluster: Programs, silent: int, joining: Peer) -> None:
 
     def write() -> bool:
         # What is forwarded to a leader that hangs is lost, and may be written again.
-        with EtcdClient(working) as client, contextlib.suppress(EtcdError):
+        with WatchingClient(working) as client, contextlib.suppress(EtcdError):
             return client.put(SUBNETS + joining.name, joining.value) > 0
         return False
 
@@ -254,7 +254,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[WatchCheck]:
 
 def test_a_proxy_that_swallows_the_watch_alone(members: EtcdServers, watching: WatchCheck) -> None:
     """Item: a watch that stands, at a member that answers, and never tells anything again."""
-    with Swallowing(members.urls[0]) as proxy, EtcdClient([proxy.url]) as client:
+    with Swallowing(members.urls[0]) as proxy, WatchingClient([proxy.url]) as client:
         revision = client.put("/overlay/a", b"")
         with client.watch("/overlay/", revision + 1) as watch:
             watching.begin(watch, client.pulse(watch.endpoint, "/overlay/config"))
@@ -273,7 +273,7 @@ def test_an_etcd_that_others_write_to_costs_less_and_less(
     members: EtcdServers, watching: WatchCheck
 ) -> None:
     """Item: comparing revisions is cheap. Somebody else's writes make a watch look behind."""
-    with EtcdClient(members.urls) as client:
+    with WatchingClient(members.urls) as client:
         revision = client.put("/overlay/a", b"")
         times: list[float] = []
         for _round in range(4):
@@ -298,7 +298,7 @@ def test_an_etcd_that_others_write_to_costs_less_and_less(
 
 def test_a_quiet_watch_is_left_alone(members: EtcdServers, watching: WatchCheck) -> None:
     """Item: what has nothing to tell is not taken for what does not tell."""
-    with EtcdClient(members.urls) as client:
+    with WatchingClient(members.urls) as client:
         revision = client.put("/overlay/a", b"")
         with client.watch("/overlay/", revision + 1) as watch:
             pulse = client.pulse(watch.endpoint, "/overlay/config")
@@ -321,7 +321,7 @@ def test_a_member_that_does_not_answer_is_told_at_once_and_given_up(
     watching = WatchCheck()
     with (
         EtcdServers(tmp_path) as servers,
-        EtcdClient(servers.urls, timeout=3) as client,
+        WatchingClient(servers.urls, timeout=3) as client,
         client.watch("/", 1) as watch,
     ):
         watching.begin(watch, client.pulse(watch.endpoint, "/a"))

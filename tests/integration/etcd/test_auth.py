@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    Op,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
     Pulse,
+    WatchingClient,
 )
 
 from tests.integration.etcd_server import EtcdServers
@@ -34,14 +34,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
         servers.ctl("role", "add", "flat")
         servers.ctl("role", "grant-permission", "flat", "--prefix=true", "readwrite", "/flat/")
         servers.ctl("user", "grant-role", "flat", "flat")
-        with EtcdClient(servers.urls, username="flat", password=PASSWORD) as client:
+        with WatchingClient(servers.urls, username="flat", password=PASSWORD) as client:
             assert client.put("/flat/before", b"auth is enabled") > 0
         servers.ctl("auth", "enable")
         yield servers
 
 
 def test_a_user_does_what_the_role_permits(guarded: EtcdServers) -> None:
-    with EtcdClient(guarded.urls, username="flat", password=PASSWORD) as client:
+    with WatchingClient(guarded.urls, username="flat", password=PASSWORD) as client:
         client.put("/flat/1", b"x")
         assert client.range_prefix("/flat/1").count == 1
         for refused in (
@@ -59,8 +59,8 @@ def test_a_user_does_what_the_role_permits(guarded: EtcdServers) -> None:
 def test_a_token_that_expired_is_fetched_again(guarded: EtcdServers) -> None:
     options = {"username": "flat", "password": PASSWORD}
     with (
-        EtcdClient(guarded.urls, **options) as caller,
-        EtcdClient(guarded.urls, **options) as watcher,
+        WatchingClient(guarded.urls, **options) as caller,
+        WatchingClient(guarded.urls, **options) as watcher,
     ):
         tokens = []
         for client in (caller, watcher):
@@ -87,7 +87,7 @@ def answer(pulse: Pulse) -> etcd.Range:
 def test_a_pulse_fetches_a_token_again(guarded: EtcdServers) -> None:
     options = {"username": "flat", "password": PASSWORD}
     with (
-        EtcdClient(guarded.urls, **options) as client,
+        WatchingClient(guarded.urls, **options) as client,
         client.pulse(guarded.urls[0], "/flat/config") as pulse,
         client.pulse(guarded.urls[0], "/other/config") as forbidden,
     ):
@@ -101,7 +101,7 @@ def test_a_pulse_fetches_a_token_again(guarded: EtcdServers) -> None:
             with pytest.raises(etcd.EtcdPermissionDenied, match="user 'flat'"):
                 answer(forbidden)
     with (
-        EtcdClient(guarded.urls) as nobody,
+        WatchingClient(guarded.urls) as nobody,
         nobody.pulse(guarded.urls[0], "/flat/config") as pulse,
         pytest.raises(etcd.EtcdAuthFailed, match="none are given"),
     ):
@@ -109,7 +109,7 @@ def test_a_pulse_fetches_a_token_again(guarded: EtcdServers) -> None:
 
 
 def test_a_token_that_a_restart_forgot_is_fetched_again(guarded: EtcdServers) -> None:
-    with EtcdClient(guarded.urls, username="flat", password=PASSWORD) as client:
+    with WatchingClient(guarded.urls, username="flat", password=PASSWORD) as client:
         client.put("/flat/1", b"x")
         guarded.members[0].kill()
         guarded.start()
@@ -125,14 +125,14 @@ def test_a_wrong_password_or_none_is_told_without_showing_it(guarded: EtcdServer
         lambda client: client.watch("/flat/"),
     ):
         with (
-            EtcdClient(guarded.urls, username="flat", password=wrong) as client,
+            WatchingClient(guarded.urls, username="flat", password=wrong) as client,
             pytest.raises(etcd.EtcdAuthFailed, match="password of user 'flat'") as caught,
         ):
             use(client)
         shown = "".join(traceback.format_exception(caught.type, caught.value, caught.tb))
         assert PASSWORD not in shown + str(caught.value) + repr(client) + repr(caught.value)
         with (
-            EtcdClient(guarded.urls) as client,
+            WatchingClient(guarded.urls) as client,
             pytest.raises(etcd.EtcdAuthFailed, match="wants a user and a password"),
         ):
             use(client)
@@ -141,7 +141,7 @@ def test_a_wrong_password_or_none_is_told_without_showing_it(guarded: EtcdServer
 def test_authentication_may_be_enabled_while_a_client_runs(tmp_path: Path) -> None:
     with (
         EtcdServers(tmp_path) as servers,
-        EtcdClient(servers.urls, username="root", password=PASSWORD) as client,
+        WatchingClient(servers.urls, username="root", password=PASSWORD) as client,
     ):
         client.put("/a", b"1")
         servers.ctl("user", "add", f"root:{PASSWORD}")

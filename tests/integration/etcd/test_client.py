@@ -15,8 +15,10 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
     Compare,
-    EtcdClient,
     Op,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
 )
 
 from tests.integration.etcd_server import EtcdServers, free_ports
@@ -30,8 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
 
 
 @pytest.fixture
-def client(server: EtcdServers) -> Iterator[EtcdClient]:
-    with EtcdClient(server.urls) as client:
+def client(server: EtcdServers) -> Iterator[WatchingClient]:
+    with WatchingClient(server.urls) as client:
         client.delete_prefix("")
         yield client
 
@@ -39,7 +41,7 @@ def client(server: EtcdServers) -> Iterator[EtcdClient]:
 # Keys
 
 
-def test_what_is_put_is_got_with_its_revisions(client: EtcdClient) -> None:
+def test_what_is_put_is_got_with_its_revisions(client: WatchingClient) -> None:
     first = client.put("/a", b"1")
     second = client.put("/a", "zwei")
     answer = client.get("/a")
@@ -52,7 +54,7 @@ def test_what_is_put_is_got_with_its_revisions(client: EtcdClient) -> None:
     assert client.get("/a").kvs == ()
 
 
-def test_a_key_and_a_value_of_any_bytes_come_back_unharmed(client: EtcdClient) -> None:
+def test_a_key_and_a_value_of_any_bytes_come_back_unharmed(client: WatchingClient) -> None:
     key = "/garbage/" + bytes(range(256)).decode("utf-8", "surrogateescape")
     client.put(key, bytes(range(256)))
     client.put("/garbage/empty", b"")
@@ -63,14 +65,14 @@ def test_a_key_and_a_value_of_any_bytes_come_back_unharmed(client: EtcdClient) -
     }
 
 
-def test_a_prefix_is_exact(client: EtcdClient) -> None:
+def test_a_prefix_is_exact(client: WatchingClient) -> None:
     for key in ("/p", "/p/", "/p/1", "/p0", "/o/x"):
         client.put(key, b"")
     assert [each.key for each in client.range_prefix("/p/").kvs] == ["/p/", "/p/1"]
     assert client.range_prefix("").count == 5
 
 
-def _fill(client: EtcdClient, count: int) -> list[str]:
+def _fill(client: WatchingClient, count: int) -> list[str]:
     keys = [f"/many/{index:05}" for index in range(count)]
     for start in range(0, count, 100):
         client.txn([], [Op.put(key, b"x" * 20) for key in keys[start : start + 100]])
@@ -78,14 +80,14 @@ def _fill(client: EtcdClient, count: int) -> list[str]:
 
 
 def test_pages_are_of_one_revision_while_others_write(
-    server: EtcdServers, client: EtcdClient
+    server: EtcdServers, client: WatchingClient
 ) -> None:
     keys = _fill(client, 3000)
     stop = threading.Event()
 
     def disturb() -> None:
         # In each round the key that is gone and the key that is new are at opposite ends.
-        with EtcdClient(server.urls) as other:
+        with WatchingClient(server.urls) as other:
             for index in range(1, 1000):
                 if stop.is_set():
                     break
@@ -110,7 +112,7 @@ def test_pages_are_of_one_revision_while_others_write(
 
 
 def test_a_list_begins_anew_when_its_revision_is_compacted_away(
-    server: EtcdServers, client: EtcdClient, monkeypatch: pytest.MonkeyPatch
+    server: EtcdServers, client: WatchingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fill(client, 30)
     pages = 0
@@ -121,7 +123,7 @@ def test_a_list_begins_anew_when_its_revision_is_compacted_away(
         pages += 1
         answer = ask(*arguments)
         if pages == 1:
-            with EtcdClient(server.urls) as other:
+            with WatchingClient(server.urls) as other:
                 server.ctl("compact", str(other.put("/many/99999", b"late")))
         return answer
 
@@ -132,7 +134,9 @@ def test_a_list_begins_anew_when_its_revision_is_compacted_away(
     assert pages == 6
 
 
-def test_a_compacted_or_future_revision_is_refused(server: EtcdServers, client: EtcdClient) -> None:
+def test_a_compacted_or_future_revision_is_refused(
+    server: EtcdServers, client: WatchingClient
+) -> None:
     old = client.put("/a", b"1")
     now = client.put("/a", b"2")
     server.ctl("compact", str(now))
@@ -146,20 +150,20 @@ def test_a_compacted_or_future_revision_is_refused(server: EtcdServers, client: 
     assert not caught.value.maybe_applied
 
 
-def test_keys_only_leaves_the_values_out(client: EtcdClient) -> None:
+def test_keys_only_leaves_the_values_out(client: WatchingClient) -> None:
     client.put("/a/1", b"value")
     (kv,) = client.range_prefix("/a/", keys_only=True).kvs
     assert (kv.key, kv.value, kv.version) == ("/a/1", b"", 1)
 
 
-def test_a_large_answer_is_read_whole(client: EtcdClient) -> None:
+def test_a_large_answer_is_read_whole(client: WatchingClient) -> None:
     for index in range(6):
         client.put(f"/big/{index}", bytes([index]) * 1_000_000)
     kvs = client.range_prefix("/big/").kvs
     assert [each.value for each in kvs] == [bytes([index]) * 1_000_000 for index in range(6)]
 
 
-def test_a_request_that_is_too_large_is_refused(client: EtcdClient) -> None:
+def test_a_request_that_is_too_large_is_refused(client: WatchingClient) -> None:
     with pytest.raises(etcd.EtcdRequestError, match="too large"):
         client.put("/big", b"x" * 2_000_000)
 
@@ -167,7 +171,7 @@ def test_a_request_that_is_too_large_is_refused(client: EtcdClient) -> None:
 # Transactions
 
 
-def test_a_transaction_takes_the_branch_of_its_conditions(client: EtcdClient) -> None:
+def test_a_transaction_takes_the_branch_of_its_conditions(client: WatchingClient) -> None:
     absent = Compare.create_revision("/t", 0)
     won = client.txn([absent], [Op.put("/t", b"mine")], [Op.get("/t")])
     assert (won.succeeded, won.responses) == (True, (1,))
@@ -193,7 +197,7 @@ def test_a_transaction_takes_the_branch_of_its_conditions(client: EtcdClient) ->
     assert client.get("/t").kvs == ()
 
 
-def test_a_transaction_that_etcd_refuses_changes_nothing(client: EtcdClient) -> None:
+def test_a_transaction_that_etcd_refuses_changes_nothing(client: WatchingClient) -> None:
     with pytest.raises(etcd.EtcdRequestError, match="duplicate key") as caught:
         client.txn([], [Op.put("/t", b"1"), Op.put("/t", b"2")])
     assert not caught.value.maybe_applied
@@ -203,7 +207,7 @@ def test_a_transaction_that_etcd_refuses_changes_nothing(client: EtcdClient) -> 
 # Leases
 
 
-def test_a_lease_is_granted_kept_alive_told_and_revoked(client: EtcdClient) -> None:
+def test_a_lease_is_granted_kept_alive_told_and_revoked(client: WatchingClient) -> None:
     lease = client.lease_grant(60)
     assert lease.ttl == lease.granted_ttl == 60
     client.put("/leased", b"", lease=lease.id)
@@ -220,7 +224,7 @@ def test_a_lease_is_granted_kept_alive_told_and_revoked(client: EtcdClient) -> N
     assert client.range_prefix("/leased").kvs == ()
 
 
-def test_a_lease_that_is_gone_is_not_found(client: EtcdClient) -> None:
+def test_a_lease_that_is_gone_is_not_found(client: WatchingClient) -> None:
     for use in (
         lambda: client.lease_keepalive(12345),
         lambda: client.lease_time_to_live(12345),
@@ -232,7 +236,7 @@ def test_a_lease_that_is_gone_is_not_found(client: EtcdClient) -> None:
     assert client.get("/leased").kvs == ()
 
 
-def test_a_lease_expires_with_its_keys(client: EtcdClient) -> None:
+def test_a_lease_expires_with_its_keys(client: WatchingClient) -> None:
     lease = client.lease_grant(1)
     client.put("/leased", b"", lease=lease.id)
     wait(lambda: not client.get("/leased").kvs, "the end of the lease")
@@ -260,7 +264,7 @@ def test_another_service_on_the_port_is_named(server: EtcdServers) -> None:
     thread.start()
     url = f"http://127.0.0.1:{other.server_port}"
     try:
-        with EtcdClient([url]) as client:
+        with WatchingClient([url]) as client:
             for use in (
                 lambda: client.get("/a"),
                 lambda: client.put("/a", b""),
@@ -271,7 +275,7 @@ def test_another_service_on_the_port_is_named(server: EtcdServers) -> None:
                     use()
                 assert url in str(caught.value)
                 assert not caught.value.maybe_applied
-        with EtcdClient([url, *server.urls], in_order=True) as client:
+        with WatchingClient([url, *server.urls], in_order=True) as client:
             client.put("/a", b"went to the next")
             assert client.endpoints[0] == server.urls[0]
     finally:
@@ -282,7 +286,7 @@ def test_another_service_on_the_port_is_named(server: EtcdServers) -> None:
 
 def test_etcds_peer_port_is_not_etcds_client_port(server: EtcdServers) -> None:
     with (
-        EtcdClient([server.members[0].peer_url]) as client,
+        WatchingClient([server.members[0].peer_url]) as client,
         pytest.raises(etcd.EtcdBadAnswer, match="HTTP 404"),
     ):
         client.get("/a")
@@ -301,7 +305,7 @@ def test_a_service_that_does_not_speak_http_is_named() -> None:
         thread.start()
         port = listener.getsockname()[1]
         with (
-            EtcdClient([f"http://127.0.0.1:{port}"]) as client,
+            WatchingClient([f"http://127.0.0.1:{port}"]) as client,
             pytest.raises(etcd.EtcdBadAnswer, match="does not speak HTTP"),
         ):
             client.put("/a", b"")
@@ -311,7 +315,7 @@ def test_a_service_that_does_not_speak_http_is_named() -> None:
 def test_unreachable_endpoints_are_all_listed_with_their_reasons() -> None:
     urls = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
     with (
-        EtcdClient([*urls, "http://no-such-host.invalid:2379"]) as client,
+        WatchingClient([*urls, "http://no-such-host.invalid:2379"]) as client,
         pytest.raises(etcd.EtcdUnreachable) as caught,
     ):
         client.put("/a", b"")
@@ -322,7 +326,7 @@ def test_unreachable_endpoints_are_all_listed_with_their_reasons() -> None:
 
 
 def test_proxies_of_the_environment_are_not_used(
-    client: EtcdClient, monkeypatch: pytest.MonkeyPatch
+    client: WatchingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

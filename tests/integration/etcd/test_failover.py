@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    Op,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
 )
 
 from tests.integration.etcd_server import EtcdServers
@@ -59,7 +59,7 @@ def test_a_killed_member_is_replaced_by_the_next(cluster: EtcdServers) -> None:
     # Not the leader: what is forwarded to a leader that just died may be lost, and times out.
     leader = cluster.leader()
     follower, other = (member for member in cluster.members if member is not leader)
-    with EtcdClient([follower.url, other.url, leader.url], in_order=True) as client:
+    with WatchingClient([follower.url, other.url, leader.url], in_order=True) as client:
         client.put("/a", b"1")
         assert client.endpoints[0] == follower.url
         follower.kill()
@@ -73,7 +73,7 @@ def test_a_killed_member_is_replaced_by_the_next(cluster: EtcdServers) -> None:
 
 
 def test_a_killed_leader_is_waited_out(cluster: EtcdServers) -> None:
-    with EtcdClient(cluster.urls, timeout=10) as client:
+    with WatchingClient(cluster.urls, timeout=10) as client:
         client.put("/a", b"1")
         cluster.leader().kill()
         assert client.get("/a").kvs[0].value == b"1"
@@ -83,9 +83,9 @@ def test_a_killed_leader_is_waited_out(cluster: EtcdServers) -> None:
 
 def test_without_quorum_the_error_says_so(cluster: EtcdServers) -> None:
     survivor = cluster.urls[2]
-    with EtcdClient(cluster.urls, timeout=1) as client:
+    with WatchingClient(cluster.urls, timeout=1) as client:
         revision = client.put("/a", b"1")
-        watch = EtcdClient([survivor]).watch("/a", revision + 1)
+        watch = WatchingClient([survivor]).watch("/a", revision + 1)
         cluster.members[0].kill()
         cluster.members[1].kill()
 
@@ -119,7 +119,7 @@ def test_no_quorum_is_found_even_while_the_member_does_not_know_it_yet(
     cluster: EtcdServers,
 ) -> None:
     leader = cluster.leader()
-    with EtcdClient([leader.url], timeout=3) as client:
+    with WatchingClient([leader.url], timeout=3) as client:
         client.put("/a", b"1")
         for member in cluster.members:
             if member is not leader:
@@ -134,8 +134,8 @@ def test_no_quorum_is_found_even_while_the_member_does_not_know_it_yet(
 def test_a_write_that_hangs_is_not_repeated_at_the_next(cluster: EtcdServers) -> None:
     hanging = cluster.members[0]
     with (
-        EtcdClient(cluster.urls, timeout=1, in_order=True) as client,
-        EtcdClient(cluster.urls[1:], timeout=10, in_order=True) as other,
+        WatchingClient(cluster.urls, timeout=1, in_order=True) as client,
+        WatchingClient(cluster.urls[1:], timeout=10, in_order=True) as other,
     ):
         before = client.put("/once", b"before")
         hanging.pause()
@@ -156,7 +156,7 @@ def test_a_write_that_hangs_is_not_repeated_at_the_next(cluster: EtcdServers) ->
 def test_a_write_that_may_have_been_applied_can_turn_out_applied(cluster: EtcdServers) -> None:
     leader = cluster.leader()
     killed, hanging = (member for member in cluster.members if member is not leader)
-    with EtcdClient([leader.url], timeout=1) as client:
+    with WatchingClient([leader.url], timeout=1) as client:
         client.put("/late", b"before")
         killed.kill()
         hanging.pause()
@@ -167,20 +167,20 @@ def test_a_write_that_may_have_been_applied_can_turn_out_applied(cluster: EtcdSe
         finally:
             hanging.resume()
         # The leader has it in its log, so it alone can win the next election, and commits it.
-        with EtcdClient([leader.url], timeout=PATIENCE) as patient:
+        with WatchingClient([leader.url], timeout=PATIENCE) as patient:
             wait(lambda: patient.get("/late").kvs[0].value == b"after", "the late value")
             assert patient.get("/late").kvs[0].version == 2
 
 
 def test_a_hanging_endpoint_costs_a_read_one_timeout(cluster: EtcdServers, silent: str) -> None:
-    with EtcdClient([silent, *cluster.urls], timeout=1, in_order=True) as client:
+    with WatchingClient([silent, *cluster.urls], timeout=1, in_order=True) as client:
         began = time.monotonic()
         client.get("/a")
         # One for the answer, one for asking why there was none.
         assert 0.9 < time.monotonic() - began < PATIENCE
         assert client.endpoints[0] == cluster.urls[0]
     with (
-        EtcdClient([silent], timeout=1) as client,
+        WatchingClient([silent], timeout=1) as client,
         pytest.raises(etcd.EtcdTimeout, match=f"{silent}: no answer in time"),
     ):
         client.get("/a")
@@ -189,13 +189,13 @@ def test_a_hanging_endpoint_costs_a_read_one_timeout(cluster: EtcdServers, silen
 def test_an_endpoint_that_takes_no_connection_costs_one_timeout(
     cluster: EtcdServers, black_hole: str
 ) -> None:
-    with EtcdClient([black_hole, *cluster.urls], timeout=1, in_order=True) as client:
+    with WatchingClient([black_hole, *cluster.urls], timeout=1, in_order=True) as client:
         began = time.monotonic()
         # It cannot have got there, so this write may go to the next.
         client.put("/a", b"x")
         assert 0.9 < time.monotonic() - began < PATIENCE
     with (
-        EtcdClient([black_hole], timeout=1) as client,
+        WatchingClient([black_hole], timeout=1) as client,
         pytest.raises(etcd.EtcdUnreachable, match="nobody answers the connection in time"),
     ):
         client.put("/a", b"x")
@@ -204,7 +204,7 @@ def test_an_endpoint_that_takes_no_connection_costs_one_timeout(
 def test_a_watch_goes_to_a_member_that_works(cluster: EtcdServers, silent: str) -> None:
     cluster.members[0].kill()
     with (
-        EtcdClient(
+        WatchingClient(
             [cluster.urls[0], silent, *cluster.urls[1:]], timeout=1, in_order=True
         ) as client,
         client.watch("/a") as watch,
@@ -217,7 +217,7 @@ def test_a_watch_goes_to_a_member_that_works(cluster: EtcdServers, silent: str) 
 
 
 def test_a_restart_between_two_calls_is_not_noticed(tmp_path: Path) -> None:
-    with EtcdServers(tmp_path) as servers, EtcdClient(servers.urls) as client:
+    with EtcdServers(tmp_path) as servers, WatchingClient(servers.urls) as client:
         client.put("/a", b"1")
         servers.members[0].kill()
         servers.start()

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
+)
 
 from tests.integration.etcd_server import Certificates, EtcdServers
 
@@ -44,8 +46,8 @@ def server(
 
 def _client(
     servers: EtcdServers, certificates: Certificates, name: str = "client", ca: str = "ca"
-) -> EtcdClient:
-    return EtcdClient(
+) -> WatchingClient:
+    return WatchingClient(
         servers.urls,
         ca_file=certificates.path(f"{ca}.pem"),
         cert_file=certificates.path(f"{name}.pem"),
@@ -92,7 +94,7 @@ def test_another_thread_can_end_a_watch_over_tls(
 
 def test_a_host_may_be_named(server: EtcdServers, certificates: Certificates) -> None:
     servers = [url.replace("127.0.0.1", "localhost") for url in server.urls]
-    with EtcdClient(
+    with WatchingClient(
         servers,
         ca_file=certificates.path("ca.pem"),
         cert_file=certificates.path("client.pem"),
@@ -106,7 +108,9 @@ def test_a_server_of_an_unknown_ca_is_refused(
     server: EtcdServers, certificates: Certificates, ca: str | None
 ) -> None:
     with (
-        EtcdClient(server.urls, ca_file=certificates.path(f"{ca}.pem") if ca else None) as client,
+        WatchingClient(
+            server.urls, ca_file=certificates.path(f"{ca}.pem") if ca else None
+        ) as client,
         pytest.raises(etcd.EtcdBadCertificate, match="not signed by a CA that is trusted") as got,
     ):
         client.put("/a", b"x")
@@ -127,7 +131,7 @@ def test_a_server_certificate_that_is_not_right_is_refused(
     arguments = certificates.server_arguments(name)
     with (
         _serve(tmp_path, certificates, arguments) as servers,
-        EtcdClient(servers.urls, ca_file=certificates.path("ca.pem")) as client,
+        WatchingClient(servers.urls, ca_file=certificates.path("ca.pem")) as client,
     ):
         for use in (lambda: client.put("/a", b"x"), lambda: client.watch("/a")):
             with pytest.raises(etcd.EtcdBadCertificate, match=sentence) as caught:
@@ -141,7 +145,7 @@ def test_a_server_certificate_that_is_not_right_is_refused(
 def test_no_client_certificate_where_one_is_wanted(
     server: EtcdServers, certificates: Certificates, _attempt: int
 ) -> None:
-    with EtcdClient(server.urls, ca_file=certificates.path("ca.pem"), timeout=3) as client:
+    with WatchingClient(server.urls, ca_file=certificates.path("ca.pem"), timeout=3) as client:
         for use in (lambda: client.put("/a", b"x" * 100_000), lambda: client.watch("/a")):
             with pytest.raises(etcd.EtcdBadCertificate, match="wants a client cert") as got:
                 use()
@@ -162,12 +166,12 @@ def test_http_and_https_mixed_up(
     server: EtcdServers, certificates: Certificates, tmp_path: Path
 ) -> None:
     url = server.urls[0].replace("https:", "http:")
-    with EtcdClient([url]) as client, pytest.raises(etcd.EtcdError, match="does it want https"):
+    with WatchingClient([url]) as client, pytest.raises(etcd.EtcdError, match="does it want https"):
         client.get("/a")
     with EtcdServers(tmp_path) as plain:
         url = plain.urls[0].replace("http:", "https:")
         with (
-            EtcdClient([url], ca_file=certificates.path("ca.pem")) as client,
+            WatchingClient([url], ca_file=certificates.path("ca.pem")) as client,
             pytest.raises(etcd.EtcdError, match="does it want http://"),
         ):
             client.get("/a")
@@ -185,10 +189,10 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
     for option in good:
         for path in (str(tmp_path / "missing.pem"), str(tmp_path), str(garbage)):
             with pytest.raises(etcd.EtcdBadCertificate, match=option) as caught:
-                EtcdClient([url], **{**good, option: path})
+                WatchingClient([url], **{**good, option: path})
             assert path in str(caught.value)
     with pytest.raises(etcd.EtcdBadCertificate, match="is not the key of"):
-        EtcdClient([url], **{**good, "key_file": certificates.path("stranger.key")})
+        WatchingClient([url], **{**good, "key_file": certificates.path("stranger.key")})
 
 
 def test_an_encrypted_key_is_refused_without_asking(
@@ -204,7 +208,7 @@ def test_an_encrypted_key_is_refused_without_asking(
         capture_output=True,
     )
     with pytest.raises(etcd.EtcdBadCertificate, match="encrypted"):
-        EtcdClient(
+        WatchingClient(
             ["https://127.0.0.1:2379"],
             cert_file=certificates.path("client.pem"),
             key_file=str(key),

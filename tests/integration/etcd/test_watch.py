@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    Op,
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
     Watch,
+    WatchingClient,
 )
 
 from tests.integration.etcd_server import EtcdServers
@@ -32,8 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
 
 
 @pytest.fixture
-def client(server: EtcdServers) -> Iterator[EtcdClient]:
-    with EtcdClient(server.urls) as client:
+def client(server: EtcdServers) -> Iterator[WatchingClient]:
+    with WatchingClient(server.urls) as client:
         client.delete_prefix("")
         yield client
 
@@ -49,7 +49,7 @@ def events(watch: Watch, count: int) -> list[etcd.Event]:
     return found
 
 
-def test_changes_come_in_order_and_those_of_other_keys_do_not(client: EtcdClient) -> None:
+def test_changes_come_in_order_and_those_of_other_keys_do_not(client: WatchingClient) -> None:
     with client.watch("/w/") as watch:
         revisions = [client.put("/w/1", b"a")]
         client.put("/other", b"x")
@@ -64,7 +64,7 @@ def test_changes_come_in_order_and_those_of_other_keys_do_not(client: EtcdClient
     assert [each.kv.mod_revision for each in found] == [*revisions, revisions[-1] + 1]
 
 
-def test_a_watch_from_a_past_revision_catches_up_and_goes_on(client: EtcdClient) -> None:
+def test_a_watch_from_a_past_revision_catches_up_and_goes_on(client: WatchingClient) -> None:
     first = client.put("/w/0", b"")
     for index in range(1, 2500):
         client.put(f"/w/{index}", b"")
@@ -74,7 +74,7 @@ def test_a_watch_from_a_past_revision_catches_up_and_goes_on(client: EtcdClient)
     assert [each.kv.key for each in found] == [f"/w/{index}" for index in range(2501)]
 
 
-def test_revision_of_a_response_is_where_to_go_on_from(client: EtcdClient) -> None:
+def test_revision_of_a_response_is_where_to_go_on_from(client: WatchingClient) -> None:
     first = client.put("/w/0", b"")
     for index in range(1, 2500):
         client.put(f"/w/{index}", b"")
@@ -90,7 +90,7 @@ def test_revision_of_a_response_is_where_to_go_on_from(client: EtcdClient) -> No
     assert found == [f"/w/{index}" for index in range(2500)]
 
 
-def test_every_answer_tells_the_cluster(server: EtcdServers, client: EtcdClient) -> None:
+def test_every_answer_tells_the_cluster(server: EtcdServers, client: WatchingClient) -> None:
     told = json.loads(server.ctl("get", "x", "-w", "json"))["header"]["cluster_id"]
     with client.watch("/cluster/") as watch:
         client.put("/cluster/a", b"")
@@ -101,7 +101,7 @@ def test_every_answer_tells_the_cluster(server: EtcdServers, client: EtcdClient)
         assert [each.cluster for each in found] == [told] * 5
 
 
-def test_the_changes_of_a_transaction_come_in_one_response(client: EtcdClient) -> None:
+def test_the_changes_of_a_transaction_come_in_one_response(client: WatchingClient) -> None:
     with client.watch("/w/") as watch:
         done = client.txn([], [Op.put(f"/w/{index:02}", b"") for index in range(50)])
         response = watch.read(5)
@@ -116,7 +116,7 @@ def test_the_changes_of_a_transaction_come_in_one_response(client: EtcdClient) -
         assert len(response.events) == 50
 
 
-def test_a_hundred_keys_deleted_at_once_are_a_hundred_events(client: EtcdClient) -> None:
+def test_a_hundred_keys_deleted_at_once_are_a_hundred_events(client: WatchingClient) -> None:
     client.txn([], [Op.put(f"/w/{index:03}", b"") for index in range(100)])
     with client.watch("/w/") as watch:
         client.delete_prefix("/w/")
@@ -125,7 +125,7 @@ def test_a_hundred_keys_deleted_at_once_are_a_hundred_events(client: EtcdClient)
     assert [each.kv.key for each in response.events] == [f"/w/{i:03}" for i in range(100)]
 
 
-def test_a_response_that_etcd_splits_is_put_together(client: EtcdClient) -> None:
+def test_a_response_that_etcd_splits_is_put_together(client: WatchingClient) -> None:
     first = client.put("/w/0", b"0" * 1_400_000)
     for index in range(1, 8):
         client.put(f"/w/{index}", bytes([48 + index]) * 1_400_000)
@@ -136,7 +136,7 @@ def test_a_response_that_etcd_splits_is_put_together(client: EtcdClient) -> None
     assert all(len(each.kv.value) == 1_400_000 for each in response.events)
 
 
-def test_the_keys_of_an_expired_lease_are_deleted_events(client: EtcdClient) -> None:
+def test_the_keys_of_an_expired_lease_are_deleted_events(client: WatchingClient) -> None:
     lease = client.lease_grant(60)
     client.put("/w/1", b"", lease=lease.id)
     with client.watch("/w/") as watch:
@@ -146,7 +146,7 @@ def test_the_keys_of_an_expired_lease_are_deleted_events(client: EtcdClient) -> 
 
 
 def test_a_compacted_start_is_an_error_that_tells_the_revision(
-    server: EtcdServers, client: EtcdClient
+    server: EtcdServers, client: WatchingClient
 ) -> None:
     old = client.put("/w/1", b"a")
     now = client.put("/w/1", b"b")
@@ -161,7 +161,7 @@ def test_a_compacted_start_is_an_error_that_tells_the_revision(
         assert events(watch, 1)[0].kv.value == b"b"
 
 
-def test_a_quiet_watch_learns_of_progress(client: EtcdClient) -> None:
+def test_a_quiet_watch_learns_of_progress(client: WatchingClient) -> None:
     with client.watch("/w/") as watch:
         revision = client.put("/other", b"x")
         deadline = time.monotonic() + PATIENCE
@@ -174,7 +174,7 @@ def test_a_quiet_watch_learns_of_progress(client: EtcdClient) -> None:
             assert time.monotonic() < deadline
 
 
-def test_read_waits_no_longer_than_told_and_the_watch_goes_on(client: EtcdClient) -> None:
+def test_read_waits_no_longer_than_told_and_the_watch_goes_on(client: WatchingClient) -> None:
     with client.watch("/w/", progress=False) as watch:
         assert watch.read(0) is None
         began = time.monotonic()
@@ -184,7 +184,7 @@ def test_read_waits_no_longer_than_told_and_the_watch_goes_on(client: EtcdClient
         assert len(events(watch, 1)) == 1
 
 
-def test_a_watch_can_be_polled_with_other_descriptors(client: EtcdClient) -> None:
+def test_a_watch_can_be_polled_with_other_descriptors(client: WatchingClient) -> None:
     with client.watch("/w/", progress=False) as watch:
         poll = select.poll()
         poll.register(watch.fileno(), select.POLLIN)
@@ -202,7 +202,7 @@ def test_a_watch_can_be_polled_with_other_descriptors(client: EtcdClient) -> Non
         assert len(found) == 20
 
 
-def test_another_thread_can_end_an_iteration(client: EtcdClient) -> None:
+def test_another_thread_can_end_an_iteration(client: WatchingClient) -> None:
     watch = client.watch("/w/")
     seen: list[etcd.WatchResponse] = []
     began = threading.Event()
@@ -228,7 +228,7 @@ def test_another_thread_can_end_an_iteration(client: EtcdClient) -> None:
 
 
 def test_the_end_of_the_member_ends_the_watch_and_a_new_one_misses_nothing(
-    server: EtcdServers, client: EtcdClient
+    server: EtcdServers, client: WatchingClient
 ) -> None:
     watch = client.watch("/w/")
     revision = client.put("/w/1", b"")
@@ -246,7 +246,7 @@ def test_the_end_of_the_member_ends_the_watch_and_a_new_one_misses_nothing(
         assert events(watch, 1)[0].kv.key == "/w/2"
 
 
-def test_each_event_comes_without_another_behind_it(client: EtcdClient) -> None:
+def test_each_event_comes_without_another_behind_it(client: WatchingClient) -> None:
     """Nothing on the way holds one back until there is more to send."""
     count = 0
     arrived = threading.Event()

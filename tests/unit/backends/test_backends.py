@@ -31,7 +31,6 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.errors import InvalidInput
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    Host,
     Wish,
     decide,
 )
@@ -40,6 +39,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.c
     NetworkConfig,
     parse_config,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     InvalidLease,
     Lease,
@@ -64,11 +64,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay i
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peer_table import (
     PeerTable,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
-    Adjacency,
-    Rules,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.rules import Rules
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Adjacency,
     Underlay,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.sync.takeover import misfit

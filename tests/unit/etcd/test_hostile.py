@@ -22,11 +22,11 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd impo
     listing,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import watch as watching
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
-    EtcdClient,
-    Op,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import Op
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.errors import MAX_REASON
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ REFUSAL = {"error": "etcdserver: no space", "code": 8, "message": "etcdserver: n
 CANCELLED = {"result": {"header": HEADER, "canceled": True, "compact_revision": "5"}}
 
 OPERATIONS = [Op.get("a"), Op.put("a", b""), Op.delete("a")]
-CALLS: dict[str, tuple[t.Callable[[EtcdClient], object], dict[str, t.Any]]] = {
+CALLS: dict[str, tuple[t.Callable[[WatchingClient], object], dict[str, t.Any]]] = {
     "get": (lambda client: client.get("a"), RANGE),
     "range_prefix": (lambda client: client.range_prefix("a"), RANGE),
     "put": (lambda client: client.put("a", b"x"), {"header": HEADER}),
@@ -150,7 +150,7 @@ def test_any_answer_is_a_value_or_an_error(
     use, right = CALLS[call]
     body = data.draw(wrong([right, right, REFUSAL, {"error": REFUSAL}]))
     server.answer = lambda _path, _body: plain(body, status)
-    with EtcdClient([server.url], timeout=0.2) as client:
+    with WatchingClient([server.url], timeout=0.2) as client:
         said = ""
         try:
             assert is_sound(use(client))
@@ -167,7 +167,7 @@ def test_any_message_of_a_watch_is_a_response_or_an_error(
         messages = [json.dumps(CREATED).encode(), *messages]
     lines = b"\n".join([*messages, b""])
     server.answer = lambda _path, _body: chunks([lines, b""])
-    with EtcdClient([server.url], timeout=0.2) as client:
+    with WatchingClient([server.url], timeout=0.2) as client:
         said = ""
         try:
             with client.watch("a", 1) as watch:
@@ -185,14 +185,17 @@ def test_any_message_of_a_watch_is_a_response_or_an_error(
 def test_the_right_answer_is_a_value(call: str, server: HostileEtcd) -> None:
     use, right = CALLS[call]
     server.answer = lambda _path, _body: plain(json.dumps(right).encode())
-    with EtcdClient([server.url]) as client:
+    with WatchingClient([server.url]) as client:
         assert is_sound(use(client))
 
 
 @pytest.mark.parametrize("raw", [*RAW, "-1", '"-1"', '"' + "9" * 5000 + '"', "true", "null", "[]"])
 def test_a_revision_that_is_none_is_an_error(server: HostileEtcd, raw: str) -> None:
     server.answer = lambda _path, _body: plain(b'{"header":{"revision":%s}}' % raw.encode())
-    with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer, match=server.url):
+    with (
+        WatchingClient([server.url]) as client,
+        pytest.raises(etcd.EtcdBadAnswer, match=server.url),
+    ):
         client.get("a")
 
 
@@ -222,7 +225,7 @@ def test_a_listing_is_whole_or_an_error(
 ) -> None:
     left = iter(pages)
     server.answer = lambda _path, _body: plain(json.dumps(next(left)).encode())
-    with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer, match=why):
+    with WatchingClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer, match=why):
         client.range_prefix("/", page=1)
 
 
@@ -237,7 +240,10 @@ def test_a_listing_that_never_ends_is_given_up(
         return plain(json.dumps(_keys(*names, count=1 << 60)).encode())
 
     server.answer = answer
-    with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer, match="more than"):
+    with (
+        WatchingClient([server.url]) as client,
+        pytest.raises(etcd.EtcdBadAnswer, match="more than"),
+    ):
         client.range_prefix("/", page=100)
 
 
@@ -256,7 +262,7 @@ def test_large_values_are_listed_in_smaller_pages(
         return plain(json.dumps(found).encode())
 
     server.answer = answer
-    with EtcdClient([server.url]) as client:
+    with WatchingClient([server.url]) as client:
         assert [each.key for each in client.range_prefix("/", page=10).kvs] == [
             "/a",
             "/b",
@@ -269,7 +275,7 @@ def test_a_transaction_is_answered_for_each_operation(server: HostileEtcd) -> No
     for responses in ([], TXN["responses"][:2], TXN["responses"][::-1], [*TXN["responses"], {}]):
         body = json.dumps({**TXN, "responses": responses}).encode()
         server.answer = lambda _path, _body, body=body: plain(body)
-        with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer) as caught:
+        with WatchingClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer) as caught:
             client.txn([], OPERATIONS)
         assert caught.value.maybe_applied
 
@@ -278,7 +284,7 @@ def test_a_refusal_is_one_line_and_not_endless(server: HostileEtcd) -> None:
     text = "\x1b[2J\nfaked line\r" + "x" * 100_000
     body = json.dumps({"code": 9, "message": text}).encode()
     server.answer = lambda _path, _body: plain(body, 400)
-    with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdRequestError) as caught:
+    with WatchingClient([server.url]) as client, pytest.raises(etcd.EtcdRequestError) as caught:
         client.get("a")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < MAX_REASON + 200
@@ -307,7 +313,7 @@ def test_an_answer_without_end_is_given_up(
     monkeypatch.setattr(connection, "MAX_ANSWER", 1 << 20)
     start, more = (each.encode() for each in endless)
     server.answer = lambda _path, _body: itertools.chain([start], forever(more))
-    with EtcdClient([server.url], timeout=60) as client, pytest.raises(etcd.EtcdBadAnswer):
+    with WatchingClient([server.url], timeout=60) as client, pytest.raises(etcd.EtcdBadAnswer):
         client.get("a")
 
 
@@ -325,7 +331,7 @@ def test_a_response_of_a_watch_without_end_is_given_up(
     created = json.dumps(CREATED).encode() + b"\n"
     server.answer = lambda _path, _body: chunks(itertools.chain([created], forever(piece * 100)))
     with (
-        EtcdClient([server.url]) as client,
+        WatchingClient([server.url]) as client,
         client.watch("a", 1) as watch,
         pytest.raises(etcd.EtcdBadAnswer, match=error),
     ):
@@ -338,14 +344,14 @@ def test_a_watch_that_sends_and_says_nothing_gives_the_reader_back(
     monkeypatch.setattr(watching, "PATIENCE", 0.1)
     created = json.dumps(CREATED).encode() + b"\n"
     server.answer = lambda _path, _body: chunks(itertools.chain([created], forever(b"\n" * 1000)))
-    with EtcdClient([server.url]) as client, client.watch("a", 1) as watch:
+    with WatchingClient([server.url]) as client, client.watch("a", 1) as watch:
         assert watch.read(0) is None
 
 
 def test_a_compressed_answer_that_nobody_asked_for_is_an_error(server: HostileEtcd) -> None:
     packed = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
     server.answer = lambda _path, _body: plain(packed, 200, b"Content-Encoding: gzip\r\n")
-    with EtcdClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer):
+    with WatchingClient([server.url]) as client, pytest.raises(etcd.EtcdBadAnswer):
         client.get("a")
 
 
@@ -353,6 +359,9 @@ def test_a_compressed_answer_that_nobody_asked_for_is_an_error(server: HostileEt
 def test_any_bytes_are_an_error(server: HostileEtcd, pieces: list[bytes], headed: bool) -> None:
     start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" if headed else b"HTTP/1.1 "
     server.answer = lambda _path, _body: [start, *pieces]
-    with EtcdClient([server.url], timeout=0.05) as client, pytest.raises(etcd.EtcdError) as caught:
+    with (
+        WatchingClient([server.url], timeout=0.05) as client,
+        pytest.raises(etcd.EtcdError) as caught,
+    ):
         client.get("a")
     assert str(caught.value).isprintable()

@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd import client as etcd
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.http import Answer
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
+)
 
-Connect = Callable[..., EtcdClient]
+Connect = Callable[..., WatchingClient]
 
 
 class Peer:
@@ -74,11 +76,11 @@ def peer() -> Iterator[Peer]:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """EtcdClient, closed in the end."""
+    """WatchingClient, closed in the end."""
     with contextlib.ExitStack() as stack:
 
-        def connect(*urls: str, **options: Any) -> EtcdClient:
-            return stack.enter_context(EtcdClient(urls, in_order=True, **options))
+        def connect(*urls: str, **options: Any) -> WatchingClient:
+            return stack.enter_context(WatchingClient(urls, in_order=True, **options))
 
         yield connect
 

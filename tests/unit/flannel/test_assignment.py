@@ -23,15 +23,17 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.a
     DualStackUnsupported,
     DuplicateHostID,
     DuplicatePublicIP,
-    Host,
     LeaseWouldMove,
     Wish,
-    current_lease,
     decide,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import (
+    Host,
+    current_lease,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import (
     Lease,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel import (
     subnet_env,
 )
@@ -42,25 +41,3 @@ def test_subnet_env_of_a_dual_stack_host_names_both_families() -> None:
         "FLANNEL_MTU=1430\n"
         "FLANNEL_IPMASQ=true\n"
     )
-
-
-def test_what_is_written_names_the_subnet_again() -> None:
-    for lease in fleet():
-        text = subnet_env.render(parse_config(CONFIG), lease, 1450, False)
-        assert subnet_env.subnet_of(text) == lease.subnet
-
-
-@pytest.mark.parametrize(
-    ("text", "subnet"),
-    [
-        ("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\n", "10.5.72.0/24"),
-        ('FLANNEL_SUBNET="10.5.72.1/24"', "10.5.72.0/24"),
-        ("", None),
-        ("FLANNEL_SUBNET\n", None),
-        ("FLANNEL_SUBNET=\n", None),
-        ("FLANNEL_SUBNET=x/y\n", None),
-        ("FLANNEL_SUBNET=fd00::1/64\n", None),
-    ],
-)
-def test_the_subnet_is_that_of_the_file_or_none(text: str, subnet: str | None) -> None:
-    assert subnet_env.subnet_of(text) == subnet

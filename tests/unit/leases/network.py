@@ -9,9 +9,9 @@ import json
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    Host,
     Wish,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     acquire,

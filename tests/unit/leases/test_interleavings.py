@@ -15,9 +15,9 @@ import typing as t
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import EtcdClient
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
     DuplicatePublicIP,
-    Host,
     Wish,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     acquire,
     release,

@@ -9,9 +9,7 @@ These stand beside the whole runs in tests/integration/leases, which have a real
 from __future__ import annotations
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.assignment import (
-    Host,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.host import Host
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases import (
     release,
 )

@@ -12,6 +12,10 @@ import pytest
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
     NetworkConfig,
     config_from_dict,
+    parse_config,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.subnet_env import (
+    render,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Address,
@@ -25,6 +29,8 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.o
     observe,
     remembered,
 )
+
+from tests.unit.given import CONFIG, fleet
 
 
 def network(text: str, kind: str = "vxlan", **fields: object) -> NetworkConfig:
@@ -112,9 +118,18 @@ def test_the_subnet_in_use_is_that_of_subnet_env(tmp_path: Path) -> None:
     for text, subnet in [
         ("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\n", "10.5.72.0/24"),
         ('FLANNEL_SUBNET="10.5.72.1/24"', "10.5.72.0/24"),
-        ("FLANNEL_SUBNET=", None),
+        ("", None),
+        ("FLANNEL_SUBNET\n", None),
+        ("FLANNEL_SUBNET=\n", None),
         ("FLANNEL_SUBNET=x/y\n", None),
         ("FLANNEL_SUBNET=fd00::1/64\n", None),
     ]:
         file.write_text(text)
         assert remembered(str(file)) == subnet
+
+
+def test_what_is_written_names_the_subnet_again(tmp_path: Path) -> None:
+    file = tmp_path / "subnet.env"
+    for lease in fleet():
+        file.write_text(render(parse_config(CONFIG), lease, 1450, False))
+        assert remembered(str(file)) == lease.subnet

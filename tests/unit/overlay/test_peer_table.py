@@ -14,12 +14,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peer_table import (
     PeerTable,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
-    Adjacency,
-    Rules,
-    encode,
-)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import encode
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.rules import Rules
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
+    Adjacency,
     Underlay,
 )
 from hypothesis import given

@@ -32,10 +32,12 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.pl
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.peers import (
     NotAdjacent,
-    Peers,
-    Rules,
     changes,
     entries,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.rules import (
+    Peers,
+    Rules,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.underlay import (
     Underlay,

@@ -9,9 +9,6 @@ import ipaddress
 from typing import Any
 
 import pytest
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.config import (
-    parse_config,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     PROTOCOL,
     Address,
@@ -22,14 +19,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.u
     NoUnderlay,
     Reach,
     Underlay,
-    between,
     choose,
     foreign,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.given import CONFIG, ipv4, prefix_of, routes
+from tests.unit.given import ipv4, prefix_of, routes
 
 MTU = {"lo": 65536, "eth0": 1500, "eth1": 9000, "cni0": 1450, "eth2": 1500}
 INTERFACES = {name: Interface(name, n, mtu) for n, (name, mtu) in enumerate(MTU.items(), 1)}
@@ -180,18 +176,3 @@ def test_a_packet_takes_the_longest_prefix_then_the_lowest_metric(
 @given(tables)
 def test_our_own_routes_say_nothing_about_the_underlay(table: list[Route]) -> None:
     assert foreign(table) == [route for route in table if route.protocol != PROTOCOL]
-
-
-@pytest.mark.parametrize(
-    ("address", "inside"),
-    [
-        ("100.96.0.255/24", False),
-        ("100.96.1.0/24", True),
-        ("100.96.255.255/32", True),
-        ("100.97.0.0/8", False),
-        ("fd00::1/64", False),
-    ],
-)
-def test_an_address_is_leasable_from_subnet_min_to_subnet_max(address: str, inside: bool) -> None:
-    pool = parse_config(CONFIG).ipv4
-    assert between(address, pool.subnet_min, pool.subnet_max) == inside

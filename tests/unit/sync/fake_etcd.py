@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.client import (
     Compare,
-    EtcdClient,
     EtcdCompacted,
     EtcdError,
     EtcdTimeout,
@@ -21,6 +20,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.clie
     Range,
     TxnResult,
     WatchResponse,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.etcd.watching import (
+    WatchingClient,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
 
@@ -57,7 +59,7 @@ class History(t.NamedTuple):
 
 
 class WatchedEtcd(FakeEtcd):
-    """The fake of tests/unit/leases with all that EtcdClient offers a service: past revisions,
+    """The fake of tests/unit/leases with all that WatchingClient offers a service: past revisions,
     watches, and questions to the member of a watch."""
 
     def __init__(self, clock: Clock) -> None:
@@ -136,7 +138,7 @@ class WatchedEtcd(FakeEtcd):
             if self._history.events[number]
         ]
 
-    # As EtcdClient has them.
+    # As WatchingClient has them.
 
     @property
     def reached(self) -> tuple[str, ...]:
@@ -190,8 +192,8 @@ class WatchedEtcd(FakeEtcd):
     def pulse(self, _endpoint: str, _key: str) -> FakePulse:
         return FakePulse(self, self._clock)
 
-    def client(self) -> EtcdClient:
-        return t.cast(EtcdClient, self)
+    def client(self) -> WatchingClient:
+        return t.cast(WatchingClient, self)
 
     def _answer(self) -> None:
         if self.away:

@@ -25,10 +25,10 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.backends.vxlan import Vtep
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.flannel.lease import Lease
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.registry import (
-    Registry,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.snapshot import Found
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.leases.watched import (
+    WatchedRegistry,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
     applied,
     needs,
@@ -91,7 +91,7 @@ class World:
         self.kernel = FakeKernel()
         self.etcd = WatchedEtcd(clock)
         self.etcd.put_config(config)
-        self.registry = Registry(self.etcd.client())
+        self.registry = WatchedRegistry(self.etcd.client())
         self.listings = 0
         self.registry.find = self._count_listing  # type: ignore[method-assign]
         self.log: list[str] = []
@@ -129,7 +129,7 @@ class World:
 
     def _count_listing(self) -> Found:
         self.listings += 1
-        return Registry.find(self.registry)
+        return WatchedRegistry.find(self.registry)
 
     def follow(self) -> bool:
         """What has happened in etcd since, taken in as one; False if that asks for a listing."""

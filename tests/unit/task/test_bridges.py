@@ -14,11 +14,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import Change
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.bridges import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.bridge_subnet import (
     OtherAddress,
     PortsLeft,
-    change,
     in_the_way,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.bridges import (
+    change,
     parse,
 )
 

@@ -65,7 +65,7 @@ class Holder(Protocol):
 
 
 class UnderlayLink(Protocol):
-    """The underlay's link. See overlay.peers.Adjacency."""
+    """The underlay's link. See overlay.underlay.Adjacency."""
 
     @property
     def interface(self) -> str:

@@ -20,17 +20,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ..checks import MAX_VNI
 from ..errors import InvalidInput
 from ..fields import fold, is_number, show
-from ..identity import stable_mac
-from ..kernel.entries import Address, Device, Entry, Fdb, Link, Neigh, Route
+from ..identity import vtep_mac
+from ..kernel.entries import (
+    MAX_VNI,
+    VXLAN_OVERHEAD,
+    Address,
+    Device,
+    Entry,
+    Fdb,
+    Link,
+    Neigh,
+    Route,
+)
 from .field import MTU, Field, port_field
 from .protocol import Backend, Here, Holder, Peer, UnderlayLink
 
 PORT = 8472
-# Inner Ethernet 14, outer IP 20 or 40, UDP 8, VXLAN 8. flannel takes 50 for IPv6 too.
-OVERHEAD = {4: 50, 6: 70}
 
 _LEASE_FIELDS = frozenset(("VNI", "VtepMAC"))
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -74,7 +81,7 @@ class Vxlan(Backend):
         Field("Learning", "learning", False),
         Field("DirectRouting", "direct_routing", False),
     )
-    overhead: ClassVar[Mapping[int, int]] = OVERHEAD
+    overhead: ClassVar[Mapping[int, int]] = VXLAN_OVERHEAD
     lease_type: ClassVar[str] = "vxlan"
     lease_options: ClassVar[tuple[str, ...]] = ("vni", "vtep_mac")
     maker: ClassVar[str] = "vxlan_vtep"
@@ -154,11 +161,6 @@ class Vxlan(Backend):
             Fdb(device, mac, peer.public_ip),
             Route(peer.subnet, device, hop, onlink=True),
         )
-
-
-def vtep_mac(host_id: str, vni: int) -> str:
-    """The VTEP MAC that a host has by default: the same after every reboot and re-creation."""
-    return stable_mac(host_id, "vni %d" % vni)
 
 
 def parse_mac(where: str, text: Any) -> str:

@@ -3,5 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """etcd v3 over its JSON gateway, with the standard library alone.
 
-Others use ``client``; the rest is private to it.
+Others use ``client``, or ``watching``, a client that can also watch. The rest is private to these.
 """

@@ -50,7 +50,6 @@ from .errors import (
 )
 from .listing import Pages
 from .options import check_timeout, check_user, parse_endpoints, tls_context
-from .pulse import Pulse
 from .values import (
     Compare,
     Event,
@@ -68,7 +67,6 @@ from .values import (
     revision_of,
     whole_number,
 )
-from .watch import Watch
 
 __all__ = [
     "Compare",
@@ -91,11 +89,9 @@ __all__ = [
     "KeyValue",
     "Lease",
     "Op",
-    "Pulse",
     "Range",
     "Status",
     "TxnResult",
-    "Watch",
     "WatchResponse",
 ]
 
@@ -105,10 +101,13 @@ RESTARTS = 3
 LISTING = 10
 
 T = TypeVar("T")
+C = TypeVar("C", bound="EtcdClient")
 
 
 class EtcdClient:
     """A client for endpoints given as URLs. Files are PEM, and are read once, at the start."""
+
+    _members = Cluster
 
     def __init__(
         self,
@@ -128,12 +127,12 @@ class EtcdClient:
         self._timeout = seconds = check_timeout(timeout)
         check_user(username, password)
         context = tls_context(parsed, ca_file, cert_file, key_file)
-        self._cluster = Cluster(parsed, context, username or "", password or "", seconds)
+        self._cluster = self._members(parsed, context, username or "", password or "", seconds)
 
     def __repr__(self) -> str:
         return f"EtcdClient({', '.join(self.endpoints)})"
 
-    def __enter__(self) -> EtcdClient:
+    def __enter__(self: C) -> C:
         return self
 
     def __exit__(
@@ -253,7 +252,7 @@ class EtcdClient:
                 raise ValueError("not the answers to these operations")
             return found
 
-        return self._cluster.call(_request("/v3/kv/txn", body, writes), parse)
+        return self._cluster.call(request("/v3/kv/txn", body, writes), parse)
 
     # etcd leases. To repeat these is harmless: an unused lease expires by itself.
 
@@ -280,23 +279,6 @@ class EtcdClient:
 
     # The rest
 
-    def watch(self, prefix: str, start_revision: int = 0, *, progress: bool = True) -> Watch:
-        """Changes of keys with the prefix from start_revision on; 0: from now on.
-
-        For a member that lags behind, "now" is an older revision than for others. Returns when etcd
-        has confirmed the watch, which has a connection of its own. progress: etcd sends a response
-        without events now and then, so that a quiet watch can go on from a recent revision.
-        """
-        create: dict[str, Any] = prefix_range(prefix)
-        create.update(start_revision=str(start_revision), progress_notify=progress, fragment=True)
-        return self._cluster.watch(_request("/v3/watch", {"create_request": create}))
-
-    def pulse(self, endpoint: str, key: str) -> Pulse:
-        """For asking one endpoint for etcd's revision: see Pulse. The user must be allowed to read
-        ``key``, which need not exist."""
-        body = {"key": encode(key), "count_only": True}
-        return self._cluster.pulse(endpoint, _request("/v3/kv/range", body))
-
     def avoid(self, endpoint: str) -> None:
         """Ask this endpoint last, until others do worse."""
         self._cluster.avoid(endpoint)
@@ -307,13 +289,13 @@ class EtcdClient:
         return self._cluster.status()
 
     def _read(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
-        return self._cluster.call(_request(path, body), parse)
+        return self._cluster.call(request(path, body), parse)
 
     def _write(self, path: str, body: dict[str, Any], parse: Callable[[dict[str, Any]], T]) -> T:
-        return self._cluster.call(_request(path, body, write=True), parse)
+        return self._cluster.call(request(path, body, write=True), parse)
 
 
-def _request(path: str, body: dict[str, Any], write: bool = False) -> Request:
+def request(path: str, body: dict[str, Any], write: bool = False) -> Request:
     need_leader = not body.get("serializable")
     return Request(path, json.dumps(body).encode("ascii"), write, need_leader)
 

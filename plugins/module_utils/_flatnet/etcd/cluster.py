@@ -28,9 +28,7 @@ from .errors import (
     refused,
 )
 from .options import Endpoint
-from .pulse import Pulse
 from .values import MALFORMED, Status, decode
-from .watch import Watch
 
 # Seconds. A member that did not answer has this long to say whether it has a leader.
 DIAGNOSIS = 1.0
@@ -95,36 +93,6 @@ class Cluster:
                 raise Failed(EtcdBadAnswer, "the answer is not etcd's", sent=True) from None
 
         return self._anywhere(ask, request.write)
-
-    def watch(self, request: Request) -> Watch:
-        def ask(connection: Connection) -> Watch:
-            own = Connection(connection.endpoint, self._context)
-            watch = Watch(own, self._user)
-            try:
-                return self._authorized(
-                    connection, request, lambda token: watch.begin(request, token, self._deadline)
-                )
-            except BaseException:
-                own.close()
-                raise
-
-        return self._anywhere(ask, write=False)
-
-    def pulse(self, url: str, request: Request) -> Pulse:
-        """Questions to the member at this endpoint, over a connection of their own."""
-        endpoint = next(each.endpoint for each in self._connections if each.endpoint.url == url)
-
-        def authorize(connection: Connection, refusal: Refusal | None, last: bool) -> str:
-            with self._lock:
-                if refusal is not None:
-                    if last or not refusal.about_token or not self._user:
-                        raise refused(refusal, url, self._user, write=False)
-                    self._token = None
-                self._deadline = time.monotonic() + self._timeout
-                return self._valid_token(connection)
-
-        connection = Connection(endpoint, self._context)
-        return Pulse(connection, request, self._timeout, authorize, _parse)
 
     def avoid(self, url: str) -> None:
         """Ask this one last from now on."""
@@ -214,11 +182,11 @@ class Cluster:
             if request.write or not failure.stale:
                 raise
             status, data = connection.exchange(request, token, self._deadline)
-        return _parse(status, data)
+        return parse(status, data)
 
     def _status(self, connection: Connection, deadline: float) -> Status:
         request = Request("/v3/maintenance/status", b"{}", need_leader=False)
-        answer = _parse(*connection.exchange(request, "", deadline))
+        answer = parse(*connection.exchange(request, "", deadline))
         if isinstance(answer, Refusal):
             raise refused(answer, connection.endpoint.url, self._user, write=False)
         try:
@@ -242,7 +210,7 @@ def _is_header_value(token: str) -> bool:
     return token.isascii() and token.isprintable() and len(token) <= MAX_TOKEN
 
 
-def _parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
+def parse(status: int, data: bytes) -> dict[str, Any] | Refusal:
     """etcd's answer; streams that have one answer wrap it in a result, or its error in an error."""
     try:
         answer = decode(data)

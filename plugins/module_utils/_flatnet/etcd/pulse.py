@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the flatnet.overlay authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Small questions to one member; nobody waits for the answers. Private to client.py."""
+"""Small questions to one member; nobody waits for the answers. Private to watching.py."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from ..errors import FlatnetError, option
 from . import allocation
 from .config import NetworkConfig
+from .host import Host, is_clone, rank_of
 from .lease import Lease
 
 
@@ -39,24 +40,6 @@ class LeaseWouldMove(FlatnetError):
 
 class DualStackUnsupported(FlatnetError):
     """The network is dual stack, and this version provisions IPv4 only."""
-
-
-class Host(NamedTuple):
-    """Who asks for a lease.
-
-    ``host_id`` identifies the machine whatever its addresses, ``hostname`` is for people.
-    ``vtep_mac`` None means the stable one made from ``host_id`` and the VNI. ``vector``: the newest
-    format of vectors that its relay takes, if it has one.
-    """
-
-    host_id: str
-    hostname: str
-    public_ip: str
-    vtep_mac: str | None = None
-    vector: int = 0
-
-    def __str__(self) -> str:
-        return "%s (%s)" % (self.hostname, self.public_ip)
 
 
 class Wish(NamedTuple):
@@ -136,34 +119,6 @@ def decide(
     return Decision(before, after, surplus, notes)
 
 
-def current_lease(leases: Iterable[Lease], host: Host) -> Lease | None:
-    """The lease that ``host`` uses now: its own, else one that a flanneld wrote for its address."""
-    found = [
-        lease
-        for lease in leases
-        if lease.host_id == host.host_id
-        or (not lease.host_id and lease.public_ip == host.public_ip)
-    ]
-    return min(found, key=lambda lease: _rank(lease, host), default=None)
-
-
-def _is_clone(lease: Lease, host: Host) -> bool:
-    """Whether a lease with our identity seems to belong to another machine."""
-    return lease.public_ip != host.public_ip and lease.hostname != host.hostname
-
-
-def _rank(lease: Lease, host: Host) -> tuple[bool, bool, int, bool, str]:
-    """For sorting: our leases come before adoptable ones and before those of a clone. Of these the
-    oldest comes first, because peers have known it longest, then the one with our address."""
-    return (
-        lease.host_id != host.host_id,
-        _is_clone(lease, host),
-        lease.create_revision,
-        lease.public_ip != host.public_ip,
-        lease.key_name,
-    )
-
-
 def _current_leases(
     config: NetworkConfig, leases: Iterable[Lease], host: Host, wish: Wish
 ) -> tuple[tuple[Lease, ...], tuple[str, ...]]:
@@ -175,7 +130,7 @@ def _current_leases(
     others: list[Lease] = []
     for lease in leases:
         if lease.host_id == host.host_id:
-            (clones if _is_clone(lease, host) else mine).append(lease)
+            (clones if is_clone(lease, host) else mine).append(lease)
         elif lease.public_ip == host.public_ip:
             (others if lease.host_id else adoptable).append(lease)
     notes: list[str] = []
@@ -220,7 +175,7 @@ def _current_leases(
     def rank(lease: Lease) -> tuple[bool, bool, bool, tuple[bool, bool, int, bool, str]]:
         """Leases that the host could keep come first; of these the one in use, else the oldest."""
         stays = allocation.is_within(config.ipv4, lease.subnet)
-        return not stays, _is_clone(lease, host), lease.subnet != wish.prefer, _rank(lease, host)
+        return not stays, is_clone(lease, host), lease.subnet != wish.prefer, rank_of(lease, host)
 
     found = sorted(mine + clones, key=rank)
     if not found:

@@ -8,8 +8,6 @@ Pure.
 
 from __future__ import annotations
 
-import ipaddress
-
 from .config import NetworkConfig
 from .lease import Lease, gateway
 
@@ -23,15 +21,3 @@ def render(config: NetworkConfig, lease: Lease, mtu: int, ipmasq: bool) -> str:
     lines.append("FLANNEL_MTU=%d" % mtu)
     lines.append("FLANNEL_IPMASQ=%s" % ("true" if ipmasq else "false"))
     return "\n".join(lines) + "\n"
-
-
-def subnet_of(text: str) -> str | None:
-    """The subnet that the file's content names; None if it names none."""
-    for line in text.splitlines():
-        name, found, value = line.strip().partition("=")
-        if name == "FLANNEL_SUBNET" and found:
-            try:
-                return str(ipaddress.IPv4Interface(value.strip('"')).network)
-            except ValueError:
-                return None
-    return None

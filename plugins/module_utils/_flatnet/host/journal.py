@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from ..fields import plain
+from ..errors import plain
 
 # The levels of syslog.
 ERROR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 
 from ..errors import FlatnetError
-from .processes import name_of
 
 PATH = "/run/flatnet/lock"
 INSTALLING = "/run/flatnet/installing"
@@ -66,6 +65,20 @@ def locked(
         yield
     finally:
         os.close(descriptor)
+
+
+def name_of(text: str | bytes) -> str:
+    """A process by number and name, so that a person can find it. ``text`` is the number, as the
+    process wrote it into its lock."""
+    try:
+        number = int(text)
+    except ValueError:
+        return "another process"
+    try:
+        with open("/proc/%d/comm" % number, encoding="utf-8", errors="replace") as file:
+            return "process %d (%s)" % (number, file.read().strip())
+    except OSError:
+        return "process %d" % number
 
 
 def _take(descriptor: int) -> bool:

@@ -37,20 +37,6 @@ def parent(pid: int) -> int | None:
     return int(found[1]) if found else None
 
 
-def name_of(text: str | bytes) -> str:
-    """A process by number and name, so that a person can find it. ``text`` is the number, as the
-    process wrote it into its lock."""
-    try:
-        number = int(text)
-    except ValueError:
-        return "another process"
-    try:
-        with open("/proc/%d/comm" % number, encoding="utf-8", errors="replace") as file:
-            return "process %d (%s)" % (number, file.read().strip())
-    except OSError:
-        return "process %d" % number
-
-
 def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str]:
     """Run a command to its end. Returns its exit status and what it said. Raises CommandFailed if
     it is not there, or does not end within two minutes."""

@@ -16,7 +16,8 @@ import struct
 import time
 
 from ..errors import FlatnetError
-from .processes import born, name_of, run
+from .lock import name_of
+from .processes import born, run
 
 _ETC = "/etc"
 _WITH_LOCKS = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")

@@ -4,6 +4,6 @@
 """What the kernel of a network namespace holds, and netlink.
 
 ``entries`` has the values (devices, addresses, neighbours, FDB entries, routes), ``plan`` and
-``links`` tell what has to change, and ``kernel`` observes and applies. ``monitor`` hears of changes
-that others made. The rest is private to these.
+``links`` tell what has to change, ``reader`` observes, ``kernel`` also applies, and ``devices`` can
+change devices as well. ``monitor`` hears of changes that others made. The rest is private to these.
 """

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import Any, Callable
 
 from ..errors import FlatnetError
 from . import tuntap
 from .entries import Link
-from .netlink import Refusal
+from .kernel import Kernel
+from .netlink import Refusal, by_name
 
 # ip-link's words and pyroute2's attributes (linux/if_link.h). Values are as the kernel counts:
 # seconds, bytes, ports and VNIs as numbers, flags as booleans.
@@ -146,14 +146,19 @@ class Devices:
         return self._ipr
 
 
-def by_name() -> dict[str, int]:
-    """The index of each device."""
-    return {name: index for index, name in socket.if_nameindex()}
+class DeviceKernel(Kernel):
+    """As Kernel, and changes devices too."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._devices = Devices(self.link)
 
-def by_index() -> dict[int, str]:
-    """The name of each device."""
-    return dict(socket.if_nameindex())
+    def __exit__(self, *failure: object) -> None:
+        super().__exit__(*failure)
+        self._devices.close()
+
+    def _change_device(self, before: Link | None, after: Link | None) -> Refusal | None:
+        return self._devices.change(before, after)
 
 
 def _common(before: Link | None, after: Link) -> dict[str, Any]:

@@ -32,6 +32,10 @@ PROTOCOL_NAMES = {
 }
 MAIN_TABLE = 254
 ZERO_MAC = "00:00:00:00:00:00"
+# What VXLAN takes of the underlay's MTU, by the version of IP there: inner Ethernet 14, outer IP 20
+# or 40, UDP 8, VXLAN 8. flannel takes 50 for IPv6 too.
+VXLAN_OVERHEAD = {4: 50, 6: 70}
+MAX_VNI = (1 << 24) - 1  # of 24 bits
 
 
 class Interface(NamedTuple):

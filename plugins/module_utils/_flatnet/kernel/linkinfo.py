@@ -10,6 +10,7 @@ Numbers are those of ``linux/if_link.h``.
 
 from __future__ import annotations
 
+import pwd
 import socket
 import struct
 from collections.abc import Mapping
@@ -17,7 +18,6 @@ from typing import Any, Callable
 
 from .entries import Link
 from .netlink import attributes
-from .tuntap import user_name
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
@@ -43,7 +43,7 @@ def _present(_data: bytes) -> bool:
 
 
 def _user(data: bytes) -> str:
-    return user_name(_number(data))
+    return _user_name(_number(data))
 
 
 def _kind_of_tun(data: bytes) -> str:
@@ -137,3 +137,11 @@ def decode(body: bytes, names: Mapping[int, str]) -> Link:
 
 def _name(found: Mapping[int, bytes]) -> str:
     return found[_IFLA_IFNAME].rstrip(b"\0").decode()
+
+
+def _user_name(number: int) -> str:
+    """The name of the user with this number; the number if there is no such user."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..errors import FlatnetError
+from ..errors import FlatnetError, InvalidInput, option
 from .entries import Address, Entry, Link, format_option
 from .plan import Change, Changes, plan
 
@@ -118,4 +118,23 @@ def _reasons(target: Link, observed: Link) -> tuple[str, ...]:
         % (name, format_option(have.get(name)), format_option(value))
         for name, value in target.options
         if name not in LIVE and have.get(name) != value
+    )
+
+
+def device_with(
+    given: str, address: str, addresses: Iterable[Address], own: str | None = None
+) -> str:
+    """The device that has ``address``. ``own``, a device of the overlay, is ignored. Raises
+    InvalidInput, which names the option ``given``, if there is none."""
+    others = []
+    for each in addresses:
+        if each.dev == own:
+            continue
+        found = each.address.partition("/")[0]
+        if found == address:
+            return each.dev
+        others.append(found)
+    raise InvalidInput(
+        "%s: %s is not an address of this host's underlay, which has %s"
+        % (option(given), address, ", ".join(others) or "none")
     )

@@ -14,9 +14,8 @@ import errno
 from collections.abc import Hashable, Mapping
 
 from . import messages, netlink
-from .devices import by_index
 from .entries import MAIN_TABLE, PROTOCOL, Entry, Neigh
-from .netlink import NetlinkError
+from .netlink import NetlinkError, by_index
 
 # RTNLGRP_*: link, neigh, ipv4 address, ipv4 route, ipv6 address, ipv6 route.
 _GROUPS = (1, 3, 5, 7, 9, 11)

@@ -237,3 +237,13 @@ def _reason(flags: int, body: bytes) -> str:
     if not flags & _ACK_TLVS:
         return ""
     return attributes(body, 20).get(1, b"").rstrip(b"\0").decode("utf-8", "replace")
+
+
+def by_name() -> dict[str, int]:
+    """The index of each device."""
+    return {name: index for index, name in socket.if_nameindex()}
+
+
+def by_index() -> dict[int, str]:
+    """The name of each device."""
+    return dict(socket.if_nameindex())

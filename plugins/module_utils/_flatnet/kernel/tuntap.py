@@ -36,11 +36,3 @@ def make(link: Link) -> None:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     finally:
         os.close(descriptor)
-
-
-def user_name(number: int) -> str:
-    """The name of the user with this number; the number if there is no such user."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 
 from ..etcd.client import Compare, EtcdError, EtcdLeaseNotFound
-from ..flannel.assignment import Decision, Host, Wish, decide
+from ..flannel.assignment import Decision, Wish, decide
 from ..flannel.config import NetworkConfig
+from ..flannel.host import Host
 from ..flannel.lease import Lease
 from .registry import Registry
 from .snapshot import Planned

@@ -13,13 +13,10 @@
 
 from __future__ import annotations
 
-from typing import Callable
-
 from ..errors import FlatnetError
-from ..etcd.client import EtcdClient, EtcdLeaseNotFound, KeyValue, Op, Pulse, Watch
+from ..etcd.client import EtcdClient, KeyValue
 from ..flannel.config import InvalidConfig, NetworkConfig, parse_config
 from ..flannel.lease import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease, subnet_of_key
-from .guards import unchanged
 from .snapshot import Found, Garbage, Listing, Snapshot
 
 
@@ -121,49 +118,3 @@ class Registry:
                 leases.append(lease)
         keys = {entry.key[start:]: entry.mod_revision for entry in found.kvs}
         return Snapshot(found.revision, tuple(leases), tuple(garbage), found.cluster, keys)
-
-    def put_config(self, config: NetworkConfig, before: KeyValue | None) -> bool:
-        """Write the config; False if it is no longer as ``before``."""
-        compare = unchanged(self.config_key, before)
-        return self.client.txn([compare], [Op.put(self.config_key, config.to_json())]).succeeded
-
-    def delete_config(self, before: KeyValue) -> bool:
-        """Remove the config; False if it is no longer as ``before``."""
-        compare = unchanged(self.config_key, before)
-        return self.client.txn([compare], [Op.delete(self.config_key)]).succeeded
-
-    # --- the connection --------------------------------------------------------------------------
-
-    def watch(self, revision: int) -> Watch:
-        """Everything that is written below the prefix after ``revision``."""
-        return self.client.watch(self.prefix + "/", revision + 1)
-
-    def pulse(self, endpoint: str) -> Pulse:
-        """Questions to the endpoint of a watch whether it is still there: see etcd.Pulse."""
-        return self.client.pulse(endpoint, self.config_key)
-
-    def while_waiting(self, call: Callable[[], None]) -> None:
-        """Have this called every now and then while etcd is waited for."""
-        self.client.while_waiting(call)
-
-    def avoid(self, endpoint: str) -> None:
-        """Have the next calls and watches go to other endpoints first."""
-        self.client.avoid(endpoint)
-
-    @property
-    def reached(self) -> tuple[str, ...]:
-        """The addresses of etcd that are connected to now."""
-        return self.client.reached
-
-    def disconnect(self) -> None:
-        """Have the next call connect anew: connections do not survive a change of our address."""
-        self.client.close()
-
-    def keep_alive(self, lease: Lease) -> bool:
-        """Renew a lease that has a TTL; False if it ran out."""
-        if lease.etcd_lease:
-            try:
-                self.client.lease_keepalive(lease.etcd_lease)
-            except EtcdLeaseNotFound:
-                return False
-        return True

@@ -15,7 +15,8 @@ from typing import Callable, TypeVar
 
 from ..errors import FlatnetError
 from ..etcd.client import Compare, KeyValue, Op
-from ..flannel.assignment import Decision, Host
+from ..flannel.assignment import Decision
+from ..flannel.host import Host
 from ..flannel.lease import Lease
 from .guards import Guards, unchanged
 from .registry import Registry

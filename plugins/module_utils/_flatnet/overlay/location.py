@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import platform
 import re
 from typing import NamedTuple
@@ -12,12 +13,12 @@ from typing import NamedTuple
 from .. import checks
 from ..errors import InvalidInput, option
 from ..fields import parse_name
-from ..flannel.assignment import Host
-from ..flannel.config import NetworkConfig
+from ..flannel.config import Network, NetworkConfig
+from ..flannel.host import Host
 from ..flannel.lease import parse_public_ip
 from ..host.machine import identify
 from ..kernel.entries import Address
-from ..kernel.kernel import Kernel
+from ..kernel.reader import KernelReader
 from . import underlay
 from .underlay import Underlay
 
@@ -60,7 +61,7 @@ def check(choice: Choice) -> None:
         ) from None
 
 
-def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
+def find(kernel: KernelReader, config: NetworkConfig, choice: Choice) -> HostLocation:
     """Find out where this host is, from its kernel and machine id. Raises InvalidInput,
     NoUnderlay."""
     check(choice)
@@ -68,9 +69,7 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
     # A device with an address that could be leased is the overlay's: bridge, VTEP, a docker0.
     pool = config.ipv4
     own = {config.backend.device} | {
-        each.dev
-        for each in addresses
-        if underlay.between(each.address, pool.subnet_min, pool.subnet_max)
+        each.dev for each in addresses if between(each.address, pool.subnet_min, pool.subnet_max)
     }
     found = underlay.choose(
         kernel.interfaces(),
@@ -93,3 +92,11 @@ def find(kernel: Kernel, config: NetworkConfig, choice: Choice) -> HostLocation:
     )
     others = tuple(each for each in addresses if each.dev not in own or each.dev == found.interface)
     return HostLocation(host, found, others)
+
+
+def between(address: str, first: Network, last: Network) -> bool:
+    """Whether an interface's address lies in one of the subnets from ``first`` to ``last``."""
+    found = ipaddress.ip_interface(address).ip
+    return (
+        found.version == first.version and first.network_address <= found <= last.broadcast_address  # type: ignore[operator]
+    )

@@ -12,13 +12,13 @@ this host's subnet, and routes to single subnets.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..addresses import ipv4_number, span
 from ..errors import InvalidInput
-from ..flannel import subnet_env
 from ..flannel.config import NetworkConfig
 from ..kernel import messages, netlink
 from ..kernel.entries import MAIN_TABLE, PROTOCOL, Address, Route
@@ -46,9 +46,17 @@ def remembered(path: str) -> str | None:
     """The subnet that a subnet.env says this host uses; None without such a file or line."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return subnet_env.subnet_of(file.read())
+            text = file.read()
     except OSError:
         return None
+    for line in text.splitlines():
+        name, found, value = line.strip().partition("=")
+        if name == "FLANNEL_SUBNET" and found:
+            try:
+                return str(ipaddress.IPv4Interface(value.strip('"')).network)
+            except ValueError:
+                return None
+    return None
 
 
 def observe(endpoints: Iterable[str] = ()) -> Surroundings:

@@ -5,7 +5,7 @@
 
 Pure. If one lease among thousands changes, the table does not look at all of them. It knows which
 leases could clash with one another, and judges only these anew, by the same rules by which
-peers.Rules.select judges all.
+rules.Rules.select judges all.
 
     etcd's events  -->  update()  -->  changes for kernel.apply()
     a new listing  -->  replace() -->  desired, for plan() against what was observed
@@ -21,7 +21,7 @@ from ..flannel.clashes import Clashes
 from ..flannel.lease import Lease
 from ..kernel.entries import Entry
 from ..kernel.plan import Changes, plan
-from .peers import Rules, Skipped
+from .rules import Rules, Skipped
 
 # Returns what the kernel should hold for usable leases.
 Encode = Callable[[Iterable[Lease]], "tuple[Entry, ...]"]

@@ -18,7 +18,8 @@ import time
 from collections.abc import Iterable
 
 from ..errors import option
-from ..flannel.assignment import Decision, DuplicateHostID, Host
+from ..flannel.assignment import Decision, DuplicateHostID
+from ..flannel.host import Host
 from ..kernel.entries import Address
 
 # Either answer will do: a connection, or its refusal. Firewalls let SSH's port pass, if any.

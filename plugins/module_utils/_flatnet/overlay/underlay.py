@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..addresses import ipv4_number
-from ..errors import FlatnetError, InvalidInput, option
-from ..flannel.config import Network
+from ..backends.protocol import Peer
+from ..errors import FlatnetError, option
 from ..kernel.entries import PROTOCOL, Address, Interface, Route
 
 
@@ -133,36 +133,30 @@ class Reach:
         return route is not None and route.dev == interface and route.gateway is None
 
 
+class Adjacency:
+    """The underlay's link, and whether peers are on it, that is, reached without a gateway."""
+
+    def __init__(self, underlay: Underlay, routes: Iterable[Route]) -> None:
+        self.underlay = underlay
+        self._reach = Reach(foreign(routes))
+
+    @property
+    def interface(self) -> str:
+        return self.underlay.interface
+
+    def away(self, lease: Peer) -> str | None:
+        """Why the peer is not on the underlay's link; None if it is."""
+        route = self._reach.route(lease.public_ip)
+        if route is None:
+            return "there is no route to it"
+        if route.dev != self.underlay.interface or route.gateway:
+            return "it is reached through %s" % (route.gateway or route.dev)
+        return None
+
+
 def foreign(routes: Iterable[Route]) -> list[Route]:
     """The routes that are not ours. They say how the underlay itself is reached."""
     return [route for route in routes if route.protocol != PROTOCOL]
-
-
-def device_with(
-    given: str, address: str, addresses: Iterable[Address], own: str | None = None
-) -> str:
-    """The device that has ``address``. ``own``, a device of the overlay, is ignored. Raises
-    InvalidInput, which names the option ``given``, if there is none."""
-    others = []
-    for each in addresses:
-        if each.dev == own:
-            continue
-        found = each.address.partition("/")[0]
-        if found == address:
-            return each.dev
-        others.append(found)
-    raise InvalidInput(
-        "%s: %s is not an address of this host's underlay, which has %s"
-        % (option(given), address, ", ".join(others) or "none")
-    )
-
-
-def between(address: str, first: Network, last: Network) -> bool:
-    """Whether an interface's address lies in one of the subnets from ``first`` to ``last``."""
-    found = ipaddress.ip_interface(address).ip
-    return (
-        found.version == first.version and first.network_address <= found <= last.broadcast_address  # type: ignore[operator]
-    )
 
 
 def _inside(address: str, prefix: str) -> bool:

@@ -22,8 +22,6 @@ from ..fields import dumps, is_number, load_object, show
 SETTINGS_PATH = "/etc/flatnet/relay.json"
 TABLE_PATH = "/var/lib/flatnet/relay-table.json"
 CONTROL_PATH = "/run/flatnet-relay/control"
-# The newest format of vectors that this version reads: see vector_format.py.
-VECTOR = 1
 
 _MOST_WORKERS = 16
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..fields import plain
+from ..errors import plain
 
 _WIDEST = 10000
 

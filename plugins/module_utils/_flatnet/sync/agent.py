@@ -34,8 +34,8 @@ from ..host.journal import INFO, NOTICE, WARNING
 from ..kernel.entries import Entry
 from ..kernel.kernel import Kernel, KernelError
 from ..kernel.plan import Changes
-from ..leases.registry import Registry
 from ..leases.snapshot import Found
+from ..leases.watched import WatchedRegistry
 from . import events
 from .config_change import Chosen, ConfigChange, InUse
 from .history import Known
@@ -60,7 +60,9 @@ class Agent:
     ``revision`` is etcd's, up to which everything is known.
     """
 
-    def __init__(self, settings: Settings, kernel: Kernel, registry: Registry, log: Log) -> None:
+    def __init__(
+        self, settings: Settings, kernel: Kernel, registry: WatchedRegistry, log: Log
+    ) -> None:
         self.revision = 0
         self._cluster = 0
         self._view: View | None = None

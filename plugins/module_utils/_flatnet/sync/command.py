@@ -20,12 +20,13 @@ import sys
 from typing import Any
 
 from ..errors import FlatnetError
-from ..etcd.client import EtcdClient, EtcdError
+from ..etcd.client import EtcdError
+from ..etcd.watching import WatchingClient
 from ..host.journal import ERROR, WARNING, log, version
 from ..host.processes import born
-from ..kernel.kernel import Kernel
+from ..kernel.devices import DeviceKernel
 from ..kernel.monitor import Monitor
-from ..leases.registry import Registry
+from ..leases.watched import WatchedRegistry
 from . import state
 from .agent import Agent
 from .restore import restore
@@ -38,13 +39,13 @@ from .timers import take_longer
 VERSION = version()
 
 
-def watch(settings: Settings, agent: Agent, registry: Registry) -> None:
+def watch(settings: Settings, agent: Agent, registry: WatchedRegistry) -> None:
     """The service."""
     _remember(settings, agent)
     Service(settings, agent, registry, Monitor(), stop_signals()).run()
 
 
-def once(settings: Settings, agent: Agent, registry: Registry) -> None:
+def once(settings: Settings, agent: Agent, registry: WatchedRegistry) -> None:
     """One listing and one comparison."""
     _remember(settings, agent)
     registry.while_waiting(lambda: take_longer(settings.etcd.timeout))
@@ -109,8 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         etcd = settings.etcd
         with (
-            Kernel() as kernel,
-            EtcdClient(
+            DeviceKernel() as kernel,
+            WatchingClient(
                 etcd.endpoints,
                 ca_file=etcd.ca_file,
                 cert_file=etcd.cert_file,
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
                 timeout=etcd.timeout,
             ) as client,
         ):
-            registry = Registry(client, etcd.prefix)
+            registry = WatchedRegistry(client, etcd.prefix)
             agent = Agent(settings, kernel, registry, log)
             agent.status.born = born(os.getpid())
             if given.command == "restore":

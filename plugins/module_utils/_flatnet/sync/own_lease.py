@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from ..backends.udp.keeper import RelayKeeper
 from ..errors import FlatnetError
-from ..flannel.assignment import Decision, Host, Wish, current_lease, decide
+from ..flannel.assignment import Decision, Wish, decide
 from ..flannel.config import NetworkConfig
+from ..flannel.host import Host, current_lease
 from ..flannel.lease import Lease
 from ..host.journal import NOTICE
 from ..leases.acquire import acquire
-from ..leases.registry import Registry
 from ..leases.snapshot import Snapshot
+from ..leases.watched import WatchedRegistry
 from ..overlay.location import HostLocation
 from ..overlay.presence import refuse_clone
 from .report import Reporter
@@ -55,7 +56,7 @@ class OwnLease:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        registry: WatchedRegistry,
         relay: RelayKeeper,
         report: Reporter,
     ) -> None:

@@ -22,10 +22,11 @@ import time
 from collections.abc import Iterator
 
 from ..errors import FlatnetError
-from ..etcd.client import EtcdCompacted, EtcdError, EtcdNoQuorum, Watch, WatchResponse
+from ..etcd.client import EtcdCompacted, EtcdError, EtcdNoQuorum, WatchResponse
+from ..etcd.watching import Watch
 from ..host.journal import INFO, WARNING, log, notify
 from ..kernel.monitor import Monitor
-from ..leases.registry import Registry
+from ..leases.watched import WatchedRegistry
 from .agent import Agent, UnderlayChanged
 from .saving import write_status
 from .settings import Settings
@@ -56,7 +57,12 @@ class Service:
     """``stop`` is a descriptor that is readable when the service is to end."""
 
     def __init__(
-        self, settings: Settings, agent: Agent, registry: Registry, monitor: Monitor, stop: int
+        self,
+        settings: Settings,
+        agent: Agent,
+        registry: WatchedRegistry,
+        monitor: Monitor,
+        stop: int,
     ) -> None:
         self._settings = settings
         self._agent = agent

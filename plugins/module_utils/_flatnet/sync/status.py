@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ..fields import plain
+from ..errors import plain
 from ..flannel.config import NetworkConfig
 from ..flannel.lease import Lease
 from ..overlay.location import HostLocation
 from ..overlay.peer_table import PeerTable
-from ..overlay.peers import Skipped
+from ..overlay.rules import Skipped
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _KEPT = 20  # of the last repairs

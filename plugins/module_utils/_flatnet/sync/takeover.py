@@ -47,7 +47,7 @@ def left_outside(
 
 def _inside(config: NetworkConfig, lease: Lease) -> bool:
     """Whether a lease's subnet is in the network; such a one is reached by all, also where the
-    network leases others by now: see peers.Rules."""
+    network leases others by now: see rules.Rules."""
     network = config.ipv4.network
     first = ipaddress.IPv4Address(lease.subnet.partition("/")[0])
     longer = int(lease.subnet.partition("/")[2]) >= network.prefixlen

@@ -20,6 +20,8 @@ from ..overlay import peers
 from ..overlay.location import HostLocation, find
 from ..overlay.needs import Needs
 from ..overlay.peer_table import PeerTable
+from ..overlay.rules import Rules
+from ..overlay.underlay import Adjacency
 from .settings import Settings
 
 
@@ -77,11 +79,11 @@ class Observer:
 
 def rules(
     config: NetworkConfig, config_revision: int, own: Lease, surroundings: Surroundings
-) -> peers.Rules:
+) -> Rules:
     """Which leases a host may use."""
     location, foreign, needed = surroundings
-    link = peers.Adjacency(location.underlay, foreign)
-    return peers.Rules(
+    link = Adjacency(location.underlay, foreign)
+    return Rules(
         config, own, location.addresses, link, config_revision=config_revision, needed=needed
     )
 
@@ -95,7 +97,7 @@ def make_view(
     unreadable: Mapping[str, str],
 ) -> View:
     """A view of these leases, all judged anew."""
-    link = peers.Adjacency(surroundings.location.underlay, surroundings.foreign)
+    link = Adjacency(surroundings.location.underlay, surroundings.foreign)
     table = PeerTable(
         rules(config, config_revision, own, surroundings),
         lambda usable: peers.encode(config, usable, link),

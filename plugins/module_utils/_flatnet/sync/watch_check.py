@@ -28,7 +28,8 @@ from __future__ import annotations
 import random
 import time
 
-from ..etcd.client import EtcdTimeout, EtcdUnreachable, Pulse, Watch
+from ..etcd.client import EtcdTimeout, EtcdUnreachable
+from ..etcd.watching import Pulse, Watch
 
 # Seconds.
 INTERVAL = 10.0

@@ -8,22 +8,14 @@ Pure.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
 from .. import checks
-from ..errors import FlatnetError, InvalidInput, option
+from ..errors import InvalidInput, option
 from ..kernel.entries import Address, Entry, Link
 from ..kernel.links import LinkPlan, plan_link, remove_link
-
-
-class OtherAddress(FlatnetError):
-    """The bridge has an address that it should not have."""
-
-
-class PortsLeft(FlatnetError):
-    """A bridge that is to be removed, or to get another subnet, is in use."""
+from .bridge_subnet import OtherAddress, PortsLeft, refuse_ports
 
 
 class Bridge(NamedTuple):
@@ -94,38 +86,6 @@ def change(
             "subnet, set exclusive" % (link.name, ", ".join(other))
         )
     return planned
-
-
-def refuse_ports(name: str, going: Sequence[str], ports: Callable[[], Sequence[str]]) -> None:
-    """Raise PortsLeft if the bridge has ports and addresses are ``going`` to be removed from it."""
-    left = ports() if going else ()
-    if left:
-        raise PortsLeft(
-            "bridge %s cannot get another subnet: containers on its ports %s have addresses "
-            "of the subnet of %s; end these containers first, then run this again"
-            % (name, ", ".join(left), ", ".join(going))
-        )
-
-
-def in_the_way(
-    held: Iterable[Address], gateway: str, former: Collection[str], network: str | None
-) -> tuple[list[str], list[str]]:
-    """The IPv4 addresses that a bridge has beside its own, ``gateway``: first those of former
-    subnets of this host, then all others.
-
-    ``former`` are gateways that this host is known to have had. ``network`` is the overlay's, if
-    gateways of all its subnets count as former ones.
-    """
-    known: list[str] = []
-    other: list[str] = []
-    for each in held:
-        if ":" in each.address or each.address == gateway:
-            continue
-        address = ipaddress.IPv4Interface(each.address)
-        shaped = address.ip == address.network.network_address + 1
-        inside = network is not None and address.network.subnet_of(ipaddress.IPv4Network(network))
-        (known if each.address in former or (shaped and inside) else other).append(each.address)
-    return known, other
 
 
 def removal(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from .. import checks
 from ..errors import InvalidInput
-from ..kernel.entries import Fdb, Link, Neigh, Route, default_destination
+from ..kernel.entries import MAX_VNI, Fdb, Link, Neigh, Route, default_destination
 from ..kernel.links import kind_of
 
 _MAX_U32 = (1 << 32) - 1
@@ -88,8 +88,8 @@ def fdb(params: Mapping[str, Any]) -> list[Asked]:
         given["mac"] = checks.mac(where + "mac", given["mac"], many=True)
         for name, low, high in (
             ("port", 1, 65535),
-            ("vni", 0, checks.MAX_VNI),
-            ("src_vni", 0, checks.MAX_VNI),
+            ("vni", 0, MAX_VNI),
+            ("src_vni", 0, MAX_VNI),
         ):
             checks.number(where + name, given.get(name), low, high)
         if "via" in given:

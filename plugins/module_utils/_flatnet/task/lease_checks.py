@@ -9,19 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import option as named
-from ..flannel.assignment import Decision, Host, LeaseWouldMove
+from ..flannel.assignment import Decision, LeaseWouldMove
 from ..flannel.config import NetworkConfig
+from ..flannel.host import Host
 from ..flannel.lease import Lease, gateway
-from ..kernel.kernel import Kernel
+from ..kernel.reader import KernelReader
 from ..overlay import overlap
 from ..overlay.presence import refuse_clone
-from . import bridges
+from .bridge_subnet import OtherAddress, in_the_way, refuse_ports
 
 
 class LeaseChecks:
     """The checks of one host; ``former`` are the addresses that its bridge has to lose."""
 
-    def __init__(self, option: Mapping[str, Any], kernel: Kernel, host: Host) -> None:
+    def __init__(self, option: Mapping[str, Any], kernel: KernelReader, host: Host) -> None:
         self._option = option
         self._kernel = kernel
         self._host = host
@@ -47,7 +48,7 @@ class LeaseChecks:
         """Raise a FlatnetError if the bridge cannot get the gateway's address of the subnet."""
         name, move = self._option["bridge"], self._option["move"]
         wanted = gateway(after.subnet)
-        self.former, other = bridges.in_the_way(
+        self.former, other = in_the_way(
             self._kernel.addresses(name),
             wanted,
             [gateway(subnet) for subnet in own],
@@ -60,10 +61,10 @@ class LeaseChecks:
                 "subnet; if the host is to move, set %s"
                 % (name, ", ".join(self.former), wanted, named("move"))
             )
-        bridges.refuse_ports(name, self.former, lambda: self._kernel.ports(name))
+        refuse_ports(name, self.former, lambda: self._kernel.ports(name))
         if other and (before is None or before.subnet != after.subnet):
             way_out = "; %s removes addresses of subnets that this host had before"
-            raise bridges.OtherAddress(
+            raise OtherAddress(
                 "bridge: %s has %s, and would get %s; before a subnet is leased, remove the former "
                 "address, or name another bridge%s"
                 % (name, ", ".join(other), wanted, "" if move else way_out % named("move"))

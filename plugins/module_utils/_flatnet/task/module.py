@@ -15,8 +15,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..errors import FlatnetError
-from ..fields import plain
+from ..errors import FlatnetError, plain
 from ..host.lock import installing
 
 __all__ = ["AnsibleModule", "create", "reporting", "taking_turns", "warn_each"]

@@ -17,12 +17,10 @@ from ..etcd.client import EtcdClient
 from ..fields import dumps, is_number
 from ..flannel.config import InvalidConfig, NetworkConfig, config_from_dict
 from ..flannel.lease import DEFAULT_PREFIX, InvalidLease, Lease, parse_lease
-from ..kernel.kernel import Kernel
+from ..kernel.reader import KernelReader
 from ..leases.registry import Registry
-from ..leases.snapshot import Listing, Planned
+from ..leases.snapshot import Planned
 from ..overlay.location import Choice, HostLocation, find
-from ..overlay.needs import Needs, controllers
-from ..overlay.peers import Rules
 from .module import AnsibleModule
 
 # Which host this is, and where it meets its peers; see overlay/location.py.
@@ -68,25 +66,9 @@ def registry(module: AnsibleModule) -> Iterator[Registry]:
         yield Registry(client, option["etcd_prefix"])
 
 
-def observe(module: AnsibleModule, kernel: Kernel, config: NetworkConfig) -> HostLocation:
+def observe(module: AnsibleModule, kernel: KernelReader, config: NetworkConfig) -> HostLocation:
     """Find out who and where this host is, from HOST_ARGUMENTS and the kernel."""
     return find(kernel, config, Choice(**{name: module.params[name] for name in HOST_ARGUMENTS}))
-
-
-def rules(
-    module: AnsibleModule, kernel: Kernel, listing: Listing, own: Lease, location: HostLocation
-) -> Rules:
-    """Which leases this host may use, from ETCD_ARGUMENTS and the kernel."""
-    needs = Needs(module.params["etcd_endpoints"], controllers(), kernel.overlaid)
-    needs.resolve(module.params["etcd_timeout"])
-    needed = needs.look(location.addresses, kernel.routes(foreign=True))
-    return Rules(
-        listing.config,
-        own,
-        location.addresses,
-        config_revision=listing.config_revision,
-        needed=needed,
-    )
 
 
 def lease_result(lease: Lease, prefix: str) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import checks
-from ..backends.udp.backend import OVERHEAD
+from ..backends.udp.backend import OVERHEAD, VECTOR
 from ..errors import InvalidInput
 from ..fields import show
 from ..kernel.entries import Address, Interface
-from ..overlay import underlay
-from ..relay.config import VECTOR, RelayPeer, RelaySettings, RelayTable
+from ..kernel.links import device_with
+from ..relay.config import RelayPeer, RelaySettings, RelayTable
 
 _NUMBERS = {"port": (1, 65535), "mtu": (68, 65507), "workers": (0, 16)}
 
@@ -48,7 +48,7 @@ def settings(
     if ipaddress.ip_address(listen) in network:
         raise InvalidInput("listen: %s is in the overlay's network %s" % (listen, network))
     name = checks.device("name", params["name"])
-    holder = underlay.device_with("listen", listen, addresses)
+    holder = device_with("listen", listen, addresses)
     return RelaySettings(
         device=name,
         address=address,

@@ -13,17 +13,15 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from .. import checks
-from ..backends.vxlan import OVERHEAD
 from ..errors import InvalidInput
-from ..kernel.entries import Address, Interface, Link
-from ..kernel.links import complete
-from ..overlay import underlay
+from ..kernel.entries import MAX_VNI, VXLAN_OVERHEAD, Address, Interface, Link
+from ..kernel.links import complete, device_with
 
 _MIN_MTU, _MAX_MTU = 68, 65535
 
 _FLAGS = "learning proxy l2miss l3miss rsc udpcsum udp6zerocsumtx udp6zerocsumrx gbp".split()
 _NUMBERS = {
-    "id": (1, checks.MAX_VNI),
+    "id": (1, MAX_VNI),
     "dstport": (1, 65535),
     "ttl": (0, 255),
     "tos": (0, 255),
@@ -89,7 +87,7 @@ def fit_to_host(
             "device: %s does not exist on this host, which has %s"
             % (device, ", ".join(sorted(interfaces)))
         )
-    holder = underlay.device_with("local", local, addresses, desired.name) if local else None
+    holder = device_with("local", local, addresses, desired.name) if local else None
     lower = device or holder
     if not lower:
         return desired
@@ -97,7 +95,7 @@ def fit_to_host(
         raise InvalidInput(
             "mtu: is required, since %s is on lo, whose MTU says nothing of the underlay's" % local
         )
-    outer, takes = interfaces[lower].mtu, OVERHEAD[max(families, default=4)]
+    outer, takes = interfaces[lower].mtu, VXLAN_OVERHEAD[max(families, default=4)]
     mtu = outer - takes if desired.mtu is None else desired.mtu
     if not _MIN_MTU <= mtu <= outer - takes:
         raise InvalidInput(

@@ -16,6 +16,8 @@ from ..protocol import Backend, Here, Peer, Relay
 PORT = 8285
 # IP 20 and UDP 8. The relay knows no IPv6.
 OVERHEAD = {4: 28}
+# The newest format of vectors that this version's relay reads: see relay/vector_format.py.
+VECTOR = 1
 
 
 @dataclass(frozen=True)

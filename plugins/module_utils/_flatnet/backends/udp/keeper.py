@@ -16,7 +16,6 @@ from ...errors import FlatnetError
 from ...host import files
 from ...relay.config import (
     SETTINGS_PATH,
-    VECTOR,
     InvalidRelayConfig,
     RelaySettings,
     RelayTable,
@@ -24,6 +23,7 @@ from ...relay.config import (
 )
 from ..protocol import Backend, Here, Peer
 from . import relay_table
+from .backend import VECTOR
 from .relay_table import Heed
 
 
