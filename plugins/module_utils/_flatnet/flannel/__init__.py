@@ -4,7 +4,7 @@
 """Flannel's contract, and which subnet is whose.
 
 ``config`` is the network's config, ``lease`` keys and values under ``subnets``, ``subnet_env`` the
-file of that name; what a backend says in them is left to ``backends/``. ``allocation`` says which
-subnets are free, ``assignment`` which lease a host should hold, ``clashes`` which leases get in
-each other's way. All of it is pure.
+file of that name; what a backend says in them is left to ``backends/``. ``host`` finds a host's own
+lease, ``allocation`` says which subnets are free, ``assignment`` which lease a host should hold,
+``clashes`` which leases get in each other's way. All of it is pure.
 """
