@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import signal
 import typing as t
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.install.test_relay import Relay
 from tests.integration.install.test_sync import NETWORK, Installed, alive
@@ -58,6 +60,7 @@ sys.argv = [name]
 runpy.run_module(name, run_name="__main__")
 """
 _MOST_STEPS = 200
+LOOK = Path(__file__).resolve().parents[3] / "roles/look/vars/main.yml"
 
 
 def interrupted(host: Host, name: str, left: int, arguments: t.Mapping[str, t.Any]) -> bool:
@@ -138,3 +141,28 @@ def test_tun_relay_is_interrupted_after_each_step(lab: Lab) -> None:
             break
         assert number < _MOST_STEPS
     assert steps > 10
+
+
+def test_a_host_loses_its_power_while_its_relay_is_removed(lab: Lab) -> None:
+    """After each step. The next run of site.yml, with another backend, looks at a few files only to
+    see whether there is something left, and does not know what an earlier one named."""
+    relay = Relay(lab, 2)
+    host, name = relay.host, "tun_relay"
+    put = {**relay.arguments, "user": "carrier"}
+    gone = {"prefix": put["prefix"], "table_file": put["table_file"], "state": "absent"}
+    looked_at = yaml.safe_load(LOOK.read_text())["flatnet_prepare_relay"]
+    steps = 0
+    for number in points(1):
+        completed(host, name, put)
+        more = interrupted(host, name, number, gone)
+        lab.reboot(host)
+        if any(host.exec(["test", "-e", path]).returncode == 0 for path in looked_at):
+            completed(host, name, gone)
+        left = [path for path in (host.etc / "flatnet").rglob("*") if not path.is_dir()]
+        assert left == [], f"step {number}"
+        assert host.exec(["id", "carrier"]).returncode != 0, f"step {number}"
+        steps = number
+        if not more:
+            break
+        assert number < _MOST_STEPS
+    assert steps > 5

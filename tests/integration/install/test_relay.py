@@ -421,7 +421,7 @@ def killed(relay: Relay, seconds: float, **arguments: t.Any) -> bool:
 
 def test_a_run_that_left_its_mark_starts_it_anew(running: Relay) -> None:
     pid = running.program()
-    (running.host.run / "flatnet/relay.changing").touch()
+    (running.host.etc / "flatnet/relay.changing").touch()
     assert running.make()["restarted"]
     assert not alive(pid)
 
@@ -527,7 +527,7 @@ def test_what_flatnet_sync_writes_meanwhile_stays(
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = thread.submit(leased.run, from_leases=from_leases, workers=2)
         # It has made its table, and waits for the lock.
-        mark = leased.host.run / "flatnet/relay.changing"
+        mark = leased.host.etc / "flatnet/relay.changing"
         wait(lambda: mark.exists() or done.done(), "the module waits")
         lab.etcd.put(prefix + "10.5.201.0-24", lease % 78)
         table = json.loads(file.read_text())

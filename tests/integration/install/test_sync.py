@@ -288,7 +288,7 @@ def test_what_was_changed_in_it_is_put_right(running: Installed) -> None:
 
 def test_a_run_that_was_cut_short_is_made_up_for(running: Installed) -> None:
     program = running.program()
-    (running.host.run / "flatnet/sync.changing").touch()
+    (running.host.etc / "flatnet/sync.changing").touch()
     assert running.make()["restarted"]
     assert not alive(program)
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import services
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install.installation import (
     Installation,
     Program,
@@ -167,6 +166,23 @@ class FakeTarget(Target):
         del self._born[self.services.pids.pop(name)]
         self.services.found[name] = self.services.found[name]._replace(running=False)
 
+    def boot(self) -> None:
+        """The host loses its power and comes up again: what is on disk is there, what systemd
+        starts at boot runs."""
+        self.steps_left = None
+        self.files = {
+            path: each for path, each in self.files.items() if not path.startswith("/run/")
+        }
+        self.services.pids.clear()
+        self._born.clear()
+        if not self.systemd:
+            self.services.found.clear()  # they are in /run
+        for name, each in self.services.found.items():
+            if each.running is not None:
+                self.services.found[name] = each._replace(running=False)
+                if each.enabled:
+                    self.services.start(name)
+
     # --- as Target --------------------------------------------------------------------------------
 
     @property
@@ -263,7 +279,7 @@ class FakeTarget(Target):
 
 
 def mark(program: str) -> str:
-    return "%s/%s.changing" % (services.RUN, program)
+    return "/etc/flatnet/%s.changing" % program
 
 
 def run(program: Program) -> Installation:

@@ -294,26 +294,29 @@ def asked(target: FakeTarget, mode: str, settings: Settings) -> Program:
 @given(
     systemd=st.booleans(),
     before=st.lists(ASKED, max_size=2),
-    cut=st.lists(st.tuples(ASKED, st.integers(0, 12)), max_size=3),
+    cut=st.lists(st.tuples(ASKED, st.integers(0, 12), st.booleans()), max_size=3),
     last=ASKED,
 )
 def test_interrupted_and_run_again_it_ends_in_the_same_state(
     systemd: bool,
     before: list[tuple[str, Settings]],
-    cut: list[tuple[tuple[str, Settings], int]],
+    cut: list[tuple[tuple[str, Settings], int, bool]],
     last: tuple[str, Settings],
 ) -> None:
-    """Some runs come to their end, some are killed after any of their steps, and the last one comes
-    to its end. Then the host has what it would have had if nothing else had ever been run, and
-    what runs was started after its settings were written."""
+    """Some runs come to their end, some are killed after any of their steps, some with the whole
+    host, which loses its power; and the last one comes to its end. Then the host has what it would
+    have had if nothing else had ever been run, and what runs was started after its settings were
+    written."""
     target, fresh = FakeTarget(systemd), FakeTarget(systemd)
     for mode, settings in before:
         run(asked(target, mode, settings))
-    for (mode, settings), steps in cut:
+    for (mode, settings), steps, boots in cut:
         target.steps_left = steps
         with contextlib.suppress(Killed):
             run(asked(target, mode, settings))
         target.steps_left = None
+        if boots:
+            target.boot()
     run(asked(target, *last))
     run(asked(fresh, *last))
     assert target.state() == fresh.state()

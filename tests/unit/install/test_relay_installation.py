@@ -91,6 +91,13 @@ class RelayHost(FakeTarget):
         shown = {"revision": table.revision, "peers": len(table.peers), "digest": table.digest}
         return {"pid": pid, "settings": settings._asdict(), "table": shown, "table_error": ""}
 
+    def boot(self) -> None:
+        self.kernel.entries = FakeKernel().entries
+        # It waits for its device.
+        self.at_start = lambda _pid: None
+        super().boot()
+        self.at_start = self._start
+
     def _start(self, pid: int) -> None:
         settings = parse_settings(self.text(SETTINGS_PATH))
         assert self.has_user(settings.user)
@@ -293,26 +300,28 @@ def asked(host: RelayHost, what: Asked | None) -> Program:
 @given(
     systemd=st.booleans(),
     before=st.lists(ASKED, max_size=2),
-    cut=st.lists(st.tuples(ASKED, st.integers(0, 16)), max_size=3),
+    cut=st.lists(st.tuples(ASKED, st.integers(0, 16), st.booleans()), max_size=3),
     last=ASKED,
 )
 def test_interrupted_and_run_again_it_ends_in_the_same_state(
     systemd: bool,
     before: list[Asked | None],
-    cut: list[tuple[Asked | None, int]],
+    cut: list[tuple[Asked | None, int, bool]],
     last: Asked | None,
 ) -> None:
-    """Some runs come to their end, some are killed after any of their steps, and the last one comes
-    to its end. Then the host has what it would have had if nothing else had ever been run, and the
-    relay uses it."""
+    """Some runs come to their end, some are killed after any of their steps, some with the whole
+    host, which loses its power; and the last one comes to its end. Then the host has what it would
+    have had if nothing else had ever been run, and the relay uses it."""
     tried, fresh = RelayHost(systemd), RelayHost(systemd)
     for what in before:
         run(asked(tried, what))
-    for what, steps in cut:
+    for what, steps, boots in cut:
         tried.steps_left = steps
         with contextlib.suppress(Killed):
             run(asked(tried, what))
         tried.steps_left = None
+        if boots:
+            tried.boot()
     run(asked(tried, last))
     run(asked(fresh, last))
     assert tried.state() == fresh.state()
@@ -324,7 +333,10 @@ def test_interrupted_and_run_again_it_ends_in_the_same_state(
     "last", [None, (SETTINGS._replace(device="tunnel0", user="other"), LARGER)]
 )
 @pytest.mark.parametrize("first", [None, (SETTINGS, TABLE)])
-def test_each_step_interrupted(host: RelayHost, first: Asked | None, last: Asked | None) -> None:
+@pytest.mark.parametrize("boots", [False, True], ids=["killed", "booted"])
+def test_each_step_interrupted(
+    host: RelayHost, first: Asked | None, last: Asked | None, boots: bool
+) -> None:
     """The same for each single step of one change, so that none is left to chance."""
     number = 0
     while True:
@@ -336,6 +348,8 @@ def test_each_step_interrupted(host: RelayHost, first: Asked | None, last: Asked
             break
         except Killed:
             tried.steps_left = None
+        if boots:
+            tried.boot()
         run(asked(tried, last))
         run(asked(fresh, last))
         assert tried.state() == fresh.state(), "killed after %d steps: %s" % (number, tried.done)

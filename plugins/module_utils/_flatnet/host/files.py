@@ -6,6 +6,9 @@
     folder/.NAME.0f3a6cd1e2b49785.new   a draft: made, locked, written, brought to disk
     folder/NAME                         the draft, renamed
 
+What is done is on disk when a call returns, also a new folder, and a file that is gone. So a host
+that loses its power has all steps until some moment, and none after it.
+
 If a run is killed, its draft stays, and nobody holds it locked any more. The next run for the same
 file removes it, because it may hold a password.
 
@@ -66,6 +69,7 @@ def remove(path: str) -> None:
     with _GONE, _naming(path), _opened(os.path.dirname(path)) as folder:
         _clean(folder, os.path.basename(path))
         os.unlink(os.path.basename(path), dir_fd=folder)
+        os.fsync(folder)
 
 
 def clean(path: str) -> None:
@@ -212,6 +216,7 @@ def _walk(path: str, make: bool) -> int:
                     raise
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=here)
+                    _bring_to_disk(here)
                 todo.append(name)
                 continue
             except NotADirectoryError:
@@ -226,6 +231,15 @@ def _walk(path: str, make: bool) -> int:
         os.close(here)
         raise
     return here
+
+
+def _bring_to_disk(folder: int) -> None:
+    """Bring what is in a folder to disk, by a descriptor that is good for walking only."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_link(folder: int, name: str) -> bool:

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import Any, Callable
 
 from ..errors import FlatnetError
-from . import package, services
+from . import package
 from .plan import Belongings, Desired, File, Observed, Plan, Step, plan
 from .target import Target
 
@@ -241,8 +241,13 @@ def _in_full(desired: Desired, program: Program) -> Desired:
 # --- the mark of a run that is under way ----------------------------------------------------------
 
 
+# Not in /run: a host may lose its power in the middle of a run. What the run had, such as a user or
+# a file that only former settings named, is still there after the boot, and only the mark says so.
+_MARKS = "/etc/flatnet"
+
+
 def _mark(program: str) -> str:
-    return os.path.join(services.RUN, program + ".changing")
+    return os.path.join(_MARKS, program + ".changing")
 
 
 def _write_mark(target: Target, program: str, belongings: Belongings) -> None:
