@@ -6,8 +6,8 @@
     folder/.NAME.0f3a6cd1e2b49785.new   a draft: made, locked, written, brought to disk
     folder/NAME                         the draft, renamed
 
-What is done is on disk when a call returns, also a new folder, and a file that is gone. So a host
-that loses its power has all steps until some moment, and none after it.
+What is done is on disk when a call returns, also a new folder, and that a file is gone. So a host
+that loses its power has all steps until some moment, and none after it. ``publish`` does not wait.
 
 If a run is killed, its draft stays, and nobody holds it locked any more. The next run for the same
 file removes it, because it may hold a password.
