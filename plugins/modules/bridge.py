@@ -160,7 +160,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.de
     DeviceKernel,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import bridges
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge_link import (
     converge_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (

@@ -260,7 +260,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.li
     remove_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task import vtep
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge_link import (
     converge_link,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (

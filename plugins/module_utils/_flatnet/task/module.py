@@ -16,9 +16,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..errors import FlatnetError, plain
-from ..host.lock import installing
+from ..host.lock import installing, locked
 
-__all__ = ["AnsibleModule", "create", "reporting", "taking_turns", "warn_each"]
+__all__ = ["AnsibleModule", "changing", "create", "reporting", "taking_turns", "warn_each"]
 
 # How many problems are named one by one.
 _WARNINGS = 10
@@ -47,6 +47,11 @@ def reporting(module: AnsibleModule) -> Iterator[None]:
     except OSError as error:
         # Something is wrong with the host: its disk cannot be read, it has no more descriptors.
         module.fail_json(msg="%s: %s" % (error.filename or "this host", error.strerror or error))
+
+
+def changing(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock that flatnet-sync takes as well. Check mode needs no lock."""
+    return contextlib.nullcontext() if module.check_mode else locked()
 
 
 def taking_turns(module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
