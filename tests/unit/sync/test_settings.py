@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import typing as t
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_what_is_no_settings_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_no_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(FlatnetError, match="cannot be read: No such file"):
         settings.load(str(tmp_path / "sync.json"))
+
+
+def test_a_user_is_told_who_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "sync.json"
+    path.write_text("{}")
+    path.chmod(0)
+    before = os.geteuid()
+    os.seteuid(before or 65534)
+    try:
+        with pytest.raises(FlatnetError, match="Permission denied; only root may read them"):
+            settings.load(str(path))
+    finally:
+        os.seteuid(before)
 
 
 def test_a_password_is_not_in_an_error(tmp_path: Path) -> None:

@@ -77,7 +77,11 @@ def load(path: str = DEFAULT_PATH) -> Settings:
         with open(path, "rb") as file:
             text = file.read()
     except OSError as error:
-        raise InvalidSettings("settings %s cannot be read: %s" % (path, error.strerror)) from None
+        # They may hold etcd's password.
+        hint = "; only root may read them" if isinstance(error, PermissionError) else ""
+        raise InvalidSettings(
+            "settings %s cannot be read: %s%s" % (path, error.strerror, hint)
+        ) from None
     try:
         return parse(load_object(text, InvalidSettings, "settings %s" % path))
     except InvalidInput as error:
