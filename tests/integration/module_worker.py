@@ -24,7 +24,7 @@ from ansible.module_utils import basic
 PROFILE = "legacy"  # how results are written, from ansible-core 2.19 on
 CLONE_NEWNET = 0x40000000
 # Those of the kernel: imported here, who runs one as nobody need not be able to read the sources.
-MODULES = "bridge vxlan_vtep fdb_entry neigh_entry route_entry".split()
+MODULES = "bridge vxlan_vtep fdb_entry neigh_entry route_entry segment segment_info".split()
 PACKAGE = "ansible_collections.flatnet.overlay.plugins.modules."
 
 

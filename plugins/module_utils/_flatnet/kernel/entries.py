@@ -91,6 +91,21 @@ class Link(NamedTuple):
         return " ".join(words)
 
 
+class Port(NamedTuple):
+    """A port of a bridge. ``neigh_suppress``: the bridge does not send out of it what it can answer
+    itself, nor what members say of their own addresses unasked."""
+
+    dev: str
+    neigh_suppress: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        return ("port", self.dev)
+
+    def __str__(self) -> str:
+        return "port %s neigh_suppress %s" % (self.dev, format_option(self.neigh_suppress))
+
+
 class Address(NamedTuple):
     """An address of a device, with its prefix length: ``10.5.94.1/24``.
 
@@ -217,7 +232,7 @@ class Route(NamedTuple):
         return words + " proto " + PROTOCOL_NAMES.get(self.protocol, str(self.protocol))
 
 
-Entry = Union[Link, Address, Neigh, Fdb, Route]
+Entry = Union[Link, Port, Address, Neigh, Fdb, Route]
 
 
 def format_option(value: Any) -> str:

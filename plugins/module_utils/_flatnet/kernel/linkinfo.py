@@ -16,12 +16,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from .entries import Link
+from .entries import Link, Port
 from .netlink import attributes
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_INFO_KIND, _INFO_DATA = 1, 2
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
+_BRPORT_NEIGH_SUPPRESS = 32
 _IFF_UP = 1
 
 
@@ -133,6 +134,23 @@ def decode(body: bytes, names: Mapping[int, str]) -> Link:
         up=bool(_IFINFOMSG.unpack_from(body)[3] & _IFF_UP),
         options=tuple(sorted(options.items())),
     )
+
+
+def kind(body: bytes) -> str:
+    """Its kind alone; empty for hardware."""
+    found = attributes(body, 16)
+    info = attributes(found[_IFLA_LINKINFO], 0) if _IFLA_LINKINFO in found else {}
+    return info.get(_INFO_KIND, b"").rstrip(b"\0").decode()
+
+
+def port(body: bytes) -> Port | None:
+    """What its bridge keeps of it; None if it is no bridge's port."""
+    found = attributes(body, 16)
+    info = attributes(found[_IFLA_LINKINFO], 0) if _IFLA_LINKINFO in found else {}
+    if info.get(_INFO_SLAVE_KIND, b"").rstrip(b"\0") != b"bridge":
+        return None
+    data = attributes(info[_INFO_SLAVE_DATA], 0) if _INFO_SLAVE_DATA in info else {}
+    return Port(_name(found), _flag(data.get(_BRPORT_NEIGH_SUPPRESS, b"\0")))
 
 
 def _name(found: Mapping[int, bytes]) -> str:

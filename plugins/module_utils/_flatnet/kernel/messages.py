@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Callable, Union
 
 from . import netlink
-from .entries import Address, Fdb, Neigh, Route
+from .entries import Address, Fdb, Neigh, Port, Route
 from .netlink import APPEND, CREATE, EXCL, REPLACE, Message, attribute, attributes
 
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
@@ -24,6 +24,8 @@ _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, pr
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 _U32 = struct.Struct("=I")
 _BE16 = struct.Struct("!H")
+
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 
 _NUD_PERMANENT = 0x80
 _NTF_SELF = 0x02
@@ -47,7 +49,14 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
 _IPV6_DEFAULT_METRIC = 1024
 
-Batchable = Union[Address, Neigh, Fdb, Route]
+_IFLA_PROTINFO = 12
+_IFLA_BRPORT_NEIGH_SUPPRESS = 32
+_NLA_F_NESTED = 0x8000
+# What a bridge or a neighbour table knows and uses: NUD_REACHABLE, STALE, DELAY, PROBE, NOARP.
+_NUD_KNOWN = _NUD_PERMANENT | 0x02 | 0x04 | 0x08 | 0x10 | 0x40
+_NDA_MASTER = 9
+
+Batchable = Union[Port, Address, Neigh, Fdb, Route]
 
 
 def _pack(address: str) -> bytes:
@@ -81,6 +90,8 @@ def encode(
 
 
 def _flags(before: Batchable | None, after: Batchable) -> int:
+    if isinstance(after, Port):
+        return 0
     if isinstance(after, Route) and before is None:
         # A route that somebody else added since we looked is theirs.
         return CREATE | EXCL
@@ -169,13 +180,24 @@ def _encode_address(entry: Address, index: Mapping[str, int], _remove: bool) -> 
     return body + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
 
 
+def _encode_port(entry: Port, index: Mapping[str, int], remove: bool) -> bytes:
+    """Removed is the port's own flag only, which is off by default."""
+    flag = bytes([entry.neigh_suppress and not remove])
+    body = _IFINFOMSG.pack(socket.AF_BRIDGE, 0, index[entry.dev], 0, 0)
+    return body + attribute(
+        _IFLA_PROTINFO | _NLA_F_NESTED, attribute(_IFLA_BRPORT_NEIGH_SUPPRESS, flag)
+    )
+
+
 _ENCODERS: dict[type, Callable[..., bytes]] = {
+    Port: _encode_port,
     Neigh: _encode_neigh,
     Fdb: _encode_fdb,
     Route: _encode_route,
     Address: _encode_address,
 }
 _TYPES = {
+    Port: (netlink.RTM_SETLINK, netlink.RTM_SETLINK),
     Neigh: (netlink.RTM_NEWNEIGH, netlink.RTM_DELNEIGH),
     Fdb: (netlink.RTM_NEWNEIGH, netlink.RTM_DELNEIGH),
     Route: (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE),
@@ -191,6 +213,11 @@ def neigh_request(family: int, index: int) -> bytes:
 
 def fdb_request(index: int) -> bytes:
     return _NDMSG.pack(socket.AF_BRIDGE, index, 0, 0, 0)
+
+
+def bridge_request(index: int) -> bytes:
+    """The MAC addresses that a bridge knows."""
+    return _NDMSG.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + attribute(_NDA_MASTER, _U32.pack(index))
 
 
 def route_request(family: int, table: int) -> bytes:
@@ -219,10 +246,37 @@ def decode_neigh(body: bytes, dev: str, index: int) -> Neigh | None:
     return Neigh(dev, _unpack(found[_NDA_DST]), found[_NDA_LLADDR].hex(":"))
 
 
-def decode_fdb(body: bytes, dev: str, index: int, names: Mapping[int, str]) -> Fdb | None:
-    """A permanent entry that the VXLAN device itself holds (a bridge's copies are not self)."""
+def decode_known_neigh(body: bytes, dev: str, index: int) -> Neigh | None:
+    """A neighbour that answered or was told; None for what only was asked for."""
+    dummy, ifindex, state, dummy, dummy = _NDMSG.unpack_from(body)
+    found = attributes(body, 12)
+    if ifindex != index or not state & _NUD_KNOWN:
+        return None
+    if _NDA_DST not in found or len(found.get(_NDA_LLADDR, b"")) != 6:
+        return None
+    return Neigh(dev, _unpack(found[_NDA_DST]), found[_NDA_LLADDR].hex(":"))
+
+
+def decode_bridge_fdb(body: bytes, index: int) -> tuple[int, str] | None:
+    """A MAC address that a bridge has learned or was told, with the number of its port. The
+    addresses of the ports themselves, which are permanent, are left out."""
+    dummy, port, state, flags, dummy = _NDMSG.unpack_from(body)
+    found = attributes(body, 12)
+    if state & _NUD_PERMANENT or not state & _NUD_KNOWN or flags & _NTF_SELF:
+        return None
+    if found.get(_NDA_MASTER) != _U32.pack(index) or len(found.get(_NDA_LLADDR, b"")) != 6:
+        return None
+    return port, found[_NDA_LLADDR].hex(":")
+
+
+def decode_fdb(
+    body: bytes, dev: str, index: int, names: Mapping[int, str], learned: bool = False
+) -> Fdb | None:
+    """A permanent entry that the VXLAN device itself holds (a bridge's copies are not self).
+    ``learned``: one that it learned from a frame, instead."""
     dummy, ifindex, state, flags, dummy = _NDMSG.unpack_from(body)
-    if ifindex != index or not state & _NUD_PERMANENT or not flags & _NTF_SELF:
+    permanent = bool(state & _NUD_PERMANENT)
+    if ifindex != index or permanent == learned or not flags & _NTF_SELF:
         return None
     found = attributes(body, 12)
     if _NDA_DST not in found or _NDA_LLADDR not in found:

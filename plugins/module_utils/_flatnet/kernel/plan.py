@@ -21,9 +21,9 @@ from collections.abc import Hashable, Iterable
 from typing import Callable, NamedTuple
 
 from ..errors import FlatnetError
-from .entries import Address, Entry, Fdb, Link, Neigh, Route, format_option
+from .entries import Address, Entry, Fdb, Link, Neigh, Port, Route, format_option
 
-_ORDER = {Link: 0, Address: 1, Neigh: 2, Fdb: 3, Route: 4}
+_ORDER = {Link: 0, Port: 1, Address: 2, Neigh: 3, Fdb: 4, Route: 5}
 
 # rtm_protocol of routes that the kernel makes for addresses.
 _KERNEL = 2

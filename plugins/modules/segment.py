@@ -1,0 +1,319 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes an L2 segment true on one host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: segment
+version_added: 0.2.0
+short_description: This host's part of an L2 segment, one Ethernet stretched over VXLAN
+description:
+  - Makes, changes or removes all that a host has of an L2 segment, in one task. This is a bridge
+    for containers to join, a VXLAN device as its port, and the forwarding entries (FDB) and
+    neighbours of this device, computed from all members of the segment. Nothing else stays in these
+    tables.
+  - It needs no etcd and no flannel network.
+  - The kernel can change most of a live VXLAN device. For a change to or from mode V(proxy) or
+    V(multicast), or of the VNI or port, the device is made anew, with a warning that says why.
+  - A VXLAN device that was not made by this module is never changed or removed. The module tells
+    its own by their MAC address, which is made from O(host_id) and O(vni). A bridge that exists
+    already is used as it is.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes
+requirements:
+  - pyroute2 >= 0.7.2, on the host; in check mode only if the device exists
+options:
+  name:
+    description:
+      - The segment's name, for people. Up to 31 letters, digits, dots, dashes and underscores.
+    type: str
+    required: true
+  vni:
+    description:
+      - The VNI, 1 to 16777215. It tells the segment from all others.
+    type: int
+    required: true
+  port:
+    description:
+      - UDP port that all VTEPs of the segment listen on.
+    type: int
+    default: 4789
+  mode:
+    description:
+      - V(static) has a forwarding entry for each member on another host. ARP and other broadcasts
+        are sent to all hosts of the segment.
+      - V(proxy) also has neighbours, from which the host answers ARP and neighbour solicitations
+        itself. None of them leaves the host, so members have to be listed with their addresses.
+      - V(flood) sends what it does not know to all hosts of the segment, and learns from what comes
+        back. It needs no members.
+      - V(multicast) sends what it does not know to O(group), and learns. It needs neither members
+        nor the addresses of other hosts, but an underlay that carries multicast.
+    type: str
+    choices: [static, proxy, multicast, flood]
+    default: static
+  group:
+    description:
+      - The multicast group of mode V(multicast). Other modes ignore it.
+    type: str
+  replicate:
+    description:
+      - Whether broadcasts, multicasts, and frames for unknown MAC addresses are sent to all hosts
+        of the segment. V(false) goes with mode V(proxy) only, where nothing unknown then leaves the
+        host.
+    type: bool
+    default: true
+  members:
+    description:
+      - All members of the segment, those on this host as well. The modes V(multicast) and V(flood)
+        do not use them.
+      - A member has C(mac), C(host), which is the host that it is behind as O(vteps) names it, and
+        C(addresses), a list of IPv4 and IPv6 addresses without prefix length.
+    type: list
+    elements: dict
+    default: []
+  discovered:
+    description:
+      - Members that hosts saw behind the ports of their bridges, by the names of the hosts, each as
+        in RV(flatnet.overlay.segment_info#module:bridges). What O(members) lists counts more.
+      - If it is given, it has to have all hosts of O(vteps).
+    type: dict
+  vteps:
+    description:
+      - All hosts of the segment by their names, each with its VTEP address, IPv4 or IPv6.
+      - An address that is not known is empty. This is an error, which names the host, in all modes
+        but V(multicast), because entries for its members would otherwise be lost.
+      - Needed with O(state=present).
+    type: dict
+    default: {}
+  host:
+    description:
+      - The name of this host in O(vteps). Needed with O(state=present).
+    type: str
+  bridge:
+    description:
+      - The bridge that containers join. By default C(br) and O(vni).
+    type: str
+  device:
+    description:
+      - The VXLAN device. By default C(vxlan) and O(vni).
+    type: str
+  mtu:
+    description:
+      - The MTU of the VXLAN device, and of the bridge if it is made. By default the underlay's,
+        with 50 bytes less over IPv4 and 70 less over IPv6.
+    type: int
+  host_id:
+    description:
+      - The host's identity, as for M(flatnet.overlay.flannel_subnet). By default made from
+        C(/etc/machine-id).
+    type: str
+  option_names:
+    description:
+      - The names that errors use for options. The role gives the names of its variables here.
+    type: dict
+    default: {}
+  state:
+    description:
+      - V(absent) removes the VXLAN device with all it holds, and the bridge, if it was made for the
+        segment and has no other port and no address. Otherwise the bridge stays, and
+        RV(kept) says why.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: flatnet.overlay.segment_info
+  - module: flatnet.overlay.vxlan_vtep
+  - module: flatnet.overlay.bridge
+"""
+
+EXAMPLES = r"""
+- name: This host's part of a segment of two hosts
+  flatnet.overlay.segment:
+    name: blue
+    vni: 100
+    mode: proxy
+    host: "{{ inventory_hostname }}"
+    vteps:
+      host1: 192.0.2.11
+      host2: 192.0.2.12
+    members:
+      - {host: host1, mac: "02:00:00:00:00:01", addresses: [3.3.3.1, "fd00:3::1"]}
+      - {host: host2, mac: "02:00:00:00:00:02", addresses: [3.3.3.2, "fd00:3::2"]}
+
+- name: The host leaves the segment
+  flatnet.overlay.segment:
+    name: blue
+    vni: 100
+    state: absent
+"""
+
+RETURN = r"""
+device:
+  description: The VXLAN device.
+  type: str
+  returned: success
+  sample: vxlan100
+bridge:
+  description: The bridge.
+  type: str
+  returned: success
+  sample: br100
+mtu:
+  description: The MTU that containers of the segment can have at most.
+  type: int
+  returned: success, and O(state=present)
+  sample: 1450
+vtep:
+  description: This host's VTEP address.
+  type: str
+  returned: success, and O(state=present)
+  sample: 192.0.2.11
+entries:
+  description: How many forwarding entries and neighbours the VXLAN device holds.
+  type: int
+  returned: success
+  sample: 3
+recreated:
+  description: Why the VXLAN device had to be made anew; empty if it had not.
+  type: list
+  elements: str
+  returned: success
+  sample: [proxy off cannot become on on a live device]
+kept:
+  description: Why the bridge was not removed; empty if it was, or was not there.
+  type: str
+  returned: success
+  sample: it still has the ports veth1
+"""
+
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
+    Fdb,
+    Link,
+    Neigh,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
+    diff,
+    outcome,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import segments
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
+    changing,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.segments import (
+    Observed,
+    change,
+    removal,
+)
+
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "vni": {"type": "int", "required": True},
+    "port": {"type": "int", "default": segments.PORT},
+    "mode": {"type": "str", "choices": list(segments.MODES), "default": "static"},
+    "group": {"type": "str"},
+    "replicate": {"type": "bool", "default": True},
+    "members": {"type": "list", "elements": "dict", "default": []},
+    "discovered": {"type": "dict"},
+    "vteps": {"type": "dict", "default": {}},
+    "host": {"type": "str"},
+    "bridge": {"type": "str"},
+    "device": {"type": "str"},
+    "mtu": {"type": "int"},
+    "host_id": {"type": "str"},
+    "option_names": {"type": "dict", "default": {}},
+}
+
+
+def observe(kernel, segment):
+    """What the host has of the segment, and what could be in its way."""
+    device, bridge = segment.device, segment.bridge
+    found = kernel.link(bridge)
+    return Observed(
+        kernel.link(device),
+        found,
+        kernel.entries_on(device),
+        kernel.bridging.learned(device),
+        kernel.bridging.port(device),
+        kernel.bridging.links("vxlan"),
+        kernel.ports(bridge) if found else (),
+        kernel.addresses(bridge) if found else (),
+    )
+
+
+def run(module, kernel, segment, compute):
+    """Carry out what ``compute`` plans from what there is; exits."""
+    looks = []
+
+    def look():
+        observed = observe(kernel, segment)
+        looks.append((observed, compute(observed)))
+        return looks[-1][1].changes
+
+    with changing(module):
+        changes = kernel.converge(look, module.check_mode)
+    observed, planned = looks[0]
+    there = [each for each in (observed.device, *observed.held) if each]
+    after = outcome(changes, there)
+    links = [each for each in after if isinstance(each, Link) and each.name == segment.device]
+    for reason in planned.recreated:
+        made = "would be" if module.check_mode else "was"
+        module.warn("device %s %s made anew: %s" % (segment.device, made, reason))
+    if planned.kept and changes:
+        module.warn("bridge %s is kept: %s" % (segment.bridge, planned.kept))
+    present = {"mtu": links[0].mtu, "vtep": links[0].option["local"]} if links else {}
+    module.exit_json(
+        changed=bool(changes),
+        diff=diff(changes),
+        device=segment.device,
+        bridge=segment.bridge,
+        entries=sum(isinstance(each, (Fdb, Neigh)) for each in after),
+        recreated=list(planned.recreated),
+        kept=planned.kept,
+        **present,
+    )
+
+
+def present(module, kernel):
+    params = module.params
+    segment = segments.parse(params, params["vteps"])
+    if params["discovered"] is not None:
+        segment = segments.with_discovered(segment, params["discovered"], params["vteps"])
+    vteps = segments.locate(segment, params["host"], params["vteps"])
+    host_id = identify(params["host_id"])
+
+    def compute(observed):
+        interfaces, addresses = kernel.interfaces(), kernel.addresses()
+        return change(segment, vteps, observed, host_id, interfaces, addresses)
+
+    run(module, kernel, segment, compute)
+
+
+def absent(module, kernel):
+    params = module.params
+    names = ("name", "vni", "device", "bridge")
+    segment = segments.parse({name: params[name] for name in names})
+    host_id = identify(params["host_id"])
+    run(module, kernel, segment, lambda observed: removal(segment, observed, host_id))
+
+
+def main():
+    module = create(ARGUMENTS, required_if=[("state", "present", ("host",))])
+    act = present if module.params["state"] == "present" else absent
+    with reporting(module), Kernel() as kernel:
+        act(module, kernel)
+
+
+if __name__ == "__main__":
+    main()

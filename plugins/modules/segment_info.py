@@ -1,0 +1,163 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the flatnet.overlay authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reads what a host has to tell the other hosts of its L2 segments."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: segment_info
+version_added: 0.2.0
+short_description: Reads this host's VTEP address, and who is behind the ports of its bridges
+description:
+  - Returns the address at which the other hosts of its L2 segments reach this host. If asked, it
+    also returns the members of the segments on this host.
+  - Changes nothing.
+author:
+  - flatnet.overlay authors (@flatnet)
+extends_documentation_fragment:
+  - flatnet.overlay.attributes.info
+options:
+  vtep:
+    description:
+      - The VTEP address, if it is known already. Then it is only checked that the host has it.
+    type: str
+  interface:
+    description:
+      - The underlay's interface, by its name (V(eth1)), by an address it has (V(192.0.2.11)), or by
+        a prefix that its address is in (V(192.0.2.0/24)).
+      - With none of O(vtep), O(interface), O(interface_regex) and O(can_reach), it is the one that
+        the default route leaves by; without a default route, the only one with an IPv4 address.
+        Bridges and VXLAN devices do not count.
+    type: str
+  interface_regex:
+    description:
+      - The underlay's interface, by a regular expression that must match exactly one name whole.
+    type: str
+  can_reach:
+    description:
+      - The underlay's interface, by an IPv4 address that is routed through it.
+    type: str
+  bridges:
+    description:
+      - Bridges to look for members behind. One that is not there has none.
+    type: list
+    elements: str
+    default: []
+  option_names:
+    description:
+      - The names that errors use for options. The role gives the names of its variables here.
+    type: dict
+    default: {}
+seealso:
+  - module: flatnet.overlay.segment
+"""
+
+EXAMPLES = r"""
+- name: Read the VTEP address, and who is on br100
+  flatnet.overlay.segment_info:
+    interface: 192.0.2.0/24
+    bridges: [br100]
+"""
+
+RETURN = r"""
+vtep:
+  description: The VTEP address.
+  type: str
+  returned: success
+  sample: 192.0.2.11
+interface:
+  description: The interface that has it.
+  type: str
+  returned: success
+  sample: eth0
+bridges:
+  description:
+    - The members behind the ports of each bridge, but for its VXLAN devices, and the bridge itself
+      if it has addresses.
+    - A bridge forgets a member that has been silent for five minutes. The addresses are those that
+      the host has spoken with.
+  type: dict
+  returned: success
+  sample:
+    br100:
+      - mac: "02:00:00:00:00:01"
+        addresses: [3.3.3.1]
+"""
+
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import underlay
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    create,
+    reporting,
+)
+
+ARGUMENTS = {
+    "vtep": {"type": "str"},
+    "interface": {"type": "str"},
+    "interface_regex": {"type": "str"},
+    "can_reach": {"type": "str"},
+    "bridges": {"type": "list", "elements": "str", "default": []},
+    "option_names": {"type": "dict", "default": {}},
+}
+EXCLUSIVE = [("interface", "interface_regex", "can_reach")]
+
+
+def place(kernel, params, tunnels):
+    """The VTEP address and its interface."""
+    addresses = kernel.addresses()
+    if params["vtep"]:
+        vtep = checks.address("vtep", params["vtep"])
+        return vtep, underlay.device_with("vtep", vtep, addresses)
+    own = [*tunnels, *(link.name for link in kernel.bridging.links("bridge"))]
+    found = underlay.choose(
+        kernel.interfaces(),
+        addresses,
+        kernel.routes(foreign=True),
+        interface=params["interface"],
+        pattern=params["interface_regex"],
+        can_reach=params["can_reach"],
+        ignore=own,
+    )
+    return found.ip, found.interface
+
+
+def members(kernel, bridge, tunnels):
+    """Who is behind the bridge's ports on this host."""
+    link = kernel.link(bridge)
+    if link is None or link.kind != "bridge":
+        return []
+    known = {}
+    for neigh in kernel.bridging.heard(bridge):
+        known.setdefault(neigh.mac, []).append(neigh.address)
+    found = {
+        mac: known.get(mac, [])
+        for port, mac in kernel.bridging.behind(bridge)
+        if port not in tunnels and not int(mac[:2], 16) & 1
+    }
+    own = [each.address.partition("/")[0] for each in kernel.addresses(bridge)]
+    if own:
+        found[link.mac] = own
+    return [{"mac": mac, "addresses": sorted(found[mac])} for mac in sorted(found)]
+
+
+def main():
+    module = create(ARGUMENTS, state=False, mutually_exclusive=EXCLUSIVE)
+    params = module.params
+    with reporting(module), Kernel() as kernel:
+        tunnels = [link.name for link in kernel.bridging.links("vxlan")]
+        bridges = [checks.device("bridges", each) for each in params["bridges"]]
+        vtep, interface = place(kernel, params, tunnels)
+        module.exit_json(
+            changed=False,
+            vtep=vtep,
+            interface=interface,
+            bridges={each: members(kernel, each, tunnels) for each in bridges},
+        )
+
+
+if __name__ == "__main__":
+    main()
