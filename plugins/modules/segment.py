@@ -79,9 +79,10 @@ options:
     default: []
   discovered:
     description:
-      - Members that hosts saw behind the ports of their bridges, by the names of the hosts, each as
-        in RV(flatnet.overlay.segment_info#module:bridges). What O(members) lists counts more.
-      - If it is given, it has to have all hosts of O(vteps).
+      - What RV(flatnet.overlay.segment_info#module:members) was on the hosts of the segment, by the
+        names of the hosts. It adds members that were seen behind the ports of bridges. What
+        O(members) lists counts more.
+      - If it is given, all hosts of O(vteps) have to be in it.
     type: dict
   vteps:
     description:

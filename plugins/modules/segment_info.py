@@ -30,7 +30,7 @@ options:
         a prefix that its address is in (V(192.0.2.0/24)).
       - With none of O(vtep), O(interface), O(interface_regex) and O(can_reach), it is the one that
         the default route leaves by; without a default route, the only one with an IPv4 address.
-        Bridges and VXLAN devices do not count.
+        VXLAN devices and the bridges of O(segments) do not count.
     type: str
   interface_regex:
     description:
@@ -40,11 +40,13 @@ options:
     description:
       - The underlay's interface, by an IPv4 address that is routed through it.
     type: str
-  bridges:
+  segments:
     description:
-      - Bridges to look for members behind. One that is not there has none.
+      - Segments whose members on this host are read, each with C(name), C(vni) and, if it is not
+        named after the VNI, C(bridge), as for M(flatnet.overlay.segment). Other keys are ignored. A
+        bridge that is not there has no members.
     type: list
-    elements: str
+    elements: dict
     default: []
   option_names:
     description:
@@ -59,7 +61,8 @@ EXAMPLES = r"""
 - name: Read the VTEP address, and who is on br100
   flatnet.overlay.segment_info:
     interface: 192.0.2.0/24
-    bridges: [br100]
+    segments:
+      - {name: blue, vni: 100}
 """
 
 RETURN = r"""
@@ -73,23 +76,26 @@ interface:
   type: str
   returned: success
   sample: eth0
-bridges:
+members:
   description:
-    - The members behind the ports of each bridge, but for its VXLAN devices, and the bridge itself
-      if it has addresses.
+    - By segment, the members behind the ports of its bridge, but for its VXLAN devices, and the
+      bridge itself if it has addresses.
     - A bridge forgets a member that has been silent for five minutes. The addresses are those that
       the host has spoken with.
   type: dict
   returned: success
   sample:
-    br100:
+    blue:
       - mac: "02:00:00:00:00:01"
         addresses: [3.3.3.1]
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import underlay
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
+    segments,
+    underlay,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     create,
     reporting,
@@ -100,19 +106,19 @@ ARGUMENTS = {
     "interface": {"type": "str"},
     "interface_regex": {"type": "str"},
     "can_reach": {"type": "str"},
-    "bridges": {"type": "list", "elements": "str", "default": []},
+    "segments": {"type": "list", "elements": "dict", "default": []},
     "option_names": {"type": "dict", "default": {}},
 }
+NAMING = ("name", "vni", "bridge", "device")
 EXCLUSIVE = [("interface", "interface_regex", "can_reach")]
 
 
-def place(kernel, params, tunnels):
-    """The VTEP address and its interface."""
+def place(kernel, params, own):
+    """The VTEP address and its interface, which is none of our ``own`` devices."""
     addresses = kernel.addresses()
     if params["vtep"]:
         vtep = checks.address("vtep", params["vtep"])
         return vtep, underlay.device_with("vtep", vtep, addresses)
-    own = [*tunnels, *(link.name for link in kernel.bridging.links("bridge"))]
     found = underlay.choose(
         kernel.interfaces(),
         addresses,
@@ -149,13 +155,14 @@ def main():
     params = module.params
     with reporting(module), Kernel() as kernel:
         tunnels = [link.name for link in kernel.bridging.links("vxlan")]
-        bridges = [checks.device("bridges", each) for each in params["bridges"]]
-        vtep, interface = place(kernel, params, tunnels)
+        asked = [{name: each.get(name) for name in NAMING} for each in params["segments"]]
+        bridges = {each.name: each.bridge for each in map(segments.parse, asked)}
+        vtep, interface = place(kernel, params, [*tunnels, *bridges.values()])
         module.exit_json(
             changed=False,
             vtep=vtep,
             interface=interface,
-            bridges={each: members(kernel, each, tunnels) for each in bridges},
+            members={name: members(kernel, each, tunnels) for name, each in bridges.items()},
         )
 
 

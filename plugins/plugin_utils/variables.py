@@ -25,6 +25,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ..module_utils._flatnet import checks
 from ..module_utils._flatnet.errors import InvalidInput
 from ..module_utils._flatnet.fields import parse_name
+from ..module_utils._flatnet.overlay import segments
 
 Spec = dict[str, t.Any]
 Values = Mapping[str, t.Any]
@@ -46,8 +47,9 @@ INTERNAL = frozenset(
         "prepare_installed prepare_interpreter prepare_joins prepare_loaded prepare_missing "
         "prepare_modules prepare_names prepare_no_pyroute2 prepare_overlay prepare_own_files "
         "prepare_packages prepare_relay prepare_services prepare_sysctls prepare_told "
-        "prepare_written relay_command sync_command sync_folders sync_relay sync_result "
-        "sync_units verify_result"
+        "prepare_written relay_command segment_all segment_discovering segment_info segment_joined "
+        "segment_known segment_leaving segment_members segment_named segment_names segment_vteps "
+        "sync_command sync_folders sync_relay sync_result sync_units verify_result"
     ).split()
 )
 
@@ -57,7 +59,9 @@ OF_THE_NETWORK = [
     for name in ("network", "subnet_len", "subnet_min", "subnet_max", "backend", "etcd_prefix")
 ]
 # Two hosts cannot have the same value.
-OF_ONE_HOST = [PREFIX + name for name in ("subnet", "public_ip", "host_id", "vtep_mac")]
+OF_ONE_HOST = [
+    PREFIX + name for name in ("subnet", "public_ip", "host_id", "vtep_mac", "segment_vtep")
+]
 # At most one of them.
 EXCLUSIVE = [PREFIX + name for name in ("interface", "interface_regex", "can_reach")]
 # Both or neither.
@@ -107,6 +111,13 @@ def _ttl(option: str, value: int) -> None:
         checks.number(option, value, 5, 9000000000)
 
 
+def _segments(option: str, value: Sequence[t.Any]) -> None:
+    try:
+        segments.parse_all(value)
+    except InvalidInput as error:
+        raise InvalidInput("%s: %s" % (option, error)) from None
+
+
 def _workers(option: str, value: int) -> None:
     checks.number(option, value, 0, 16)
 
@@ -134,6 +145,8 @@ _CHECKS: dict[str, Callable[..., object]] = {
     "relay_table_file": _absolute,
     "relay_user": _user,
     "relay_workers": _workers,
+    "segment_vtep": checks.address,
+    "segments": _segments,
     "subnet": checks.network,
     "subnet_file": _absolute,
     "sync_interval": _at_least(1),

@@ -226,7 +226,7 @@ def test_over_ipv6_and_between_the_segments_of_one_bridge_and_another(ns: Namesp
             "reached it; nothing was changed; run it for all hosts of the segment, or set vteps",
         ),
         (
-            {"discovered": {"host1": []}},
+            {"discovered": {"host1": {"blue": []}, "host2": {}}},
             "the members behind the ports of host2 and host3 are not known",
         ),
         ({"vteps": {**VTEPS, "host2": "host2"}}, "'host2' is not an IP address"),
@@ -302,9 +302,11 @@ def test_what_the_kernel_refuses_is_taken_back(ns: Namespace) -> None:
 
 
 def test_what_a_host_tells_of_itself(ns: Namespace) -> None:
-    told = ns.run("segment_info", interface="172.30.1.0/24", bridges=[BRIDGE, "nothing"])
+    told = ns.run(
+        "segment_info", interface="172.30.1.0/24", segments=[BLUE, {"name": "red", "vni": 7}]
+    )
     assert (told["vtep"], told["interface"]) == ("172.30.1.11", "u0")
-    assert told["bridges"] == {BRIDGE: [], "nothing": []}
+    assert told["members"] == {"blue": [], "red": []}
     assert ns.run("segment_info", vtep="fd30::11")["interface"] == "u0"
     assert "9.9.9.9 is not an address of this host" in ns.refuse("segment_info", vtep="9.9.9.9")
     ns.settle("segment", **BLUE)
@@ -323,8 +325,8 @@ def test_what_a_host_tells_of_itself(ns: Namespace) -> None:
         f"ip neighbor add fd00:3::21 lladdr 02:00:00:00:00:21 dev {BRIDGE} nud stale",
         f"ip neighbor add 3.3.3.22 dev {BRIDGE} nud failed",
     )
-    found = ns.run("segment_info", vtep="172.30.1.11", bridges=[BRIDGE])["bridges"][BRIDGE]
-    seen = {each["mac"]: each["addresses"] for each in found}
+    found = ns.run("segment_info", vtep="172.30.1.11", segments=[BLUE])["members"]
+    seen = {each["mac"]: each["addresses"] for each in found["blue"]}
     own = ns.links()[BRIDGE]["address"]
     assert seen.pop(own) == ["3.3.3.254"]
     assert seen == {"02:00:00:00:00:21": ["3.3.3.21", "fd00:3::21"], "02:00:00:00:00:22": []}

@@ -138,7 +138,7 @@ def parse_all(given: Sequence[Any]) -> list[Segment]:
         if not isinstance(each, Mapping):
             raise InvalidInput("segment %d: %s is not a mapping" % (index + 1, show(each)))
         hosts = each.get("hosts")
-        segment = parse(each, None if hosts is None else _hosts(each["name"], hosts))
+        segment = parse(each, None if hosts is None else _hosts(each.get("name"), hosts))
         for other in found:
             for what, one, two in (
                 ("name", segment.name, other.name),
@@ -155,13 +155,15 @@ def parse_all(given: Sequence[Any]) -> list[Segment]:
 
 
 def with_discovered(segment: Segment, found: Mapping[str, Any], hosts: Iterable[str]) -> Segment:
-    """The segment with members that its ``hosts`` saw behind the ports of their bridges.
+    """The segment with members that its ``hosts`` saw behind the ports of their bridges. ``found``
+    has them by host and by segment.
 
     What the inventory lists counts more: such a member is not added again, nor are addresses that
     it lists. Raises UnknownHosts if a host has not told its members.
     """
     where = "segment %s: " % segment.name
-    missing = [name for name in hosts if found.get(name) is None]
+    seen = {host: (found.get(host) or {}).get(segment.name) for host in hosts}
+    missing = [host for host in seen if seen[host] is None]
     if missing:
         raise UnknownHosts(
             "%sthe members behind the ports of %s are not known, because this run has not reached "
@@ -171,8 +173,8 @@ def with_discovered(segment: Segment, found: Mapping[str, Any], hosts: Iterable[
     macs = {member.mac for member in segment.members}
     addresses = {each for member in segment.members for each in member.addresses}
     more = []
-    for host in hosts:
-        for each in found[host]:
+    for host, given in seen.items():
+        for each in given or ():
             if each["mac"] not in macs:
                 kept = [address for address in each["addresses"] if address not in addresses]
                 more.append({"mac": each["mac"], "addresses": kept, "host": host})
