@@ -154,18 +154,9 @@ class Namespace:
     def ifindex(self, device: str) -> int:
         return int(self.sh(f"cat /sys/class/net/{device}/ifindex"))
 
-    @contextlib.contextmanager
-    def inside(self) -> t.Iterator[None]:
+    def inside(self) -> contextlib.AbstractContextManager[None]:
         """This thread is in the namespace."""
-        with (
-            Path("/proc/thread-self/ns/net").open("rb") as here,
-            Path("/run/netns", self.name).open("rb") as there,
-        ):
-            _enter(there.fileno())
-            try:
-                yield
-            finally:
-                _enter(here.fileno())
+        return inside(self.name)
 
     def run(
         self,
@@ -230,6 +221,20 @@ def same(before: str, after: str) -> None:
     """Two states are equal; the lines that are not are shown."""
     change = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
     assert before == after, "\n".join(change)
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> t.Iterator[None]:
+    """This thread is in the network namespace of this name."""
+    with (
+        Path("/proc/thread-self/ns/net").open("rb") as here,
+        Path("/run/netns", namespace).open("rb") as there,
+    ):
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(here.fileno())
 
 
 def _enter(descriptor: int) -> None:
