@@ -18,7 +18,7 @@ import time
 from . import report
 
 # In the order of the targets; each is a module here with measure(name of the lab, quick).
-PARTS = ("kernel", "service", "module", "watch", "site", "acquire")
+PARTS = ("kernel", "service", "module", "watch", "site", "acquire", "segment")
 
 
 def main() -> int:
