@@ -47,7 +47,7 @@ def measure(name: str, quick: bool) -> Part:
                     "name": "{{ item.name }}",
                     "vni": "{{ item.vni }}",
                     "mode": "{{ item.mode }}",
-                    "members": "{{ item.members }}",
+                    "members": "{{ item.members | to_json }}",
                     "vteps": "{{ vteps }}",
                     "host": "host1",
                 },

@@ -15,6 +15,7 @@ none of them.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -331,7 +332,13 @@ def _hosts(name: Any, value: Any) -> list[str]:
 
 
 def _members(where: str, given: Any, name: str = "members") -> tuple[Member, ...]:
-    """All members. There may be ten thousand, so words for errors are made up only when needed."""
+    """All members, from a list or its JSON. There may be ten thousand, so what an error would say
+    is not made up before there is one."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            raise InvalidInput("%s%s: %s is not JSON" % (where, name, show(given))) from None
     if not isinstance(given, (list, tuple)):
         raise InvalidInput("%s%s: %s is not a list" % (where, name, show(given)))
     found: list[Member] = []
