@@ -9,7 +9,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: segment
-version_added: 0.2.0
+version_added: 0.1.0
 short_description: This host's part of an L2 segment, one Ethernet stretched over VXLAN
 description:
   - Makes, changes or removes all that a host has of an L2 segment, in one task. This is a bridge

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: segment_info
-version_added: 0.2.0
+version_added: 0.1.0
 short_description: Reads this host's VTEP address, and who is behind the ports of its bridges
 description:
   - Returns the address at which the other hosts of its L2 segments reach this host. If asked, it

@@ -44,15 +44,15 @@ def measure(name: str, quick: bool) -> Part:
             {
                 "name": "segment",
                 "flatnet.overlay.segment": {
-                    "name": "{{ item.name }}",
-                    "vni": "{{ item.vni }}",
-                    "mode": "{{ item.mode }}",
-                    "members": "{{ item.members | to_json }}",
+                    "name": "{{ item }}",
+                    "vni": "{{ segment.vni }}",
+                    "mode": "{{ segment.mode }}",
+                    "members": "{{ segment.members | to_json }}",
                     "vteps": "{{ vteps }}",
                     "host": "host1",
                 },
-                "loop": "{{ segments }}",
-                "loop_control": {"label": "{{ item.name }}"},
+                "loop": "{{ segments | map(attribute='name') }}",
+                "vars": {"segment": "{{ segments | selectattr('name', 'eq', item) | first }}"},
             },
         ]
         vteps = {"host1": host.address}

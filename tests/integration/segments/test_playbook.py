@@ -15,7 +15,7 @@ import typing as t
 import pytest
 
 from tests.integration.modules import run_module, run_modules
-from tests.integration.playbooks import Ansible, Site
+from tests.integration.playbooks import Ansible, Run, Site
 from tests.integration.segments.capture import Capture, Datagram
 from tests.lab import Lab, Pod
 from tests.lab.system import parallel
@@ -59,6 +59,10 @@ def segments(first: int = 0) -> list[dict[str, t.Any]]:
         }
         for number in range(4)
     ]
+
+
+def play(site: Site, *arguments: str, code: int = 0, **variables: t.Any) -> Run:
+    return site.play(BOOK, *arguments, code=code, env={"ANSIBLE_PIPELINING": "1"}, **variables)
 
 
 class Pods:
@@ -138,15 +142,15 @@ def tables(site: Site, vni: int) -> list[str]:
 def test_all_modes_at_once_as_check_mode_said_and_a_second_run_changes_nothing(
     site: Site, pods: Pods, empty: dict[str, str]
 ) -> None:
-    planned = site.play(BOOK, "--check", "--diff", flatnet_segments=segments())
+    planned = play(site, "--check", "--diff", flatnet_segments=segments())
     assert site.kernel() == empty
-    done = site.play(BOOK, "--diff", flatnet_segments=segments())
+    done = play(site, "--diff", flatnet_segments=segments())
     assert done.changed() == {(host, TASK_NAME) for host in HOSTS}
     assert planned.changed() == done.changed()
     # Hosts are shown in the order in which they are done.
     said, did = (sorted(each.shown(TASK_NAME).splitlines()) for each in (planned, done))
     assert said == did
-    again = site.play(BOOK, flatnet_segments=segments())
+    again = play(site, flatnet_segments=segments())
     assert again.changed() == set()
     for vni in (100, 101, 102, 103):
         for number, host in enumerate(HOSTS, 1):
@@ -260,7 +264,7 @@ def test_a_member_that_moves_is_reached_after_one_run(site: Site, pods: Pods) ->
 def test_members_are_found_behind_the_ports_of_bridges(site: Site, pods: Pods) -> None:
     pods.all_reach_all(only=100)
     found = [{"name": "segment0", "vni": 100, "discover": True}]
-    site.play(BOOK, flatnet_segments=found)
+    play(site, flatnet_segments=found)
     pods.forget(100)
     pods.all_reach_all(only=100)
     table = site.lab.hosts[0].exec(["bridge", "fdb", "show", "dev", "vxlan100"]).stdout
@@ -271,7 +275,7 @@ def test_members_are_found_behind_the_ports_of_bridges(site: Site, pods: Pods) -
 def test_a_host_that_is_not_reached_costs_nobody_its_entries(site: Site, ansible: Ansible) -> None:
     before = tables(site, 100)
     part = Site(site.lab, ansible, site.hosts[:2], name="part")
-    failed = part.play(BOOK, code=2, flatnet_segments=segments(1)[:1])
+    failed = play(part, code=2, flatnet_segments=segments(1)[:1])
     told = (
         "segment segment0: the VTEP address of host3 is not known, because this run has not "
         "reached it; nothing was changed; run it for all hosts of the segment, or set "
@@ -280,16 +284,17 @@ def test_a_host_that_is_not_reached_costs_nobody_its_entries(site: Site, ansible
     assert " ".join(failed.output.split()).count(told) >= 2
     assert tables(site, 100) == before
     # The inventory may have what the run cannot read.
-    part.play(
-        BOOK, "--check", flatnet_segments=segments(1)[:1], flatnet_segment_vtep="{{ ansible_host }}"
+    play(
+        part, "--check", flatnet_segments=segments(1)[:1], flatnet_segment_vtep="{{ ansible_host }}"
     )
 
 
-def test_removed_without_a_trace(site: Site, empty: dict[str, str]) -> None:
-    wrong = site.play(BOOK, code=2, flatnet_segments=segments(), flatnet_segments_remove="blue")
+def test_removed_without_a_trace(site: Site, ansible: Ansible, empty: dict[str, str]) -> None:
+    one = Site(site.lab, ansible, site.hosts[:1], name="one")
+    wrong = play(one, code=2, flatnet_segments=segments(), flatnet_segments_remove="blue")
     assert "blue is not among flatnet_segments" in " ".join(wrong.output.split())
     for pod in site.lab.pods[:]:
         site.lab.remove_pod(pod)
     names = ",".join(f"segment{number}" for number in range(4))
-    site.play(BOOK, flatnet_segments=segments(), flatnet_segments_remove=names)
+    play(site, flatnet_segments=segments(), flatnet_segments_remove=names)
     assert site.kernel() == empty
