@@ -179,6 +179,19 @@ def never(host: str, name: str) -> t.Any:
         (values(lease_ttl="600", sync="timer", sync_interval="300"), "set it to 900 or more"),
         (values(sync_prefix="/opt/our programs"), "has ' ' in it"),
         (values(sync_state_file="/var/lib/%n"), "has '%' in it"),
+        (values(segment_vtep="host1"), "not an IP address"),
+        (values(segments={"name": "blue", "vni": 1}), "flatnet_segments"),
+        (values(segments=[{"name": "blue"}]), "flatnet_segments: segment blue: vni: is required"),
+        (values(segments=[{"name": "blue", "vni": 1, "mod": "x"}]), "flatnet_segments has no mod"),
+        (values(segments=[{"name": "blue", "vni": 1, "mode": "x"}]), "must be one of: static"),
+        (
+            values(segments=[{"name": "a", "vni": 1}, {"name": "b", "vni": 1}]),
+            "flatnet_segments: segments a and b have the same device",
+        ),
+        (
+            values(segments=[{"name": "a", "vni": 1, "hosts": ["h"], "members": [{"mac": "x"}]}]),
+            "segment a: members[0].mac: 'x' is not a MAC address",
+        ),
     ],
     ids=str,
 )
@@ -205,6 +218,16 @@ def test_what_is_right_is_not_told_of() -> None:
         lease_ttl=600,
         install_packages="no",
         ipmasq="false",
+        segments=[
+            {
+                "name": "blue",
+                "vni": "100",
+                "mode": "proxy",
+                "replicate": "no",
+                "hosts": ["host1"],
+                "members": [{"host": "host1", "mac": "02:00:00:00:00:01"}],
+            }
+        ],
     )
     assert variables.check(KNOWN, {"host1": given, "host2": given}, never) == []
 
