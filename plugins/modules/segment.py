@@ -194,21 +194,24 @@ kept:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.bridging import (
+    Bridging,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.devices import (
+    DeviceKernel,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.entries import (
     Fdb,
     Link,
     Neigh,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
     diff,
     outcome,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import segments
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.converge import (
-    changing,
-)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
+    changing,
     create,
     reporting,
 )
@@ -237,7 +240,7 @@ ARGUMENTS = {
 }
 
 
-def observe(kernel, segment):
+def observe(kernel, bridging, segment):
     """What the host has of the segment, and what could be in its way."""
     device, bridge = segment.device, segment.bridge
     link, found = kernel.link(device), kernel.link(bridge)
@@ -245,9 +248,9 @@ def observe(kernel, segment):
         link,
         found,
         kernel.entries_on(device),
-        kernel.bridging.learned(device) if link and link.option.get("learning") else (),
-        kernel.bridging.port(device),
-        kernel.bridging.links("vxlan"),
+        bridging.learned(device) if link and link.option.get("learning") else (),
+        bridging.port(device),
+        bridging.links("vxlan"),
         kernel.ports(bridge) if found else (),
         kernel.addresses(bridge) if found else (),
     )
@@ -258,11 +261,11 @@ def run(module, kernel, segment, compute):
     looks = []
 
     def look():
-        observed = observe(kernel, segment)
+        observed = observe(kernel, bridging, segment)
         looks.append((observed, compute(observed)))
         return looks[-1][1].changes
 
-    with changing(module):
+    with Bridging() as bridging, changing(module):
         changes = kernel.converge(look, module.check_mode)
     observed, planned = looks[0]
     there = [each for each in (observed.device, *observed.held) if each]
@@ -314,7 +317,7 @@ def absent(module, kernel):
 def main():
     module = create(ARGUMENTS, required_if=[("state", "present", ("host",))])
     act = present if module.params["state"] == "present" else absent
-    with reporting(module), Kernel() as kernel:
+    with reporting(module), DeviceKernel() as kernel:
         act(module, kernel)
 
 

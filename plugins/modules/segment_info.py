@@ -91,7 +91,15 @@ members:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.kernel import Kernel
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.bridging import (
+    Bridging,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.links import (
+    device_with,
+)
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.reader import (
+    KernelReader,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import (
     segments,
     underlay,
@@ -118,7 +126,7 @@ def place(kernel, params, own):
     addresses = kernel.addresses()
     if params["vtep"]:
         vtep = checks.address("vtep", params["vtep"])
-        return vtep, underlay.device_with("vtep", vtep, addresses)
+        return vtep, device_with("vtep", vtep, addresses)
     found = underlay.choose(
         kernel.interfaces(),
         addresses,
@@ -131,17 +139,17 @@ def place(kernel, params, own):
     return found.ip, found.interface
 
 
-def members(kernel, bridge, tunnels):
+def members(kernel, bridging, bridge, tunnels):
     """Who is behind the bridge's ports on this host."""
     link = kernel.link(bridge)
     if link is None or link.kind != "bridge":
         return []
     known = {}
-    for neigh in kernel.bridging.heard(bridge):
+    for neigh in bridging.heard(bridge):
         known.setdefault(neigh.mac, []).append(neigh.address)
     found = {
         mac: known.get(mac, [])
-        for port, mac in kernel.bridging.behind(bridge)
+        for port, mac in bridging.behind(bridge)
         if port not in tunnels and not int(mac[:2], 16) & 1
     }
     own = [each.address.partition("/")[0] for each in kernel.addresses(bridge)]
@@ -153,8 +161,8 @@ def members(kernel, bridge, tunnels):
 def main():
     module = create(ARGUMENTS, state=False, mutually_exclusive=EXCLUSIVE)
     params = module.params
-    with reporting(module), Kernel() as kernel:
-        tunnels = [link.name for link in kernel.bridging.links("vxlan")]
+    with reporting(module), KernelReader() as kernel, Bridging() as bridging:
+        tunnels = [link.name for link in bridging.links("vxlan")]
         asked = [{name: each.get(name) for name in NAMING} for each in params["segments"]]
         bridges = {each.name: each.bridge for each in map(segments.parse, asked)}
         vtep, interface = place(kernel, params, [*tunnels, *bridges.values()])
@@ -162,7 +170,9 @@ def main():
             changed=False,
             vtep=vtep,
             interface=interface,
-            members={name: members(kernel, each, tunnels) for name, each in bridges.items()},
+            members={
+                name: members(kernel, bridging, each, tunnels) for name, each in bridges.items()
+            },
         )
 
 

@@ -40,6 +40,8 @@ RESULTS = {
     "flatnet_lease_file": "lease",
     "flatnet_sync_result": "sync",
     "flatnet_verify_result": "verify",
+    "flatnet_segment_info": "segment",
+    "flatnet_segment_result": "segment",
 }
 _HEAD = ("from", "to", "address", "bytes", "answer")
 

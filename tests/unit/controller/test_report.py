@@ -118,6 +118,7 @@ def test_every_result_that_a_role_registers_may_be_the_cause() -> None:
                 "import_tasks",
                 "include_tasks",
                 "import_role",
+                "include_role",
                 "debug",
                 "check_variables",
                 "report_pings",

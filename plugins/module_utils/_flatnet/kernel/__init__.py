@@ -5,5 +5,6 @@
 
 ``entries`` has the values (devices, addresses, neighbours, FDB entries, routes), ``plan`` and
 ``links`` tell what has to change, ``reader`` observes, ``kernel`` also applies, and ``devices`` can
-change devices as well. ``monitor`` hears of changes that others made. The rest is private to these.
+change devices as well. ``bridging`` observes who is on bridges. ``monitor`` hears of changes that
+others made. The rest is private to these.
 """

@@ -25,7 +25,7 @@ from .. import checks
 from ..errors import FlatnetError, InvalidInput, option
 from ..fields import show
 from ..identity import stable_mac
-from ..kernel.entries import ZERO_MAC, Entry, Fdb, Link, Neigh
+from ..kernel.entries import MAX_VNI, ZERO_MAC, Entry, Fdb, Link, Neigh
 
 PORT = 4789
 MODES = ("static", "proxy", "multicast", "flood")
@@ -91,7 +91,7 @@ def parse(given: Mapping[str, Any], hosts: Iterable[str] | None = None) -> Segme
             "underscores" % (option("name"), show(name))
         )
     where = "segment %s: " % name
-    vni = _number(where + "vni", given.get("vni"), 1, checks.MAX_VNI)
+    vni = _number(where + "vni", given.get("vni"), 1, MAX_VNI)
     if vni is None:
         raise InvalidInput("%svni: is required" % where)
     mode = given.get("mode") or "static"

@@ -12,14 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..backends.vxlan import OVERHEAD
 from ..errors import FlatnetError, InvalidInput
-from ..kernel.entries import Address, Entry, Fdb, Interface, Link, Neigh, Port
-from ..kernel.links import kind_of, plan_link
+from ..kernel.entries import (
+    VXLAN_OVERHEAD,
+    Address,
+    Entry,
+    Fdb,
+    Interface,
+    Link,
+    Neigh,
+    Port,
+)
+from ..kernel.links import device_with, kind_of, plan_link
 from ..kernel.plan import Change, Changes, plan
 from ..overlay import segments
 from ..overlay.segments import Segment, Vteps
-from ..overlay.underlay import device_with
 
 _MIN_MTU = 68
 
@@ -170,7 +177,7 @@ def _bridge(segment: Segment, observed: Link | None, host_id: str, mtu: int) -> 
 
 
 def _mtu(segment: Segment, vteps: Vteps, lower: Interface) -> int:
-    takes = OVERHEAD[6 if ":" in vteps.own else 4]
+    takes = VXLAN_OVERHEAD[6 if ":" in vteps.own else 4]
     fits = lower.mtu - takes
     mtu = fits if segment.mtu is None else segment.mtu
     if lower.name == "lo" and segment.mtu is None:
