@@ -247,7 +247,8 @@ def observe(kernel, bridging, segment):
     return Observed(
         link,
         found,
-        kernel.entries_on(device),
+        # Without routes: a port of a bridge has none, and the host may have thousands.
+        kernel.entries_on(device, ()),
         bridging.learned(device) if link and link.option.get("learning") else (),
         bridging.port(device),
         bridging.links("vxlan"),

@@ -14,6 +14,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.s
 )
 
 from tests.integration.namespace import HOST_ID, Namespace, same
+from tests.lab.waiting import wait
 
 DEVICE, BRIDGE = "vxlan100", "br100"
 VTEPS = {"host1": "172.30.1.11", "host2": "172.30.1.12", "host3": "172.30.1.13"}
@@ -317,6 +318,12 @@ def test_what_a_host_tells_of_itself(ns: Namespace) -> None:
         # It would say that it is there.
         "sysctl -qw net.ipv6.conf.eth9.disable_ipv6=1",
         "ip link set eth9 up",
+    )
+    # A port that is up takes part a moment later.
+    for port in ("pod1", DEVICE):
+        shown = f"bridge -d link show dev {port}"
+        wait(lambda shown=shown: "state forwarding" in ns.sh(shown), f"{port} does not forward")
+    ns.sh(
         "bridge fdb add 02:00:00:00:00:21 dev pod1 master dynamic",
         "bridge fdb add 02:00:00:00:00:22 dev pod1 master static",
         # Those of other hosts.
