@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.install import package
 
 from tests.integration.programs import Programs, peer
 from tests.lab.waiting import wait
@@ -66,3 +68,24 @@ def test_a_full_disk_is_one_sentence(programs: Programs, tmp_path: Path, command
         assert f"{disk}/state" in said
         assert "Errno" not in said
         assert [each.name for each in disk.iterdir()] == ["fill"]
+
+
+@pytest.mark.parametrize("size", ["100k", "400k", "900k"])
+def test_a_package_that_has_no_room_leaves_no_part(tmp_path: Path, size: str) -> None:
+    """The disk gets full while the sources are written, or while they are compiled. A part that
+    stayed would leave even less room for the next attempt."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
+    try:
+        with pytest.raises(package.NotInstalled) as caught:
+            package.install(str(disk), sys.executable, "sync")
+        assert "No space left on device" in str(caught.value)
+        assert "None" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) <= 2
+        assert list((disk / "lib/flatnet-sync").iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        package.install(str(disk), sys.executable, "sync")
+        assert package.observe(str(disk), "sync").flaws == ()
+    finally:
+        subprocess.run(["umount", disk], check=True)

@@ -263,16 +263,12 @@ def install(prefix: str, python: str, program: str) -> None:
         for folder in (prefix, os.path.join(prefix, "lib")):
             os.makedirs(folder, mode=0o755, exist_ok=True)
         _folder(top)
-        _folder(target)
-        package = os.path.join(target, NAME)
-        _folder(package)
-        for path, content in sources(program).items():
-            for depth in range(path.count("/")):
-                _folder(os.path.join(package, *path.split("/")[: depth + 1]))
-            _write(os.path.join(package, path), content)
-        _compile(package, python)
-        _write_manifest(package)
-        _bring_to_disk(target)
+        try:
+            _fill(target, python, program)
+        except BaseException:
+            # Else each attempt on a full disk would leave even less room.
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         link = current(prefix, program)
         draft = "%s.%s" % (link, secrets.token_hex(4))
         os.symlink(os.path.basename(target), draft)
@@ -280,8 +276,22 @@ def install(prefix: str, python: str, program: str) -> None:
         _sync(top)
     except OSError as error:
         raise NotInstalled(
-            "the package cannot be put in place: %s: %s" % (error.filename, error.strerror)
+            "the package cannot be put in place: %s: %s" % (error.filename or top, error.strerror)
         ) from None
+
+
+def _fill(target: str, python: str, program: str) -> None:
+    """Make the folder of a version, with all that it consists of, and bring it to disk."""
+    _folder(target)
+    package = os.path.join(target, NAME)
+    _folder(package)
+    for path, content in sources(program).items():
+        for depth in range(path.count("/")):
+            _folder(os.path.join(package, *path.split("/")[: depth + 1]))
+        _write(os.path.join(package, path), content)
+    _compile(package, python)
+    _write_manifest(package)
+    _bring_to_disk(target)
 
 
 def _folder(path: str) -> None:
@@ -325,9 +335,11 @@ def _compile(package: str, python: str) -> None:
         umask=0o022,
     )
     if done.returncode:
+        # The first file is enough: all others fail for the same reason.
+        said = (done.stdout + done.stderr).strip().partition("\n*** ")[0]
         raise NotInstalled(
             "python: %s does not compile the package: %s"
-            % (python, (done.stdout + done.stderr).strip() or "status %d" % done.returncode)
+            % (python, said or "status %d" % done.returncode)
         )
 
 
