@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.integration.overlay import vxlan_lease
 from tests.integration.programs import Program, Programs
 from tests.lab.waiting import wait
 
@@ -96,6 +99,31 @@ def test_a_machine_whose_address_changed_keeps_its_lease(
         wait(lambda: programs.leases()[own.name]["PublicIP"] == moved.host.address)
     finally:
         first.ip(f"address add {first.host.address}/16 dev eth0")
+
+
+def test_a_clone_that_got_an_identity_goes_where_the_playbook_moves_it(
+    programs: Programs, clones: tuple[Program, Program, Program]
+) -> None:
+    """It was copied whole, with its state, and has got another machine-id only. So it goes on with
+    the subnet of the first, until it is moved. Nothing then brings the former address back."""
+    first, clone, _other = clones
+    programs.saved(first)
+    clone.configure(choice={"host_id": "another"}, check_interval=3600)
+    clone.state.write_bytes(first.state.read_bytes())
+    clone.start()
+    wait(lambda: "overlaps the lease of 10.5.200.0/24" in clone.errors())
+    assert "10.5.200.1/24" in clone.ip("address show dev cni0")
+    value = json.loads(vxlan_lease(clone.host.address, "aa:bb:ff:00:01:01"))
+    value["Flatnet"] = {"HostID": "another", "Hostname": "clone"}
+    programs.put("10.5.150.0-24", json.dumps(value))
+    wait(lambda: clone.told("subnet") == "10.5.150.0/24", "the clone at its own lease")
+    # With another MAC of its own the kernel forgets all neighbours: they are there again at once.
+    wait(lambda: clone.told("errors") == [], "the end of the error")
+    assert "refuses" not in clone.said()
+    assert "inet 10.5.150.1/24" in clone.ip("address show dev cni0")
+    assert "10.5.200.1" not in clone.ip("address show dev cni0")
+    for each in (first, clone):
+        programs.reaches(each, [peer for peer in programs.peers() if peer.name != each.own.name])
 
 
 def test_a_machine_is_no_clone_of_itself(

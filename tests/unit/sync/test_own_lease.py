@@ -89,6 +89,19 @@ def test_a_lease_that_another_host_took_is_not_fought_for(running: World) -> Non
     assert running.status()["subnet"] == "10.5.200.0/24"
 
 
+def test_who_lost_a_lease_follows_the_playbook_to_another_one(running: World) -> None:
+    """The key of the former lease is another host's, and stays: only the new one has an event."""
+    running.etcd.put_lease(lease(200, public_ip="172.21.0.66", host_id="b" * 32, hostname="other"))
+    running.list()
+    assert running.error("lease")
+    running.etcd.put_lease(OWN._replace(subnet="10.5.150.0/24"))
+    assert not running.follow(), "that asks for a listing"
+    running.list()
+    assert running.error("lease") == ""
+    assert running.status()["subnet"] == "10.5.150.0/24"
+    assert running.kernel.tunnels() >= tunnels(1, 2, 3)
+
+
 def test_a_clone_of_this_host_gets_no_lease(tmp_path: Path) -> None:
     """Without one of before there is nothing to go on with."""
     with world(tmp_path, own=False) as host:

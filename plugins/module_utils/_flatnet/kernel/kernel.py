@@ -110,26 +110,31 @@ class Kernel(KernelReader):
         """
         made: Changes = ()
         refused: dict[str, RefusedChange] = {}
-        settled = False  # whether the last round made all that it was to make
+        # What the last round made, if nothing of it was refused.
+        last: frozenset[Change] = frozenset()
         for dummy in range(_ROUNDS):
             changes = compute(frozenset(refused))
             if not changes or check_mode:
                 return (*made, *changes), refused
-            if settled:
-                left = tuple(change for change in changes if part(change) is None)
+            # What is left may also come of what was made: with another MAC, the kernel forgets a
+            # device's neighbours.
+            again = tuple(change for change in changes if change in last)
+            if again:
+                left = tuple(change for change in again if part(change) is None)
                 if left:
                     raise _not_done(made, left)
                 found = {
                     part(change) or "": RefusedChange(
                         change, Refusal(0, "acknowledged, but not done")
                     )
-                    for change in changes
+                    for change in again
                 }
+                last = frozenset()
             else:
                 found = self.apply_apart(changes, part)
                 made += tuple(change for change in changes if part(change) not in found)
+                last = frozenset() if found else frozenset(changes)
             refused.update(found)
-            settled = not found
         raise _not_done(made, compute(frozenset(refused)))
 
     def converge(self, compute: Callable[[], Changes], check_mode: bool) -> Changes:

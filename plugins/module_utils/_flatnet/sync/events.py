@@ -47,6 +47,7 @@ class _Reader:
         self._waiting = waiting
         self.changed: dict[str, Lease | None] = {}
         self.own = view.own
+        self._host_id = view.location.host.host_id
         self.unreadable = dict(view.unreadable)
         self.garbage: dict[str, int] = {}
         self.cleared = False
@@ -68,6 +69,8 @@ class _Reader:
                 return
         if self._waiting and lease and lease.host_id and lease.host_id == self.own.host_id:
             raise _Relist  # perhaps the playbook has moved it
+        if name != self.own.key_name and lease and lease.host_id == self._host_id:
+            raise _Relist  # the playbook has moved this host; the former key may be another's
         if name == self.own.key_name:
             if lease is None or not lease.same_content(self.own):
                 raise _Relist
