@@ -109,8 +109,9 @@ fuzz: venv ## The relay: 1,000,000 spoilt datagrams and frames, a minute of load
 .PHONY: test
 test: venv ## All gates and all tests
 	@echo 'Gates and unit tests, two at a time; each shows its output when it is done'
-	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=target lint sanity unit
-	$(MAKE) --no-print-directory integration
+	TIMEFORMAT='Gates and unit tests: %1lR'; \
+	time $(MAKE) --no-print-directory --keep-going -j2 --output-sync=target lint sanity unit
+	TIMEFORMAT='Integration tests: %1lR'; time $(MAKE) --no-print-directory integration
 
 .PHONY: matrix
 matrix: venv ## The tests with other versions of ansible-core, pyroute2, Python (ARGS='oldest newest')
