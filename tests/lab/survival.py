@@ -178,7 +178,7 @@ def _half_way(fleet: BootedFleet) -> None:
     _step("site.yml with backend udp, cut short before its step of flatnet-sync")
     inventory = fleet.inventory({"flatnet_backend": {"type": "udp"}, "flatnet_network_force": True})
     _play(fleet, inventory, "site.yml", "--skip-tags", "sync")
-    words = ["grep", "-q", '"udp"', "/var/lib/flatnet/state"]
+    words = ["grep", "-q", "udp", "/var/lib/flatnet/state"]
     wait(lambda: not fleet.ssh(host, words, check=False).returncode, "a state with a relay")
     _step(f"reboot of {host.name}")
     fleet.reboot(host)
