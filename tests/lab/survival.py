@@ -54,7 +54,7 @@ MOST_EXPOSURE = 1.2
 
 #: Prints whatever there is of the collection on a host.
 _LEFT = """
-ls -d /etc/flatnet /var/lib/flatnet /run/flatnet-relay /usr/local/lib/flatnet 2>/dev/null
+ls -d /etc/flatnet /var/lib/flatnet /run/flatnet-relay /usr/local/lib/flatnet* 2>/dev/null
 ls /usr/local/sbin/flatnet-* /etc/systemd/system/flatnet-* 2>/dev/null
 find /etc -xdev -path '*flatnet*'
 getent passwd flatnet-relay; getent group flatnet-relay

@@ -624,13 +624,14 @@ def test_one_package_of_both_stays_for_as_long_as_one_needs_it(running: Relay, s
     top = running.host.etc / "flatnet"
     shared = top / "lib/flatnet"
     for program in ("relay", "sync"):
-        shutil.copytree(current(running.host, program).resolve(), shared / "1", dirs_exist_ok=True)
+        version = current(running.host, program).resolve()
+        shutil.copytree(version, shared / "0.1.0-0123456789ab", dirs_exist_ok=True)
         shutil.rmtree(current(running.host, program).parent)
         launcher = top / "sbin" / f"flatnet-{program}"
         launcher.write_text(
             launcher.read_text().replace(f"flatnet-{program}/current", "flatnet/current")
         )
-    (shared / "current").symlink_to("1")
+    (shared / "current").symlink_to("0.1.0-0123456789ab")
     relay, other = running.program(), sync.program()
     done = running.make()
     assert running.diff(done, "package")[0] == "none\n"

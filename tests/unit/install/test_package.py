@@ -73,3 +73,30 @@ def test_its_version_is_the_collections(program: str) -> None:
     assert found
     assert found[1] == package.VERSION
     assert re.fullmatch(re.escape(found[1]) + "-[0-9a-f]{12}", package.version(program))
+
+
+def test_what_others_have_beside_the_package_of_earlier_versions_stays(tmp_path: Path) -> None:
+    """Where the prefix is /var, it was in the folder of the state."""
+    shared = tmp_path / "lib/flatnet"
+    (shared / "0.1.0-0123456789ab/flatnet").mkdir(parents=True)
+    (shared / "0.1.0-0123456789ab+01234567/flatnet").mkdir(parents=True)
+    for name in ("current", "current.01234567"):
+        (shared / name).symlink_to("0.1.0-0123456789ab")
+    (shared / "state").write_text("")
+    (shared / "current.txt").write_text("")
+    (shared / "0.1.0").mkdir()
+    package.remove(str(tmp_path), "sync")
+    assert {path.name for path in shared.iterdir()} == {"state", "current.txt", "0.1.0"}
+    package.remove(str(tmp_path), "sync")
+    assert shared.exists()
+
+
+def test_a_folder_of_others_by_the_name_of_the_package_of_earlier_versions_stays(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "elsewhere/0.1.0-0123456789ab/flatnet").mkdir(parents=True)
+    (tmp_path / "elsewhere/current").symlink_to("0.1.0-0123456789ab")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/flatnet").symlink_to("../elsewhere")
+    package.remove(str(tmp_path), "relay")
+    assert (tmp_path / "lib/flatnet/current/flatnet").is_dir()

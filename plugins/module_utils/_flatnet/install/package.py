@@ -43,6 +43,8 @@ _SUPERVISOR = "install.supervisor"
 _VERSION_FILE = "__init__.py"
 _MANIFEST = "bytecode"
 _CACHE = "__pycache__"
+_VERSION_NAME = re.compile(r"[0-9]+(\.[0-9]+){2}-[0-9a-f]{12}(\+[0-9a-f]{8})?")
+_DRAFT_NAME = re.compile(r"current\.[0-9a-f]{8}")
 
 _IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\([^)]*\)|.*)$", re.MULTILINE)
 _LAUNCHER = """\
@@ -359,16 +361,31 @@ def clean(prefix: str, program: str) -> None:
 
 
 def _remove_shared(prefix: str) -> None:
-    """Remove the package that earlier versions had for all programs, once none starts from it."""
+    """Remove the package that earlier versions had for all programs, once none starts from it. The
+    folder may have files of others too, such as the state where the prefix is /var."""
     shared = os.path.join(prefix, "lib", NAME)
-    start = os.fsencode('"%s/current"' % shared)
-    for program in COMMANDS:
-        path = launcher_path(prefix, program)
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            if start in file.read():
-                return
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(shared)
+    link = os.path.join(shared, "current")
+    if os.path.islink(shared):
+        return
+    if os.path.islink(link) and not any(_starts_from(link, prefix, each) for each in COMMANDS):
+        for name in os.listdir(shared):
+            path = os.path.join(shared, name)
+            if _VERSION_NAME.fullmatch(name) and os.path.isdir(os.path.join(path, NAME)):
+                shutil.rmtree(path)
+            elif _DRAFT_NAME.fullmatch(name) and os.path.islink(path):
+                os.unlink(path)
+        # Last: the link tells a run that follows an interrupted one what the folder is.
+        os.unlink(link)
+    with contextlib.suppress(OSError):
+        os.rmdir(shared)
+
+
+def _starts_from(link: str, prefix: str, program: str) -> bool:
+    try:
+        with open(launcher_path(prefix, program), "rb") as file:
+            return os.fsencode('"%s"' % link) in file.read()
+    except FileNotFoundError:
+        return False
 
 
 def remove(prefix: str, program: str) -> None:

@@ -109,8 +109,9 @@ class Systemd:
         """The last lines that they logged."""
         chosen = ["--unit=" + name for name in names]
         said = _tail(run(["journalctl", "--no-pager", "--lines=%d" % _LINES, *chosen])[1])
-        changed = run(["systemctl", "show", "--property=DropInPaths", "--value", *names])[1].split()
-        # Drop-ins are the administrator's, and may well be why.
+        found = run(["systemctl", "show", "--property=DropInPaths", "--value", *names])[1].split()
+        # Drop-ins of the administrator, unlike those of the distribution, may well be why.
+        changed = [path for path in found if path.startswith(("/etc/", "/run/"))]
         return "its unit is changed by %s; %s" % (", ".join(changed), said) if changed else said
 
 
