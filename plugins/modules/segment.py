@@ -210,6 +210,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.pl
     outcome,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import segments
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.discovered import (
+    with_discovered,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.module import (
     changing,
     create,
@@ -218,6 +221,7 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.modu
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.segments import (
     Observed,
     change,
+    former,
     removal,
 )
 
@@ -240,29 +244,46 @@ ARGUMENTS = {
 }
 
 
-def observe(kernel, bridging, segment):
-    """What the host has of the segment, and what could be in its way."""
-    device, bridge = segment.device, segment.bridge
-    link, found = kernel.link(device), kernel.link(bridge)
+def parts(kernel, bridging, device, bridge):
+    """What the host has of a VXLAN device and of a bridge; either may be empty."""
+    link = kernel.link(device) if device else None
+    found = kernel.link(bridge) if bridge else None
     return Observed(
         link,
         found,
         # Without routes: a port of a bridge has none, and the host may have thousands.
-        kernel.entries_on(device, ()),
-        bridging.learned(device) if link and link.option.get("learning") else (),
-        bridging.port(device),
-        bridging.links("vxlan"),
-        kernel.ports(bridge) if found else (),
-        kernel.addresses(bridge) if found else (),
+        kernel.entries_on(device, ()) if link else (),
+        port=bridging.port(device) if link else None,
+        ports=kernel.ports(bridge) if found else (),
+        bridge_addresses=kernel.addresses(bridge) if found else (),
+        above=bridging.above(device) if link else (),
+        bridge_above=bridging.above(bridge) if found else (),
     )
 
 
-def run(module, kernel, segment, compute):
+def observe(kernel, bridging, segment, host_id):
+    """What the host has of the segment, and what could be in its way."""
+    observed = parts(kernel, bridging, segment.device, segment.bridge)
+    link, tunnels = observed.device, bridging.links("vxlan")
+    # A bridge that stays the segment's is no former one.
+    names = [(each.name, each.master) for each in former(segment, tunnels, host_id)]
+    names += [("", link.master)] if link else []
+    return observed._replace(
+        learned=bridging.learned(link.name) if link and link.option.get("learning") else (),
+        tunnels=tunnels,
+        former=[
+            parts(kernel, bridging, device, bridge if bridge != segment.bridge else "")
+            for device, bridge in names
+        ],
+    )
+
+
+def run(module, kernel, segment, host_id, compute):
     """Carry out what ``compute`` plans from what there is; exits."""
     looks = []
 
     def look():
-        observed = observe(kernel, bridging, segment)
+        observed = observe(kernel, bridging, segment, host_id)
         looks.append((observed, compute(observed)))
         return looks[-1][1].changes
 
@@ -276,8 +297,11 @@ def run(module, kernel, segment, compute):
         made = "would be" if module.check_mode else "was"
         module.warn("device %s %s made anew: %s" % (segment.device, made, reason))
     if planned.kept and changes:
-        module.warn("bridge %s is kept: %s" % (segment.bridge, planned.kept))
-    present = {"mtu": links[0].mtu, "vtep": links[0].option["local"]} if links else {}
+        module.warn("kept: %s" % planned.kept)
+    for text in planned.warnings:
+        module.warn(text)
+    taking_part = links and module.params["state"] == "present"
+    present = {"mtu": links[0].mtu, "vtep": links[0].option["local"]} if taking_part else {}
     module.exit_json(
         changed=bool(changes),
         diff=diff(changes),
@@ -296,7 +320,10 @@ def present(module, kernel):
     # Else all of them would be part of the result, as what the module was called with.
     params["members"] = "%d members" % len(segment.members)
     if params["discovered"] is not None:
-        segment = segments.with_discovered(segment, params["discovered"], params["vteps"])
+        found = with_discovered(segment, params["discovered"], params["vteps"])
+        segment = found.segment
+        for text in found.warnings:
+            module.warn(text)
     vteps = segments.locate(segment, params["host"], params["vteps"])
     host_id = identify(params["host_id"])
 
@@ -304,7 +331,7 @@ def present(module, kernel):
         interfaces, addresses = kernel.interfaces(), kernel.addresses()
         return change(segment, vteps, observed, host_id, interfaces, addresses)
 
-    run(module, kernel, segment, compute)
+    run(module, kernel, segment, host_id, compute)
 
 
 def absent(module, kernel):
@@ -312,7 +339,7 @@ def absent(module, kernel):
     names = ("name", "vni", "device", "bridge")
     segment = segments.parse({name: params[name] for name in names})
     host_id = identify(params["host_id"])
-    run(module, kernel, segment, lambda observed: removal(segment, observed, host_id))
+    run(module, kernel, segment, host_id, lambda observed: removal(segment, observed, host_id))
 
 
 def main():

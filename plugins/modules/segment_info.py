@@ -140,10 +140,10 @@ def place(kernel, params, own):
 
 
 def members(kernel, bridging, bridge, tunnels):
-    """Who is behind the bridge's ports on this host."""
+    """Who is behind the bridge's ports on this host; None if there is no bridge."""
     link = kernel.link(bridge)
     if link is None or link.kind != "bridge":
-        return []
+        return None
     known = {}
     for neigh in bridging.heard(bridge):
         known.setdefault(neigh.mac, []).append(neigh.address)

@@ -47,7 +47,7 @@ BY_HAND = {
     "static": f"""
 ip link add {BRIDGE} mtu 1449 address {bridge_mac(HOST_ID, BRIDGE)} type bridge
 ip link set {BRIDGE} mtu 1450 up
-ip link add {DEVICE} address {device_mac(HOST_ID, 100)} type vxlan id 100 dstport 4789 \
+ip link add {DEVICE} address {device_mac(HOST_ID, 100, "blue")} type vxlan id 100 dstport 4789 \
   local 172.30.1.11 dev u0 nolearning
 ip link set {DEVICE} mtu 1450 master {BRIDGE} up
 bridge fdb append 02:00:00:00:00:02 dev {DEVICE} dst 172.30.1.12
@@ -58,7 +58,7 @@ bridge fdb append 00:00:00:00:00:00 dev {DEVICE} dst 172.30.1.13
     "silent": f"""
 ip link add {BRIDGE} mtu 1449 address {bridge_mac(HOST_ID, BRIDGE)} type bridge
 ip link set {BRIDGE} mtu 1450 up
-ip link add {DEVICE} address {device_mac(HOST_ID, 100)} type vxlan id 100 dstport 4789 \
+ip link add {DEVICE} address {device_mac(HOST_ID, 100, "blue")} type vxlan id 100 dstport 4789 \
   local 172.30.1.11 dev u0 nolearning proxy
 ip link set {DEVICE} mtu 1450 master {BRIDGE} up
 bridge link set dev {DEVICE} neigh_suppress on
@@ -166,16 +166,76 @@ def test_a_bridge_in_use_is_kept(ns: Namespace) -> None:
     ns.settle("segment", **BLUE)
     ns.sh("ip link add pod1 type veth peer name eth9", f"ip link set pod1 master {BRIDGE}")
     done = ns.make("segment", **BLUE, state="absent")
-    assert done["kept"] == "it still has the ports pod1"
-    assert "bridge br100 is kept" in str(done["warnings"])
+    assert done["kept"] == "bridge br100 still has the ports pod1"
+    assert done["kept"] in str(done["warnings"])
     assert DEVICE not in ns.links()
     ns.sh("ip link del pod1", f"ip address add 3.3.3.254/24 dev {BRIDGE}")
     again = ns.make("segment", **BLUE, state="absent")
     assert not again["changed"]
-    assert again["kept"] == "it has the addresses 3.3.3.254/24"
-    ns.sh(f"ip address flush dev {BRIDGE}")
+    assert again["kept"] == "bridge br100 has the addresses 3.3.3.254/24"
+    ns.sh(
+        f"ip address flush dev {BRIDGE}",
+        f"ip link add other type vxlan id 7 dstport 4790 dev {BRIDGE}",
+    )
+    again = ns.make("segment", **BLUE, state="absent")
+    assert again["kept"] == "bridge br100 has other on top"
+    ns.sh("ip link del other")
     ns.make("segment", **BLUE, state="absent")
     assert BRIDGE not in ns.links()
+
+
+def test_a_device_on_which_another_one_stands_is_not_removed(ns: Namespace) -> None:
+    ns.settle("segment", **BLUE)
+    ns.sh(f"ip link add other type vxlan id 7 dstport 4790 dev {DEVICE}")
+    for options in ({"state": "absent"}, {"mode": "proxy"}, {"vni": 200}):
+        told = ns.refuse("segment", **{**BLUE, **options})
+        assert "vxlan100 would be removed, and other with it, which stands on it" in told
+    # What changes in place may.
+    ns.settle("segment", **BLUE, mode="flood")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"vni": 200},
+        {"vni": 200, "bridge": BRIDGE},
+        {"vni": 200, "device": DEVICE},
+        {"device": "other"},
+        {"bridge": "other"},
+        {"device": "other", "bridge": "another", "port": 4790},
+        {"name": "green"},
+        {"name": "green", "device": "other"},
+    ],
+)
+def test_what_a_segment_was_before_is_gone(ns: Namespace, options: dict[str, t.Any]) -> None:
+    empty = ns.state(indexes=False)
+    former = {**BLUE, "mode": "proxy"}
+    changed = {**former, **options}
+    ns.settle("segment", **changed)
+    alone = ns.state(indexes=False)
+    ns.make("segment", **changed, state="absent")
+    same(empty, ns.state(indexes=False))
+    ns.settle("segment", **former)
+    ns.settle("segment", **changed)
+    same(alone, ns.state(indexes=False))
+    # It leaves without a run between.
+    if "name" not in options:
+        ns.make("segment", **former)
+        ns.make("segment", **changed, state="absent")
+        same(empty, ns.state(indexes=False))
+
+
+def test_a_former_bridge_in_use_is_kept_and_so_are_other_segments(ns: Namespace) -> None:
+    red = {**BLUE, "name": "red", "vni": 300}
+    ns.settle("segment", **red)
+    ns.settle("segment", **BLUE)
+    ns.sh("ip link add pod1 type veth peer name eth9", f"ip link set pod1 master {BRIDGE}")
+    done = ns.settle("segment", **{**BLUE, "vni": 200})
+    assert done["kept"] == "bridge br100 still has the ports pod1"
+    assert "kept: bridge br100" in str(done["warnings"])
+    assert {BRIDGE, "br200", "vxlan200", "br300", "vxlan300"} <= set(ns.links())
+    assert DEVICE not in ns.links()
+    assert not ns.make("segment", **red)["changed"]
 
 
 def test_a_bridge_of_somebody_else_is_used_and_left(ns: Namespace) -> None:
@@ -185,12 +245,28 @@ def test_a_bridge_of_somebody_else_is_used_and_left(ns: Namespace) -> None:
     assert ns.links()[DEVICE]["master"] == "br9"
     assert ns.links()["br9"]["mtu"] == 1400
     done = ns.make("segment", **BLUE, bridge="br9", state="absent")
-    assert done["kept"] == "it was not made for the segment"
+    assert done["kept"] == "bridge br9 was not made for the segment"
     # The kernel gives a bridge without a MAC address of its own those of its ports.
     links = ns.links()
     assert set(links) == {"lo", "u0", "u1", "br9"}
     assert links["br9"]["mtu"] == 1400
     assert "br9" in before
+
+
+def test_a_bridge_of_somebody_else_keeps_its_mac_address_and_its_mtu_is_told(
+    ns: Namespace,
+) -> None:
+    ns.sh(
+        "ip link add br9 type bridge",
+        "ip link add pod1 address fa:00:00:00:00:01 type veth peer name eth9",
+        "ip link set pod1 master br9",
+    )
+    assert ns.links()["br9"]["address"] == "fa:00:00:00:00:01"
+    done = ns.settle("segment", **BLUE, bridge="br9")
+    assert "bridge br9 has MTU 1500, and the segment carries 1450" in str(done["warnings"])
+    assert ns.links()["br9"]["address"] == "fa:00:00:00:00:01"
+    assert ns.links()["br9"]["mtu"] == 1450
+    assert not ns.make("segment", **BLUE, bridge="br9").get("warnings")
 
 
 def test_over_ipv6_and_between_the_segments_of_one_bridge_and_another(ns: Namespace) -> None:
@@ -205,6 +281,7 @@ def test_over_ipv6_and_between_the_segments_of_one_bridge_and_another(ns: Namesp
     )
     assert done["recreated"] == []
     assert ns.links()[DEVICE]["master"] == "br0"
+    assert BRIDGE not in ns.links()
     assert "neigh_suppress on" in ns.sh(f"bridge -d link show dev {DEVICE}")
 
 
@@ -233,6 +310,11 @@ def test_over_ipv6_and_between_the_segments_of_one_bridge_and_another(ns: Namesp
         ({"vteps": {**VTEPS, "host2": "host2"}}, "'host2' is not an IP address"),
         ({"vteps": {**VTEPS, "host2": "172.30.1.13"}}, "host2 and host3 have the same address"),
         ({"vteps": {**VTEPS, "host2": "fd30::2"}}, "are of different families"),
+        (
+            {"vteps": {**VTEPS, "host2": "172.30.1.21"}},
+            "vteps: 172.30.1.21 of host2 is an address of this host, host1",
+        ),
+        ({"mode": "proxy", "discovered": {}}, "discover: does not go with mode proxy"),
         ({"vteps": {**VTEPS, "host1": "172.30.9.9"}}, "172.30.9.9 is not an address of this host"),
         (
             {"members": [*MEMBERS, {**MEMBERS[0], "host": "host2"}]},
@@ -288,8 +370,18 @@ def test_what_belongs_to_others_is_not_touched(ns: Namespace, lines: str, messag
     told = ns.refuse("segment", **BLUE)
     assert message in told
     assert told.startswith("segment blue: ")
+    done = ns.make("segment", **BLUE, state="absent")
+    assert not done["changed"]
+    assert {"mtu", "vtep"} & done.keys() == set()
     if f"link add {DEVICE}" in lines:
-        assert "it was not removed" in ns.refuse("segment", **BLUE, state="absent")
+        assert done["kept"] == "device vxlan100 was not made for the segment"
+
+
+def test_the_device_of_another_segment_is_kept(ns: Namespace) -> None:
+    ns.settle("segment", **BLUE)
+    done = ns.make("segment", name="red", vni=300, device=DEVICE, host_id=HOST_ID, state="absent")
+    assert not done["changed"]
+    assert done["kept"] == "device vxlan100 was not made for the segment"
 
 
 def test_what_the_kernel_refuses_is_taken_back(ns: Namespace) -> None:
@@ -302,12 +394,27 @@ def test_what_the_kernel_refuses_is_taken_back(ns: Namespace) -> None:
     same(before, ns.state(indexes=False))
 
 
+@pytest.mark.parametrize("options", [{"port": 4790}, {"bridge": "br0"}, {"vni": 200}])
+def test_a_refused_change_of_the_device_gives_the_port_its_settings_back(
+    ns: Namespace, options: dict[str, t.Any]
+) -> None:
+    """Without IPv6 on the device it holds no IPv6 neighbour."""
+    members = [{**each, "addresses": each["addresses"][:1]} for each in MEMBERS]
+    ns.sh("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
+    ns.settle("segment", **{**BLUE, "members": members}, mode="proxy")
+    before = ns.state(indexes=False)
+    failed = ns.run("segment", **{**BLUE, **options}, mode="proxy")
+    assert "the kernel refused to add neigh fd00:3::2" in failed["msg"]
+    same(before, ns.state(indexes=False))
+    assert "neigh_suppress on" in ns.sh(f"bridge -d link show dev {DEVICE}")
+
+
 def test_what_a_host_tells_of_itself(ns: Namespace) -> None:
     told = ns.run(
         "segment_info", interface="172.30.1.0/24", segments=[BLUE, {"name": "red", "vni": 7}]
     )
     assert (told["vtep"], told["interface"]) == ("172.30.1.11", "u0")
-    assert told["members"] == {"blue": [], "red": []}
+    assert told["members"] == {"blue": None, "red": None}
     assert ns.run("segment_info", vtep="fd30::11")["interface"] == "u0"
     assert "9.9.9.9 is not an address of this host" in ns.refuse("segment_info", vtep="9.9.9.9")
     ns.settle("segment", **BLUE)

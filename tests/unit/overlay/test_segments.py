@@ -19,8 +19,15 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.en
     Neigh,
     Port,
 )
-from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import outcome
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.plan import (
+    inverse,
+    outcome,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay import segments
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.discovered import (
+    LIMIT,
+    with_discovered,
+)
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.segments import (
     MODES,
     Segment,
@@ -30,12 +37,13 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.overlay.s
     locate,
     parse,
     parse_all,
-    with_discovered,
 )
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.segments import (
+    DeviceTaken,
     Observed,
     SegmentPlan,
     change,
+    removal,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,6 +193,71 @@ def test_what_was_learned_gives_way_to_what_is_told() -> None:
     assert plan(flooding, observed_of(there)._replace(learned=learned)).changes == ()
 
 
+@given(described(), described())
+def test_the_inverse_of_the_changes_leads_back(
+    first: dict[str, t.Any], second: dict[str, t.Any]
+) -> None:
+    """Also where a device is made anew, with which the kernel drops its port."""
+    before = outcome(plan(first, Observed(None, None)).changes, ())
+    changes = plan(second, observed_of(before)).changes
+    there = set(before)
+    for each in (*changes, *inverse(changes)):
+        there.discard(each.before)
+        if isinstance(each.before, Link) and each.after is None:
+            assert not [entry for entry in there if getattr(entry, "dev", "") == each.before.name]
+        there |= {each.after} - {None}
+    assert there == set(before)
+
+
+def test_a_bridge_with_vlans_is_refused() -> None:
+    bridge = Link("br100", "bridge", mac="02:00:00:00:00:01", options=(("vlan_filtering", True),))
+    with pytest.raises(DeviceTaken) as caught:
+        plan(blue(), Observed(None, bridge))
+    assert "segment blue: bridge: br100 has vlan_filtering on" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("use", "reason"),
+    [
+        ({"ports": ["vxlan100", "pod1"]}, "bridge br100 still has the ports pod1"),
+        ({"bridge_above": ["br100.10"]}, "bridge br100 has br100.10 on top"),
+        ({"master": "vrf1"}, "bridge br100 belongs to vrf1"),
+        (
+            {"bridge_addresses": [Address("br100", "3.3.3.254/24")]},
+            "bridge br100 has the addresses 3.3.3.254/24",
+        ),
+    ],
+)
+def test_a_bridge_that_is_in_use_is_kept(use: dict[str, t.Any], reason: str) -> None:
+    there = observed_of(outcome(plan(blue(), Observed(None, None)).changes, ()))
+    assert there.bridge
+    if "master" in use:
+        there = there._replace(bridge=there.bridge._replace(**use))
+    else:
+        there = there._replace(**use)
+    leaving = removal(parse(blue()), there, HOST_ID)
+    assert leaving.kept == reason
+    assert [each.before.name for each in leaving.changes if isinstance(each.before, Link)] == [
+        "vxlan100"
+    ]
+    # The same of a bridge that the segment has no more.
+    moved = Observed(
+        there.device, None, tunnels=there.tunnels, former=[there._replace(device=None)]
+    )
+    changed = plan(blue(bridge="br0"), moved)
+    assert changed.kept == reason
+    assert not [each for each in changed.changes if each.before == there.bridge]
+
+
+def test_another_hosts_vtep_is_no_address_of_this_host() -> None:
+    segment = parse(blue(), HOSTS)
+    here = [*ADDRESSES, Address("eth1", "192.0.2.13/24")]
+    vteps = locate(segment, "host1", VTEPS)
+    with pytest.raises(InvalidInput) as caught:
+        change(segment, vteps, Observed(None, None), HOST_ID, INTERFACES, here)
+    assert "192.0.2.13 of host3 is an address of this host, host1" in str(caught.value)
+
+
 # --- what is asked for --------------------------------------------------------------------------
 
 
@@ -211,6 +284,16 @@ def test_values_are_made_canonical() -> None:
             {"name": "a", "vni": 1, "bridge": "x"},
             {"name": "b", "vni": 2, "bridge": "x"},
             "segments a and b have the same bridge",
+        ),
+        (
+            {"name": "a", "vni": 1, "bridge": "x"},
+            {"name": "b", "vni": 2, "device": "x"},
+            "segment b: device: x is the bridge of segment a",
+        ),
+        (
+            {"name": "a", "vni": 1, "device": "x", "hosts": ["host1"]},
+            {"name": "b", "vni": 2, "bridge": "x", "hosts": ["host1", "host2"]},
+            "segment a: device: x is the bridge of segment b",
         ),
         (
             {"name": "a", "vni": 1},
@@ -250,6 +333,33 @@ def test_nothing_that_a_user_writes_is_a_traceback(value: t.Any) -> None:
     for asked in ([value], [blue(members=value)], [blue(members=[value])]):
         with contextlib.suppress(InvalidInput):
             parse_all(asked)
+    listed = {"mac": "02:00:00:00:00:01", "host": "host1"}
+    for each in ({**listed, "addresses": value}, {**listed, "addresses": [value]}):
+        with contextlib.suppress(InvalidInput):
+            parse_all([blue(members=[each])])
+    for told in (value, {"blue": value}, {"blue": [value]}, {"blue": [{"mac": value}]}):
+        with contextlib.suppress(InvalidInput, UnknownHosts):
+            with_discovered(parse(blue()), {"host1": told}, ["host1"])
+
+
+@pytest.mark.parametrize("addresses", [5, True, 1.5, "3.3.3.1", {}, [5], [None]])
+def test_addresses_are_a_list_of_text(addresses: t.Any) -> None:
+    odd = {"mac": "02:00:00:00:00:01", "host": "host1", "addresses": addresses}
+    with pytest.raises(InvalidInput) as caught:
+        parse_all([blue(members=[odd])])
+    assert "segment blue: members[0].addresses: " in str(caught.value)
+
+
+@pytest.mark.parametrize("members", [None, "null", [], ""])
+def test_no_members_are_none(members: t.Any) -> None:
+    (found,) = parse_all([blue(members=members, hosts=None)])
+    assert found.members == ()
+
+
+def test_segments_without_a_host_in_common_may_have_the_same_bridge() -> None:
+    one = {"name": "a", "vni": 1, "bridge": "x", "hosts": ["host1"]}
+    parse_all([one, {"name": "b", "vni": 2, "bridge": "x", "hosts": ["host2"]}])
+    parse_all([one, {"name": "b", "vni": 2, "device": "x", "hosts": ["host2"]}])
 
 
 # --- the hosts of a segment ---------------------------------------------------------------------
@@ -264,28 +374,88 @@ def test_a_host_that_is_not_known_is_named_but_for_multicast() -> None:
     assert found == Vteps("host1", "192.0.2.11", {"host3": "192.0.2.13"})
 
 
+def seen(*numbers: int) -> dict[str, t.Any]:
+    return {"blue": [{"mac": member(each, "")["mac"], "addresses": []} for each in numbers]}
+
+
 def test_what_is_listed_counts_more_than_what_was_seen() -> None:
     listed = parse(blue(members=[member(1, "host1")]))
-    seen = {
-        "host1": {"blue": []},
-        # The first is on its way to another host, the second says that it has its address.
-        "host2": {
-            "blue": [
-                {"mac": "02:00:00:00:00:01", "addresses": []},
-                {"mac": "02:00:00:00:00:02", "addresses": ["3.3.0.1", "3.3.0.2"]},
-            ]
-        },
-    }
-    found = with_discovered(listed, seen, ["host1", "host2"])
-    assert found.members[0] == listed.members[0]
-    assert found.members[1:] == (("02:00:00:00:00:02", ("3.3.0.2",), "host2"),)
+    # The first is on its way to another host.
+    found = with_discovered(listed, {"host1": seen(), "host2": seen(1, 2)}, ["host1", "host2"])
+    assert found.segment.members[0] == listed.members[0]
+    assert found.segment.members[1:] == (("02:00:00:00:00:02", (), "host2"),)
+    assert found.warnings == ()
 
 
-def test_a_mac_address_that_two_hosts_saw_is_an_error() -> None:
-    both = {"blue": [{"mac": "02:00:00:00:00:01", "addresses": []}]}
+def test_what_two_hosts_saw_is_left_out_and_costs_nobody_else_anything() -> None:
+    told = {"host1": seen(1, 2), "host2": seen(1, 3)}
+    # As the gateway's address that the bridges of all hosts have.
+    for host in told.values():
+        for each in host["blue"]:
+            each["addresses"] = ["3.3.3.254"]
+    found = with_discovered(parse(blue()), told, ["host1", "host2"])
+    assert [(each.mac, each.host) for each in found.segment.members] == [
+        ("02:00:00:00:00:02", "host1"),
+        ("02:00:00:00:00:03", "host2"),
+    ]
+    (warning,) = found.warnings
+    assert "segment blue: several hosts saw the same MAC address" in warning
+    assert "02:00:00:00:00:01 (host1, host2)" in warning
+
+
+def test_a_host_cannot_add_more_members_than_the_limit() -> None:
+    told = {"host1": seen(*range(1, LIMIT + 3)), "host2": seen(LIMIT + 9)}
+    found = with_discovered(parse(blue()), told, ["host1", "host2"])
+    assert len(found.segment.members) == LIMIT + 1
+    assert found.warnings == (
+        "segment blue: host1 saw 1002 members, and only 1000 are added; list the others in members",
+    )
+
+
+def test_a_host_that_told_nothing_is_named_but_one_without_a_bridge_is_none() -> None:
+    with pytest.raises(UnknownHosts) as caught:
+        with_discovered(parse(blue()), {"host1": seen(1), "host2": {}}, ["host1", "host2"])
+    assert "the members behind the ports of host2 are not known" in str(caught.value)
+    told = {"host1": seen(1), "host2": {"blue": None}}
+    assert len(with_discovered(parse(blue()), told, ["host1", "host2"]).segment.members) == 1
+
+
+@pytest.mark.parametrize("mode", ["multicast", "flood"])
+def test_who_learns_needs_nobody_to_be_seen(mode: str) -> None:
+    segment = parse(blue(mode=mode, group="239.1.1.1"))
+    assert with_discovered(segment, {}, ["host1", "host2"]) == (segment, ())
+
+
+@pytest.mark.parametrize("more", [{"discover": True}, {"discovered": {}}])
+@pytest.mark.parametrize("replicate", [True, False])
+def test_a_proxy_does_not_rely_on_who_was_seen(more: dict[str, t.Any], replicate: bool) -> None:
     with pytest.raises(InvalidInput) as caught:
-        with_discovered(parse(blue()), {"host1": both, "host2": both}, ["host1", "host2"])
-    assert "02:00:00:00:00:01 of host2 is also discovered[0], of host1" in str(caught.value)
+        parse(blue(mode="proxy", replicate=replicate, **more))
+    assert "segment blue: discover: does not go with mode proxy" in str(caught.value)
+
+
+def discovering(there: t.Iterable[t.Any], *told: int) -> list[tuple[str, str]]:
+    """The table of host1 for single members, if host2 tells these and host3 none."""
+    hosts = ["host1", "host2", "host3"]
+    found = {"host1": seen(), "host2": seen(*told), "host3": {"blue": None}}
+    segment = with_discovered(parse(blue()), found, hosts).segment
+    vteps = locate(segment, "host1", {host: VTEPS[host] for host in hosts})
+    there = list(there)
+    changes = change(segment, vteps, observed_of(there), HOST_ID, INTERFACES, ADDRESSES).changes
+    after = outcome(changes, there)
+    return sorted((each.mac, each.dst) for each in after if isinstance(each, Fdb) and not each.many)
+
+
+def test_who_is_silent_keeps_its_entry_until_somebody_else_has_it() -> None:
+    listed = [member(1, "host2"), member(2, "host3"), member(3, "host3"), member(4, "host4")]
+    there = outcome(plan(blue(members=listed), Observed(None, None)).changes, ())
+    assert discovering(there, 2, 9) == [
+        ("02:00:00:00:00:01", "192.0.2.12"),  # silent
+        ("02:00:00:00:00:02", "192.0.2.12"),  # has moved
+        ("02:00:00:00:00:03", "192.0.2.13"),  # on a host without a bridge now
+        ("02:00:00:00:00:09", "192.0.2.12"),  # new
+        # The last one was on a host that is none of the segment's any more.
+    ]
 
 
 @pytest.mark.parametrize(

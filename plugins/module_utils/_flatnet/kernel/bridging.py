@@ -30,6 +30,18 @@ class Bridging:
         bodies = self._netlink.dump(netlink.RTM_GETLINK, linkinfo.request())
         return [linkinfo.decode(each, names) for each in bodies if linkinfo.kind(each) == kind]
 
+    def above(self, name: str) -> list[str]:
+        """The devices that stand on this one, and go with it: VLANs, macvlans, VXLAN devices."""
+        names = by_index()
+        found = []
+        for body in self._netlink.dump(netlink.RTM_GETLINK, linkinfo.request()):
+            link = linkinfo.decode(body, names)
+            # The kernel does not tell a VXLAN device's as that of others.
+            below = link.option.get("dev") or names.get(linkinfo.below(body))
+            if below == name != link.name:
+                found.append(link.name)
+        return sorted(found)
+
     def port(self, name: str) -> Port | None:
         """What its bridge keeps of a device; None if it is no bridge's port."""
         index = by_name().get(name)

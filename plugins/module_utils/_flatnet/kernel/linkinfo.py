@@ -20,7 +20,15 @@ from .entries import Link, Port
 from .netlink import attributes
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = (
+    1,
+    3,
+    4,
+    5,
+    10,
+    18,
+)
+_IFLA_LINK_NETNSID = 37
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _BRPORT_NEIGH_SUPPRESS = 32
 _IFF_UP = 1
@@ -141,6 +149,12 @@ def kind(body: bytes) -> str:
     found = attributes(body, 16)
     info = attributes(found[_IFLA_LINKINFO], 0) if _IFLA_LINKINFO in found else {}
     return info.get(_INFO_KIND, b"").rstrip(b"\0").decode()
+
+
+def below(body: bytes) -> int:
+    """The index of the device that it stands on, as a VLAN does; 0 if on none of this namespace."""
+    found = attributes(body, 16)
+    return 0 if _IFLA_LINK_NETNSID in found else _number(found.get(_IFLA_LINK, b""))
 
 
 def port(body: bytes) -> Port | None:

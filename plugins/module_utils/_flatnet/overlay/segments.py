@@ -50,7 +50,8 @@ class Member(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A segment as all its hosts have it. ``mtu`` None: it is made to fit the underlay."""
+    """A segment as all its hosts have it. ``mtu`` None: it is made to fit the underlay.
+    ``discover``: members are also those that hosts saw, and who is silent keeps its entry."""
 
     name: str
     vni: int
@@ -62,6 +63,7 @@ class Segment(NamedTuple):
     replicate: bool = True
     mtu: int | None = None
     members: tuple[Member, ...] = ()
+    discover: bool = False
 
     @property
     def learning(self) -> bool:
@@ -121,6 +123,11 @@ def parse(given: Mapping[str, Any], hosts: Iterable[str] | None = None) -> Segme
             "%sreplicate: false goes with mode proxy only; in mode %s members find each other by "
             "frames that are sent to all hosts" % (where, mode)
         )
+    if mode == "proxy" and (given.get("discover") is True or given.get("discovered") is not None):
+        raise InvalidInput(
+            "%sdiscover: does not go with mode proxy, because nobody could reach a member that was "
+            "silent when the hosts looked; list all members, or take mode static" % where
+        )
     if hosts is not None:
         known = set(hosts)
         for index, member in enumerate(found.members):
@@ -133,53 +140,39 @@ def parse(given: Mapping[str, Any], hosts: Iterable[str] | None = None) -> Segme
 
 
 def parse_all(given: Sequence[Any]) -> list[Segment]:
-    """All segments of one host; no two of them share a name, a device, a bridge or a VNI."""
-    found: list[Segment] = []
+    """All segments of a fleet. No two of them share a name, a device or a VNI; nor a bridge, unless
+    they have no host in common."""
+    found: list[tuple[Segment, set[str] | None]] = []
     for index, each in enumerate(given):
         if not isinstance(each, Mapping):
             raise InvalidInput("segment %d: %s is not a mapping" % (index + 1, show(each)))
         hosts = each.get("hosts")
-        segment = parse(each, None if hosts is None else _hosts(each.get("name"), hosts))
-        for other in found:
+        on = None if hosts is None else set(_hosts(each.get("name"), hosts))
+        segment = parse(each, on)
+        for other, there in found:
             for what, one, two in (
                 ("name", segment.name, other.name),
                 ("device", segment.device, other.device),
-                ("bridge", segment.bridge, other.bridge),
                 ("VNI and port", (segment.vni, segment.port), (other.vni, other.port)),
             ):
                 if one == two:
                     raise InvalidInput(
                         "segments %s and %s have the same %s" % (other.name, segment.name, what)
                     )
-        found.append(segment)
-    return found
-
-
-def with_discovered(segment: Segment, found: Mapping[str, Any], hosts: Iterable[str]) -> Segment:
-    """The segment with members that its ``hosts`` saw behind the ports of their bridges. ``found``
-    has them by host and by segment.
-
-    What the inventory lists counts more: such a member is not added again, nor are addresses that
-    it lists. Raises UnknownHosts if a host has not told its members.
-    """
-    where = "segment %s: " % segment.name
-    seen = {host: (found.get(host) or {}).get(segment.name) for host in hosts}
-    missing = [host for host in seen if seen[host] is None]
-    if missing:
-        raise UnknownHosts(
-            "%sthe members behind the ports of %s are not known, because this run has not reached "
-            "%s; nothing was changed; run it for all hosts of the segment"
-            % (where, names(missing), "it" if len(missing) == 1 else "them")
-        )
-    macs = {member.mac for member in segment.members}
-    addresses = {each for member in segment.members for each in member.addresses}
-    more = []
-    for host, given in seen.items():
-        for each in given or ():
-            if each["mac"] not in macs:
-                kept = [address for address in each["addresses"] if address not in addresses]
-                more.append({"mac": each["mac"], "addresses": kept, "host": host})
-    return segment._replace(members=segment.members + _members(where, more, "discovered"))
+            if on is not None and there is not None and not on & there:
+                continue
+            if segment.bridge == other.bridge:
+                raise InvalidInput(
+                    "segments %s and %s have the same bridge" % (other.name, segment.name)
+                )
+            for first, second in ((segment, other), (other, segment)):
+                if first.device == second.bridge:
+                    raise InvalidInput(
+                        "segment %s: device: %s is the bridge of segment %s"
+                        % (first.name, first.device, second.name)
+                    )
+        found.append((segment, on))
+    return [segment for segment, dummy in found]
 
 
 def locate(segment: Segment, host: str, vteps: Mapping[str, Any]) -> Vteps:
@@ -274,9 +267,22 @@ def entries(segment: Segment, vteps: Vteps) -> list[Entry]:
     return found
 
 
-def device_mac(host_id: str, vni: int) -> str:
-    """The MAC address of a segment's VXLAN device, by which the device is told to be ours."""
-    return stable_mac(host_id, "segment %d" % vni)
+def device_mac(host_id: str, vni: int, name: str) -> str:
+    """The MAC address of a segment's VXLAN device. Its first half tells that the device is ours,
+    the other one for which segment it was made.
+
+    With fe: it is not the lowest MAC address of a bridge's ports, which a bridge takes for its own.
+    """
+    return _ours(host_id, vni) + stable_mac(host_id, "segment named %s" % name)[9:]
+
+
+def is_ours(host_id: str, vni: int, mac: str | None) -> bool:
+    """Whether a VXLAN device was made for any segment of this host."""
+    return (mac or "").startswith(_ours(host_id, vni))
+
+
+def _ours(host_id: str, vni: int) -> str:
+    return "fe:%s:" % stable_mac(host_id, "segment %d" % vni)[3:8]
 
 
 def bridge_mac(host_id: str, name: str) -> str:
@@ -331,33 +337,35 @@ def _hosts(name: Any, value: Any) -> list[str]:
     return list(value)
 
 
-def _members(where: str, given: Any, name: str = "members") -> tuple[Member, ...]:
+def _members(where: str, given: Any) -> tuple[Member, ...]:
     """All members, from a list or its JSON. There may be ten thousand, so what an error would say
     is not made up before there is one."""
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except (ValueError, RecursionError):
-            raise InvalidInput("%s%s: %s is not JSON" % (where, name, show(given))) from None
+            raise InvalidInput("%smembers: %s is not JSON" % (where, show(given))) from None
+    if given is None:
+        return ()
     if not isinstance(given, (list, tuple)):
-        raise InvalidInput("%s%s: %s is not a list" % (where, name, show(given)))
+        raise InvalidInput("%smembers: %s is not a list" % (where, show(given)))
     found: list[Member] = []
     macs: dict[str, int] = {}
     addresses: dict[str, int] = {}
     for index, each in enumerate(given):
-        member = _member("%s%s[" % (where, name), index, each)
+        member = _member(where + "members[", index, each)
         other = macs.setdefault(member.mac, index)
         if other != index:
             raise InvalidInput(
-                "%s%s[%d].mac: %s of %s is also %s[%d], of %s"
-                % (where, name, index, member.mac, member.host, name, other, found[other].host)
+                "%smembers[%d].mac: %s of %s is also members[%d], of %s"
+                % (where, index, member.mac, member.host, other, found[other].host)
             )
         for address in member.addresses:
             other = addresses.setdefault(address, index)
             if other != index:
                 raise InvalidInput(
-                    "%s%s[%d].addresses: %s of %s is also of %s[%d], %s"
-                    % (where, name, index, address, member.mac, name, other, found[other].mac)
+                    "%smembers[%d].addresses: %s of %s is also of members[%d], %s"
+                    % (where, index, address, member.mac, other, found[other].mac)
                 )
         found.append(member)
     return tuple(found)
@@ -368,7 +376,7 @@ def _member(begin: str, index: int, given: Any) -> Member:
         raise InvalidInput(
             "%s%d]: %s is not a mapping with mac, addresses and host" % (begin, index, show(given))
         )
-    mac, host, texts = given.get("mac"), given.get("host"), given.get("addresses") or ()
+    mac, host, texts = given.get("mac"), given.get("host"), given.get("addresses")
     mac = mac.lower().replace("-", ":") if isinstance(mac, str) else str(mac)
     if not _MAC.fullmatch(mac) or mac == ZERO_MAC:
         checks.mac("%s%d].mac" % (begin, index), mac)
@@ -381,13 +389,15 @@ def _member(begin: str, index: int, given: Any) -> Member:
         raise InvalidInput(
             "%s%d]: has no %s; it may have mac, addresses and host" % (begin, index, ", ".join(odd))
         )
-    if isinstance(texts, str):
+    if texts is not None and not isinstance(texts, (list, tuple)):
         raise InvalidInput("%s%d].addresses: %s is not a list" % (begin, index, show(texts)))
     addresses = []
-    for text in texts:
+    for text in texts or ():
+        if not isinstance(text, str):
+            raise InvalidInput("%s%d].addresses: %s is not text" % (begin, index, show(text)))
         address = _canonical(text)
         if address is None:
-            address = checks.address("%s%d].addresses" % (begin, index), str(text))
+            address = checks.address("%s%d].addresses" % (begin, index), text)
         if not _unicast(address):
             raise InvalidInput(
                 "%s%d].addresses: %s is no member's address" % (begin, index, address)
@@ -397,10 +407,8 @@ def _member(begin: str, index: int, given: Any) -> Member:
     return Member(mac, tuple(addresses), host)
 
 
-def _canonical(text: Any) -> str | None:
+def _canonical(text: str) -> str | None:
     """The address if it is one in canonical form; None if it has to be looked at."""
-    if not isinstance(text, str):
-        return None
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
         found = socket.inet_ntop(family, socket.inet_pton(family, text))
