@@ -97,8 +97,7 @@ class ActionModule(ActionBase):
 
     def _misplaced(self, hosts: Hosts) -> list[str]:
         # Ansible chooses the hosts of a play before it knows any host's own variables.
-        told = variables.REMOVE in load_extra_vars(self._loader)
-        return variables.misplaced(hosts.own, told)
+        return variables.misplaced(hosts.own, load_extra_vars(self._loader))
 
     def _leaving(
         self, given: t.Mapping[str, t.Any], group: str, reached: t.Sequence[str]

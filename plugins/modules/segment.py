@@ -20,8 +20,10 @@ description:
   - The kernel can change most of a live VXLAN device. For a change to or from mode V(proxy) or
     V(multicast), or of the VNI or port, the device is made anew, with a warning that says why.
   - A VXLAN device that was not made by this module is never changed or removed. The module tells
-    its own by their MAC address, which is made from O(host_id) and O(vni). A bridge that exists
-    already is used as it is.
+    its own by their MAC address, which is made from O(host_id), O(vni) and O(name). A bridge that
+    exists already is used as it is.
+  - If O(vni), O(port), O(device) or O(bridge) of a segment changes, the former VXLAN device goes,
+    and the former bridge if nobody uses it.
 author:
   - flatnet.overlay authors (@flatnet)
 extends_documentation_fragment:
@@ -82,7 +84,9 @@ options:
       - What RV(flatnet.overlay.segment_info#module:members) was on the hosts of the segment, by the
         names of the hosts. It adds members that were seen behind the ports of bridges. What
         O(members) lists counts more.
-      - If it is given, all hosts of O(vteps) have to be in it.
+      - If it is given, all hosts of O(vteps) have to be in it. A member that nobody sees keeps the
+        entry that it has. What several hosts saw is left out, with a warning.
+      - The modes V(multicast) and V(flood) do not use it. Mode V(proxy) refuses it.
     type: dict
   vteps:
     description:
@@ -122,8 +126,7 @@ options:
   state:
     description:
       - V(absent) removes the VXLAN device with all it holds, and the bridge, if it was made for the
-        segment and has no other port and no address. Otherwise the bridge stays, and
-        RV(kept) says why.
+        segment and nobody uses it. What was not made for the segment stays, and RV(kept) says why.
     type: str
     choices: [present, absent]
     default: present
@@ -187,10 +190,10 @@ recreated:
   returned: success
   sample: [proxy off cannot become on on a live device]
 kept:
-  description: Why the bridge was not removed; empty if it was, or was not there.
+  description: What was not removed, and why; empty if there is no such thing.
   type: str
   returned: success
-  sample: it still has the ports veth1
+  sample: bridge br100 still has the ports veth1
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify

@@ -44,7 +44,7 @@ options:
     description:
       - Segments whose members on this host are read, each with C(name), C(vni) and, if it is not
         named after the VNI, C(bridge), as for M(flatnet.overlay.segment). Other keys are ignored. A
-        bridge that is not there has no members.
+        bridge that is not there has null for members.
     type: list
     elements: dict
     default: []
@@ -79,7 +79,7 @@ interface:
 members:
   description:
     - By segment, the members behind the ports of its bridge, but for its VXLAN devices, and the
-      bridge itself if it has addresses.
+      bridge itself if it has addresses. Null if there is no bridge.
     - A bridge forgets a member that has been silent for five minutes. The addresses are those that
       the host has spoken with.
   type: dict

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import typing as t
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -34,6 +34,9 @@ PREFIX = "flatnet_"
 
 # Which hosts leave; only the command line of remove.yml can say so.
 REMOVE = PREFIX + "remove"
+
+# Which segments go; only the command line of segment.yml can say so.
+SEGMENTS_REMOVE = PREFIX + "segments_remove"
 
 # What roles and playbooks set for themselves: results, and values made of variables. A test
 # compares this list with their files.
@@ -183,21 +186,26 @@ def missing(
         yield "--limit leaves no host of the group %s" % group
 
 
-def misplaced(own: Mapping[str, Values], told: bool) -> list[str]:
+def misplaced(own: Mapping[str, Values], told: Container[str]) -> list[str]:
     """What hosts have of themselves, whatever plays and roles set, and should not: names that the
-    roles set, but for their results, and REMOVE, unless the command line has ``told`` it."""
+    roles set, but for their results, and what removes something, unless the command line has
+    ``told`` it."""
     found: dict[str, list[str]] = {}
     for host, values in own.items():
         for name in values:
             if name in INTERNAL and not _is_result(values[name]):
                 found.setdefault(name, []).append(host)
-        if REMOVE in values and not told:
-            found.setdefault(REMOVE, []).append(host)
+        for name in (REMOVE, SEGMENTS_REMOVE):
+            if name in values and name not in told:
+                found.setdefault(name, []).append(host)
     texts = {
+        SEGMENTS_REMOVE: "is in the inventory (for %s), where it would make every run a removal: "
+        "take it out, and say on the command line of flatnet.overlay.segment which segments are to "
+        "go, as in -e " + SEGMENTS_REMOVE + "=blue",
         REMOVE: "is in the inventory (for %s), where it has no effect: take it out, and say on the "
         "command line of flatnet.overlay.remove which hosts are to leave, as in -e "
         + REMOVE
-        + "=host3"
+        + "=host3",
     }
     own_name = (
         "is set (for %s), but the roles set it themselves: ansible-doc -t role has all variables"

@@ -222,6 +222,12 @@ def test_a_removal_that_the_inventory_asks_for_is_an_error(
     assert "PLAY [Take hosts out of the overlay]" in done.stdout
 
 
+def test_a_removal_of_segments_that_the_inventory_asks_for_is_an_error(play: Play) -> None:
+    """Each run would be one."""
+    done = play("playbooks/segment.yml", fleet(flatnet_segments_remove="blue"))
+    refused(done, "flatnet_segments_remove is in the inventory (for host1", "-e flatnet_segments_r")
+
+
 def test_a_removal_names_hosts_groups_and_patterns(play: Play) -> None:
     for names in ("host1", "host1, host2", "flatnet", "host*"):
         done = play(REMOVE, fleet(), "-e", json.dumps({"flatnet_remove": names}))

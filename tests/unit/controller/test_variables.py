@@ -307,7 +307,16 @@ def test_what_the_roles_have_registered_is_nobodys_mistake() -> None:
         "host2": {"flatnet_lease": {"failed": True, "msg": "no"}},
         "host3": {"flatnet_lease": {"unreachable": True}},
     }
-    assert variables.misplaced(own, told=False) == []
+    assert variables.misplaced(own, ()) == []
     own["host2"]["flatnet_etcd"] = {"endpoints": ["http://192.0.2.1:2379"]}
-    (text,) = variables.misplaced(own, told=False)
+    (text,) = variables.misplaced(own, ())
     assert text.startswith("flatnet_etcd is set (for host2), but the roles set it themselves")
+
+
+@pytest.mark.parametrize("name", [variables.REMOVE, variables.SEGMENTS_REMOVE])
+def test_what_removes_something_belongs_on_the_command_line(name: str) -> None:
+    own = {"host1": {name: "blue"}, "host2": {}}
+    (text,) = variables.misplaced(own, ())
+    assert text.startswith("%s is in the inventory (for host1), where it " % name)
+    assert "-e %s=" % name in text
+    assert variables.misplaced(own, {name: "blue"}) == []
