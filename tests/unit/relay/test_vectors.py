@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import tracemalloc
 import typing as t
 
 import pytest
@@ -109,6 +110,20 @@ def test_what_waits_for_the_rest_is_bounded() -> None:
         assert worker.receiver._waiting.size <= 16 << 20
         worker.receiver.tick(1e12)
         assert worker.receiver._waiting.size == 0
+
+
+def test_lengths_that_a_peer_chooses_take_no_memory() -> None:
+    """Parts of every length come joined, so that their views could be kept for each length."""
+    with Worker(("10.5.2.0/24", PEER, 1)) as worker:
+        tracemalloc.start()
+        try:
+            for length in [*range(1472, 8, -1)] * 2:
+                part = vector_format.HEADER.pack(vector_format.MAGIC, 255, 60000, length)
+                worker.receive(part.ljust(length, b"x") * 2, length, PEER)
+            worker.receiver.tick(1e12)
+            assert tracemalloc.get_traced_memory()[0] < 4 << 20
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("silent", [False, True])

@@ -32,8 +32,10 @@ from .wires import (
 _BUFFER = 1 << 16
 # Several, because parts of frames stay in one buffer until the other parts come.
 _BUFFERS = 4
-# Views of a buffer that are kept, by the datagrams' length.
-_MOST_CUTS = 64
+# Views of a buffer that are kept: for how many lengths of datagrams, and for which. A peer chooses
+# the lengths, and the views of tiny ones would take a hundred megabytes.
+_MOST_CUTS = 16
+_SHORTEST_CUT = 256
 _CONTROL = socket.CMSG_SPACE(4)
 # Calls until it is the device's turn.
 _BUDGET = 16
@@ -65,7 +67,7 @@ class _Buffer:
         """What follows the vector's header in each datagram."""
         head = vector_format.HEADER.size
         count = -(-(end - start) // length)
-        if start or count == 1:
+        if start or count == 1 or length < _SHORTEST_CUT:
             view = self.view[:end]
             return [view[at + head : at + length] for at in range(start, end, length)]
         # The length is nearly always the same. Then the views exist already.
