@@ -48,6 +48,17 @@ options:
     type: list
     elements: dict
     default: []
+  joined:
+    description:
+      - The names of all segments that this host takes part in. Then the module warns of VXLAN
+        devices that were made for other ones and are still there. If there is none, RV(vtep) is
+        empty.
+    type: list
+    elements: str
+  host_id:
+    description:
+      - The host's identity, as for M(flatnet.overlay.segment).
+    type: str
   option_names:
     description:
       - The names that errors use for options. The role gives the names of its variables here.
@@ -76,6 +87,12 @@ interface:
   type: str
   returned: success
   sample: eth0
+left:
+  description: VXLAN devices that were made for segments which are not in O(joined).
+  type: list
+  elements: str
+  returned: success
+  sample: [vxlan100]
 members:
   description:
     - By segment, the members behind the ports of its bridge, but for its VXLAN devices, and the
@@ -91,6 +108,7 @@ members:
 """
 
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet import checks
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.host.machine import identify
 from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.kernel.bridging import (
     Bridging,
 )
@@ -108,6 +126,9 @@ from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.modu
     create,
     reporting,
 )
+from ansible_collections.flatnet.overlay.plugins.module_utils._flatnet.task.segments import (
+    left as segments_left,
+)
 
 ARGUMENTS = {
     "vtep": {"type": "str"},
@@ -115,6 +136,8 @@ ARGUMENTS = {
     "interface_regex": {"type": "str"},
     "can_reach": {"type": "str"},
     "segments": {"type": "list", "elements": "dict", "default": []},
+    "joined": {"type": "list", "elements": "str"},
+    "host_id": {"type": "str"},
     "option_names": {"type": "dict", "default": {}},
 }
 NAMING = ("name", "vni", "bridge", "device")
@@ -158,16 +181,35 @@ def members(kernel, bridging, bridge, tunnels):
     return [{"mac": mac, "addresses": sorted(found[mac])} for mac in sorted(found)]
 
 
+def left_over(module, tunnels):
+    """Devices of segments that the host is not in any more, each with a warning."""
+    joined = module.params["joined"]
+    if joined is None or not tunnels:
+        return []
+    found = segments_left(joined, tunnels, identify(module.params["host_id"]))
+    for link in found:
+        module.warn(
+            "device %s, with VNI %d, was made for a segment that this host is not in any more; "
+            "unless this run takes it over for another one, remove it: ip link delete %s"
+            % (link.name, link.option["id"], link.name)
+        )
+    return [link.name for link in found]
+
+
 def main():
     module = create(ARGUMENTS, state=False, mutually_exclusive=EXCLUSIVE)
     params = module.params
     with reporting(module), KernelReader() as kernel, Bridging() as bridging:
-        tunnels = [link.name for link in bridging.links("vxlan")]
+        links = bridging.links("vxlan")
+        tunnels = [link.name for link in links]
         asked = [{name: each.get(name) for name in NAMING} for each in params["segments"]]
         bridges = {each.name: each.bridge for each in map(segments.parse, asked)}
-        vtep, interface = place(kernel, params, [*tunnels, *bridges.values()])
+        vtep, interface = "", ""
+        if params["joined"] is None or params["joined"]:
+            vtep, interface = place(kernel, params, [*tunnels, *bridges.values()])
         module.exit_json(
             changed=False,
+            left=left_over(module, links),
             vtep=vtep,
             interface=interface,
             members={

@@ -51,7 +51,8 @@ INTERNAL = frozenset(
         "prepare_modules prepare_names prepare_no_pyroute2 prepare_overlay prepare_own_files "
         "prepare_packages prepare_relay prepare_services prepare_sysctls prepare_told "
         "prepare_written relay_command segment segment_all segment_discovering segment_hosts "
-        "segment_info segment_joined segment_known segment_leaving segment_members segment_named "
+        "segment_info segment_joined segment_known segment_leaving segment_members segment_mine "
+        "segment_named "
         "segment_names segment_result segment_vteps sync_command sync_folders sync_relay "
         "sync_result sync_units verify_result"
     ).split()

@@ -409,6 +409,21 @@ def test_a_refused_change_of_the_device_gives_the_port_its_settings_back(
     assert "neigh_suppress on" in ns.sh(f"bridge -d link show dev {DEVICE}")
 
 
+def test_what_is_left_of_segments_that_the_host_is_not_in_is_told(ns: Namespace) -> None:
+    ns.settle("segment", **BLUE)
+    ns.settle("segment", **{**BLUE, "name": "red", "vni": 300})
+    ns.sh("ip link add other type vxlan id 7 dstport 4790 dev u0")
+    told = ns.run("segment_info", host_id=HOST_ID, joined=["red", "green"], vtep="172.30.1.11")
+    assert (told["left"], told["vtep"]) == ([DEVICE], "172.30.1.11")
+    assert len(told["warnings"]) == 1
+    assert "device vxlan100, with VNI 100, was made for a segment" in str(told["warnings"])
+    assert "ip link delete vxlan100" in str(told["warnings"])
+    # A host in no segment needs no VTEP address.
+    told = ns.run("segment_info", host_id=HOST_ID, joined=[], vtep="9.9.9.9")
+    assert (told["left"], told["vtep"]) == ([DEVICE, "vxlan300"], "")
+    assert ns.run("segment_info", vtep="172.30.1.11")["left"] == []
+
+
 def test_what_a_host_tells_of_itself(ns: Namespace) -> None:
     told = ns.run(
         "segment_info", interface="172.30.1.0/24", segments=[BLUE, {"name": "red", "vni": 7}]

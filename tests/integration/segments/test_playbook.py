@@ -265,7 +265,10 @@ def test_members_are_found_behind_the_ports_of_bridges(site: Site, pods: Pods) -
     pods.all_reach_all(only=100)
     # What is written with nothing behind it is not given.
     found = [{"name": "segment0", "vni": 100, "discover": True, "hosts": None, "members": None}]
-    play(site, flatnet_segments=found)
+    done = play(site, flatnet_segments=found)
+    for vni in (101, 102, 103):
+        assert f"ip link delete vxlan{vni}" in " ".join(done.output.split())
+    assert "ip link delete vxlan100" not in " ".join(done.output.split())
     pods.forget(100)
     pods.all_reach_all(only=100)
     table = site.lab.hosts[0].exec(["bridge", "fdb", "show", "dev", "vxlan100"]).stdout

@@ -84,6 +84,17 @@ def former(segment: Segment, tunnels: Iterable[Link], host_id: str) -> list[Link
     ]
 
 
+def left(names: Iterable[str], tunnels: Iterable[Link], host_id: str) -> list[Link]:
+    """VXLAN devices that were made for segments of this host with other names than these."""
+    names = list(names)
+
+    def known(device: Link) -> bool:
+        vni = device.option.get("id") or 0
+        return device.mac in [segments.device_mac(host_id, vni, name) for name in names]
+
+    return [each for each in tunnels if _ours(each, host_id) and not known(each)]
+
+
 def change(
     segment: Segment,
     vteps: Vteps,
