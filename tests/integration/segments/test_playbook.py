@@ -162,6 +162,8 @@ def seen(site: Site, pods: Pods, vni: int, source: int = 0) -> tuple[list[Datagr
     """What a pod's pings to all others make pass the underlay of its host."""
     pods.forget(vni)
     with Capture(site.lab.hosts[source]) as capture:
+        # Alone first: from the questions of others it would learn where they are.
+        pods.reached(pods.by_vni[vni][source])
         pods.all_reach_all(only=vni)
         found = [each for each in capture.datagrams() if each.vni == vni]
     return found, {each.kind for each in found}
