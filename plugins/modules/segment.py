@@ -267,7 +267,8 @@ def parts(kernel, bridging, device, bridge):
 def observe(kernel, bridging, segment, host_id):
     """What the host has of the segment, and what could be in its way."""
     observed = parts(kernel, bridging, segment.device, segment.bridge)
-    link, tunnels = observed.device, bridging.links("vxlan")
+    link = observed.device
+    tunnels = bridging.links("vxlan")
     # A bridge that stays the segment's is no former one.
     names = [(each.name, each.master) for each in former(segment, tunnels, host_id)]
     names += [("", link.master)] if link else []

@@ -175,10 +175,12 @@ def _relay(fleet: BootedFleet, inventory: Path) -> None:
 def _half_way(fleet: BootedFleet) -> None:
     """A boot comes when a run has made the relay, and not yet changed flatnet-sync for it."""
     host = fleet.hosts[0]
-    _step("site.yml with backend udp, cut short before its step of flatnet-sync")
-    inventory = fleet.inventory({"flatnet_backend": {"type": "udp"}, "flatnet_network_force": True})
+    relayed = next(name for name, backend in known.BACKENDS.items() if backend.relay)
+    _step(f"site.yml with backend {relayed}, cut short before its step of flatnet-sync")
+    backend = {"flatnet_backend": {"type": relayed}, "flatnet_network_force": True}
+    inventory = fleet.inventory(backend)
     _play(fleet, inventory, "site.yml", "--skip-tags", "sync")
-    words = ["grep", "-q", "udp", "/var/lib/flatnet/state"]
+    words = ["grep", "-q", relayed, "/var/lib/flatnet/state"]
     wait(lambda: not fleet.ssh(host, words, check=False).returncode, "a state with a relay")
     _step(f"reboot of {host.name}")
     fleet.reboot(host)
